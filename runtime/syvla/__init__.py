@@ -1,0 +1,1 @@
+"""The SyVLA real-robot runtime."""

@@ -1,0 +1,131 @@
+"""Every setting with its default, in one place. TOML files decode into these structs; a misspelt key is an error."""
+
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import msgspec
+
+from syvla.errors import ConfigError
+
+T = TypeVar("T")
+Six = tuple[float, float, float, float, float, float]
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of a table in a configuration file."""
+
+
+class IntentPolicy(Section, frozen=True):
+    """What an intent's age does. ``use`` ignores it, ``slow_down`` scales the speed, ``hold`` stops."""
+
+    warn_age_s: float = 0.5
+    time_to_live_s: float = 1.0
+    stale_policy: Literal["use", "slow_down", "hold"] = "hold"
+    slow_down_factor: float = 0.25  # of the velocity limits, while the intent is older than its time to live
+    slow_down_hold_after_s: float = 2.0  # slow_down holds in the end: at this multiple of the time to live
+
+
+class SafetyLimits(Section, frozen=True):
+    """The safety gate. Joint limits are one arm's, the same for both; they are intersected with the vendor's."""
+
+    position_min_rad: Six = (-2.618, 0.0, -2.967, -1.745, -1.22, -2.0944)
+    position_max_rad: Six = (2.618, 3.14, 0.0, 1.745, 1.22, 2.0944)
+    velocity_rad_s: Six = (2.0, 2.0, 2.0, 2.5, 2.5, 2.5)
+    acceleration_rad_s2: Six = (20.0, 20.0, 20.0, 25.0, 25.0, 25.0)
+    gripper_min_m: float = 0.0
+    gripper_max_m: float = 0.07
+    gripper_velocity_m_s: float = 0.25
+    first_step_rad: float = 0.1  # a chunk may start at most this far from the measured pose
+    command_stale_s: float = 0.05  # the timeline ran dry
+    feedback_stale_s: float = 0.05
+    feedback_warn_s: float = 0.02
+    teleop_stale_s: float = 0.15
+    clamps_to_hold: int = 10  # consecutive chunks' rows beyond a limit before the arms hold
+    missed_ticks_to_hold: int = 3
+    arm_distance_slow_m: float = 0.05
+    arm_distance_hold_m: float = 0.02
+    arm_distance_slow_factor: float = 0.2
+    arm_distance_every_ticks: int = 4  # 50 Hz at 200 Hz
+
+
+class ControlConfig(Section, frozen=True):
+    """The robot stage."""
+
+    rate_hz: float = 200.0
+    blend_s: float = 0.1  # how long an old chunk fades into a new one
+    enable_timeout_s: float = 5.0
+    feedback_delay_s: float = 0.0  # measured by calibration: stamp of a feedback minus the instant it describes
+    actuation_delay_s: float = 0.0  # measured by calibration: a set-point's effect minus its sending
+
+
+class PolicyConfig(Section, frozen=True):
+    """Rates of the two systems. Latencies are stand-ins for a model's compute time; 0 means as fast as it runs."""
+
+    planner_latency_s: float = 0.0
+    expert_latency_s: float = 0.0
+    planner_min_period_s: float = 0.05
+    expert_min_period_s: float = 0.05
+    period_s: float = 1 / 30
+    horizon: int = 50
+
+
+class RealtimeConfig(Section, frozen=True):
+    """How the 200 Hz process asks the kernel to be served."""
+
+    fifo_priority: int = 50  # 0: do not ask
+    lock_memory: bool = True
+
+
+class ArmConfig(Section, frozen=True):
+    """One arm's bus and where its base stands in the world."""
+
+    can_interface: str = "socketcan"  # a python-can interface; "simcan" is the twin's
+    can_channel: str = ""
+    base_position_m: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    base_yaw_rad: float = 0.0
+
+
+class CamerasConfig(Section, frozen=True):
+    """The three cameras."""
+
+    width: int = 640
+    height: int = 480
+    rate_hz: float = 30.0
+
+
+class RecorderConfig(Section, frozen=True):
+    """What the recorder writes."""
+
+    image_format: Literal["jpeg", "raw"] = "jpeg"
+    jpeg_quality: int = 90
+    chunk_bytes: int = 262_144
+
+
+class RigConfig(Section, frozen=True):
+    """One robot: measured facts, in ``calibration/rigs/<name>.toml``."""
+
+    name: str
+    kind: Literal["twin", "cobot_magic"]
+    left: ArmConfig
+    right: ArmConfig
+    cameras: CamerasConfig = CamerasConfig()
+    control: ControlConfig = ControlConfig()
+    safety: SafetyLimits = SafetyLimits()
+    intent: IntentPolicy = IntentPolicy()
+    realtime: RealtimeConfig = RealtimeConfig()
+    recorder: RecorderConfig = RecorderConfig()
+
+
+class RunConfig(Section, frozen=True):
+    """One run: a rig and a policy. It is written into the run's folder and into every recording."""
+
+    rig: RigConfig
+    policy: PolicyConfig = PolicyConfig()
+
+
+def load_toml(path: Path, kind: type[T]) -> T:
+    """Decode the TOML file at ``path`` as ``kind``; ConfigError names the file, the key and what was expected."""
+    try:
+        return msgspec.toml.decode(path.read_bytes(), type=kind)
+    except (OSError, msgspec.MsgspecError, ValueError) as error:
+        raise ConfigError(f"{path}: {error}") from error

@@ -1,0 +1,1 @@
+"""Vendor SDKs behind the driver protocols, and the emulators that answer them."""

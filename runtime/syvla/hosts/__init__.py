@@ -1,0 +1,1 @@
+"""What runs stages: one process each over the bus, or all in lockstep under a virtual clock."""

@@ -1,0 +1,404 @@
+"""Every type that crosses the wire: frozen, typed, and checked when it is built.
+
+A message that exists is well formed: a wrong dtype, shape, length or (where declared) a value that is not
+finite raises :class:`~syvla.errors.MessageError` naming the type and the field. Instants are monotonic
+nanoseconds of the robot's host. Two arms are always in the order left, right; a joint vector of both arms is
+left joint 1..6 then right joint 1..6.
+"""
+
+import enum
+from typing import ClassVar, Literal, NamedTuple
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from syvla.errors import MessageError
+
+ARMS: tuple[str, str] = ("left", "right")
+ARM_JOINTS = 6
+BOTH_ARMS_JOINTS = 12
+PROPRIOCEPTION = 14
+FEATURE_QUERIES = 20
+MAX_TEXT = 8192
+MAX_NAME = 128
+
+Array = npt.NDArray[np.generic]
+Float64 = npt.NDArray[np.float64]
+Float32 = npt.NDArray[np.float32]
+Float16 = npt.NDArray[np.float16]
+UInt8 = npt.NDArray[np.uint8]
+UInt16 = npt.NDArray[np.uint16]
+ArmName = Literal["left", "right"]
+
+
+class ArraySpec(NamedTuple):
+    """What an array field must be; ``shape`` gives a size, or the (least, most) it may have."""
+
+    dtype: str
+    shape: tuple[int | tuple[int, int], ...]
+    finite: bool = True
+
+    def refusal(self, value: object) -> str | None:
+        """Why ``value`` is not this array, or None."""
+        if not isinstance(value, np.ndarray):
+            return f"must be an array, not {type(value).__name__}"
+        if value.dtype != np.dtype(self.dtype):
+            return f"must have dtype {np.dtype(self.dtype)}, not {value.dtype}"
+        if value.ndim != len(self.shape):
+            return f"must have {len(self.shape)} dimensions, not shape {value.shape}"
+        for size, allowed in zip(value.shape, self.shape, strict=True):
+            least, most = (allowed, allowed) if isinstance(allowed, int) else allowed
+            if not least <= size <= most:
+                return f"must have shape {self._shape_text()}, not {value.shape}"
+        if self.finite and value.dtype.kind == "f" and not np.isfinite(value).all():
+            return "must be finite"
+        return None
+
+    def _shape_text(self) -> str:
+        sizes = (str(s) if isinstance(s, int) else f"{s[0]}..{s[1]}" for s in self.shape)
+        return f"({', '.join(sizes)})"
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, eq=False):
+    """Base of all wire types. Array fields are declared in ``ARRAYS`` and become read-only views."""
+
+    ARRAYS: ClassVar[dict[str, ArraySpec]] = {}
+    TEXT_LIMITS: ClassVar[dict[str, int]] = {}
+
+    def __post_init__(self) -> None:
+        for field, spec in self.ARRAYS.items():
+            value = getattr(self, field)
+            if value is None:  # the type annotation decides whether None is allowed
+                continue
+            refusal = spec.refusal(value)
+            if refusal is not None:
+                raise MessageError(f"{type(self).__name__}.{field} {refusal}")
+            view = np.ascontiguousarray(value).view()
+            view.flags.writeable = False
+            msgspec.structs.force_setattr(self, field, view)
+        for field, limit in self.TEXT_LIMITS.items():
+            text = getattr(self, field)
+            if len(text) > limit:
+                raise MessageError(
+                    f"{type(self).__name__}.{field} must have at most {limit} characters, not {len(text)}"
+                )
+
+
+# ---------------------------------------------------------------- senses
+
+
+class CameraFrame(Message, frozen=True):
+    """One image, stamped at the middle of its exposure. ``depth_mm`` is aligned to the colour image."""
+
+    camera: str
+    frame_id: int
+    exposure_ns: int
+    rgb: UInt8
+    depth_mm: UInt16 | None = None
+
+    ARRAYS: ClassVar[dict[str, ArraySpec]] = {
+        "rgb": ArraySpec("u1", ((1, 2160), (1, 3840), 3)),
+        "depth_mm": ArraySpec("u2", ((1, 2160), (1, 3840))),
+    }
+    TEXT_LIMITS: ClassVar[dict[str, int]] = {"camera": MAX_NAME}
+
+
+class ArmState(Message, frozen=True):
+    """What one arm measured. ``faults`` are the device's own words, empty when it is well."""
+
+    arm: ArmName
+    measured_ns: int
+    position_rad: Float64  # (6,)
+    velocity_rad_s: Float64  # (6,)
+    effort_nm: Float64  # (6,)
+    gripper_width_m: float
+    enabled: bool
+    faults: tuple[str, ...] = ()
+
+    ARRAYS: ClassVar[dict[str, ArraySpec]] = {
+        "position_rad": ArraySpec("f8", (ARM_JOINTS,)),
+        "velocity_rad_s": ArraySpec("f8", (ARM_JOINTS,)),
+        "effort_nm": ArraySpec("f8", (ARM_JOINTS,)),
+    }
+
+
+class Observation(Message, frozen=True):
+    """Senses aligned to one instant: what a policy looks at.
+
+    ``proprioception`` (14,) is left joints [rad] + gripper width [m], then the same for the right arm.
+    ``source_age_s`` is ``observation_ns`` minus the stamp of each source.
+    """
+
+    observation_ns: int
+    proprioception: Float64
+    frames: tuple[CameraFrame, ...]
+    source_age_s: dict[str, float]
+
+    ARRAYS: ClassVar[dict[str, ArraySpec]] = {"proprioception": ArraySpec("f8", (PROPRIOCEPTION,))}
+
+
+# ---------------------------------------------------------------- what to do, and thinking about it
+
+
+class Task(Message, frozen=True):
+    """What the operator wants done, in words."""
+
+    task_id: int
+    instruction: str
+    issued_ns: int
+
+    TEXT_LIMITS: ClassVar[dict[str, int]] = {"instruction": 1024}
+
+
+class Thought(Message, frozen=True):
+    """The chain of thought so far, while it is being generated. ``intent_id`` is the intent it will become."""
+
+    task_id: int
+    intent_id: int
+    observation_ns: int
+    text: str
+    complete: bool
+
+    TEXT_LIMITS: ClassVar[dict[str, int]] = {"text": MAX_TEXT}
+
+
+class Intent(Message, frozen=True):
+    """What the slow system wants, made from what it saw at ``observation_ns``.
+
+    ``feature_query_states`` (20, D) are the final hidden states of the feature query tokens.
+    """
+
+    intent_id: int
+    task_id: int
+    observation_ns: int
+    chain_of_thought: str
+    feature_query_states: Float16
+    model_id: str
+
+    ARRAYS: ClassVar[dict[str, ArraySpec]] = {
+        "feature_query_states": ArraySpec("f2", (FEATURE_QUERIES, (1, 8192))),
+    }
+    TEXT_LIMITS: ClassVar[dict[str, int]] = {"chain_of_thought": MAX_TEXT, "model_id": MAX_NAME}
+
+
+class ActionChunk(Message, frozen=True):
+    """H future set-points of both arms; row k is due at ``observation_ns + k * period_ns``.
+
+    NaN is not refused here: the safety gate judges it, because a chunk with a NaN in it must hold the arms
+    and say so, not merely vanish.
+    """
+
+    chunk_id: int
+    intent_id: int
+    intent_observation_ns: int
+    observation_ns: int
+    period_ns: int
+    position_rad: Float32  # (H, 12)
+    gripper_width_m: Float32  # (H, 2)
+    inference_delay_steps: int  # the expert's own estimate; what was executed is in the Splice
+
+    ARRAYS: ClassVar[dict[str, ArraySpec]] = {
+        "position_rad": ArraySpec("f4", ((1, 256), BOTH_ARMS_JOINTS), finite=False),
+        "gripper_width_m": ArraySpec("f4", ((1, 256), 2), finite=False),
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.position_rad) != len(self.gripper_width_m):
+            raise MessageError(
+                f"ActionChunk.gripper_width_m must have as many rows as position_rad "
+                f"({len(self.position_rad)}), not {len(self.gripper_width_m)}"
+            )
+        if not 1_000_000 <= self.period_ns <= 1_000_000_000:
+            raise MessageError(f"ActionChunk.period_ns must be 1e6..1e9 (1 ms to 1 s), not {self.period_ns}")
+
+
+# ---------------------------------------------------------------- people
+
+
+class TeleopCommand(Message, frozen=True):
+    """The joystick or leader arms, sampled. Without the deadman nothing moves. NaN is judged by the gate."""
+
+    sampled_ns: int
+    deadman: bool
+    joint_velocity_rad_s: Float64  # (12,)
+    gripper_velocity_m_s: Float64  # (2,)
+    mode_request: Literal["none", "override", "policy", "hold"] = "none"
+
+    ARRAYS: ClassVar[dict[str, ArraySpec]] = {
+        "joint_velocity_rad_s": ArraySpec("f8", (BOTH_ARMS_JOINTS,), finite=False),
+        "gripper_velocity_m_s": ArraySpec("f8", (2,), finite=False),
+    }
+
+
+class OperatorCommand(Message, frozen=True):
+    """A deliberate act at the local console. ``resume`` clears latched holds; it never clears a fault."""
+
+    command_id: int
+    issued_ns: int
+    action: Literal["enable", "hold", "soft_stop", "resume", "clear_fault"]
+
+
+class EpisodeControl(Message, frozen=True):
+    """Starts or ends an episode of the recording."""
+
+    action: Literal["start", "success", "failure", "discard"]
+    name: str
+    issued_ns: int
+
+    TEXT_LIMITS: ClassVar[dict[str, int]] = {"name": MAX_NAME}
+
+
+# ---------------------------------------------------------------- acting
+
+
+class Source(str, enum.Enum):
+    """Who commands."""
+
+    NONE = "none"
+    POLICY = "policy"
+    TELEOP = "teleop"
+    HOLD = "hold"
+
+
+class Mode(str, enum.Enum):
+    """The mode machine of the safety gate."""
+
+    DISABLED = "disabled"
+    ENABLED = "enabled"
+    OVERRIDE = "override"
+    HOLD = "hold"
+    SOFT_STOP = "soft_stop"
+    FAULT = "fault"
+
+
+class Provenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where a joint command came from; -1 where there was none."""
+
+    source: Source
+    observation_ns: int = -1
+    intent_id: int = -1
+    intent_observation_ns: int = -1
+    chunk_id: int = -1
+    chunk_row: int = -1
+    splice_id: int = -1
+    override_id: int = -1
+
+
+class JointCommand(Message, frozen=True):
+    """What was sent to both arms, when, and everything that made it so."""
+
+    command_id: int
+    commanded_ns: int
+    position_rad: Float64  # (12,)
+    gripper_width_m: Float64  # (2,)
+    provenance: Provenance
+    intent_age_s: float  # -1 where no intent is behind the command
+    limited_joints: int  # bit j set: joint j was clamped by the gate (0..11 joints, 12..13 grippers)
+
+    ARRAYS: ClassVar[dict[str, ArraySpec]] = {
+        "position_rad": ArraySpec("f8", (BOTH_ARMS_JOINTS,)),
+        "gripper_width_m": ArraySpec("f8", (2,)),
+    }
+
+
+class Splice(Message, frozen=True):
+    """A chunk took over the timeline. The inference delay is counted from what was executed."""
+
+    splice_id: int
+    chunk_id: int
+    intent_id: int
+    replaced_chunk_id: int  # -1: there was none
+    observation_ns: int
+    spliced_ns: int
+    inference_delay_steps: int  # whole rows that were already past when the chunk arrived
+    jump_rad: float  # largest difference of old and new set-point at the splice, before blending
+
+
+class Reason(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Why the arms hold: a stable code, what was measured, and what the operator does next."""
+
+    code: str
+    detail: str
+    next_step: str
+
+
+class SafetyState(Message, frozen=True):
+    """The state of the safety gate, sent when it changes and at 20 Hz."""
+
+    stamp_ns: int
+    mode: Mode
+    source: Source
+    reasons: tuple[Reason, ...]
+    limited_joints: int
+    clamped_count: int
+    refused_count: int
+    arm_distance_m: float
+
+
+# ---------------------------------------------------------------- watching
+
+
+class Health(Message, frozen=True):
+    """How one process is doing, twice a second. Durations and lateness since the last one, in seconds."""
+
+    process: str
+    stamp_ns: int
+    pid: int
+    realtime: str  # "SCHED_FIFO 50, memory locked" or why not
+    steps: int
+    step_p50_s: float
+    step_p99_s: float
+    step_max_s: float
+    lateness_p50_s: float
+    lateness_p99_s: float
+    lateness_max_s: float
+    received: int
+    refused: int
+    dropped: int
+    last_refusal: str
+
+
+# ---------------------------------------------------------------- the twin only
+
+
+class SimReset(Message, frozen=True):
+    """Lays the twin's table for one episode."""
+
+    reset_id: int
+    task: str
+    split: str
+    seed: int
+
+    TEXT_LIMITS: ClassVar[dict[str, int]] = {"task": MAX_NAME, "split": MAX_NAME}
+
+
+class SimState(Message, frozen=True):
+    """The generalised positions of the twin, for rendering it elsewhere. ``layout`` is the scene's hash."""
+
+    stamp_ns: int
+    task: str
+    split: str
+    seed: int
+    reset_id: int
+    qpos: Float64
+
+    ARRAYS: ClassVar[dict[str, ArraySpec]] = {"qpos": ArraySpec("f8", ((1, 4096),))}
+
+
+class SimTruth(Message, frozen=True):
+    """What only a simulator knows. Read by the reference policy and by evaluation, never by a learned one."""
+
+    stamp_ns: int
+    reset_id: int
+    task: str
+    instruction: str
+    progress: float
+    success: bool
+    names: tuple[str, ...]
+    pose: Float64  # (N, 7) position [m] and quaternion (w, x, y, z) in the world frame
+    held_by: tuple[str, ...]  # for each name: "", "left" or "right"
+    inside: tuple[str, ...]  # for each name: the container it lies in, or ""
+
+    ARRAYS: ClassVar[dict[str, ArraySpec]] = {"pose": ArraySpec("f8", ((0, 64), 7))}

@@ -1,0 +1,259 @@
+"""What the parts promise each other: stages and hosts, drivers, planners and experts."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+from syvla.messages import (
+    ActionChunk,
+    ArmName,
+    ArmState,
+    CameraFrame,
+    Float64,
+    Intent,
+    Message,
+    Observation,
+    SimReset,
+    SimState,
+    SimTruth,
+    Task,
+)
+
+# ---------------------------------------------------------------- stages and hosts
+
+
+class Emit(NamedTuple):
+    """One message that a stage sends."""
+
+    topic: str
+    message: Message
+
+
+class Header(NamedTuple):
+    """The envelope, made by the host that sent the message."""
+
+    topic: str
+    epoch: int  # changes when the sending process restarts
+    sequence: int  # counts from 0 within (topic, epoch)
+    sent_ns: int
+    step_ns: int  # how long the step that made the message took
+
+
+class Received(NamedTuple):
+    """One message as a host received it. ``wire`` returns its exact body frames as they were sent."""
+
+    header: Header
+    message: Message
+    received_ns: int
+    wire: Callable[[], Sequence[bytes | memoryview]]
+
+
+class Inbox:
+    """What a stage may read in one step: the latest message of each topic, and what is new since the last step.
+
+    For a latest-wins stage ``fresh`` holds at most the newest message of a topic; for a lossless one it holds
+    every message in the order of arrival.
+    """
+
+    __slots__ = ("fresh", "latest")
+
+    def __init__(self, latest: dict[str, Received], fresh: Sequence[Received]) -> None:
+        self.latest = latest
+        self.fresh = fresh
+
+    def get(self, topic: str) -> Message | None:
+        """The latest message of ``topic``, however old, or None if none ever came."""
+        received = self.latest.get(topic)
+        return None if received is None else received.message
+
+    def new(self, topic: str) -> Iterator[Message]:
+        """The messages of ``topic`` that came since the last step."""
+        return (r.message for r in self.fresh if r.header.topic == topic)
+
+
+class Periodic(NamedTuple):
+    """Step at absolute deadlines, ``period_ns`` apart."""
+
+    period_ns: int
+
+
+class OnNew(NamedTuple):
+    """Step when one of ``topics`` has something new and the last step is over, at most every ``min_period_ns``."""
+
+    topics: tuple[str, ...]
+    min_period_ns: int = 0
+
+
+class Stage(Protocol):
+    """A pure step: no clock, no socket, no sleep; a host supplies those.
+
+    Devices are handed in as drivers. A step may be a generator: each message is sent as it is yielded.
+    """
+
+    name: str
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    trigger: Periodic | OnNew
+    lossless: bool  # reads every message instead of the latest
+
+    def step(self, now_ns: int, inbox: Inbox) -> Iterable[Emit]:
+        """Advance to ``now_ns``."""
+        ...
+
+    def request_stop(self) -> None:
+        """The host is about to stop; the stage prepares (the robot holds, the recorder closes)."""
+        ...
+
+    @property
+    def stopped(self) -> bool:
+        """Whether, after ``request_stop``, nothing is left to do; the host steps on until then (for 2 s)."""
+        ...
+
+    def close(self) -> None:
+        """Release what the stage owns. Never drops an arm."""
+        ...
+
+
+# ---------------------------------------------------------------- devices
+
+
+class ArmDriver(Protocol):
+    """One arm with its gripper. Every call returns at once; one thread owns an instance.
+
+    Positions are radians in the vendor's joint order and sign, the gripper's width is metres between the
+    fingers. There is no disable and no reset here: both drop the arm.
+    """
+
+    arm: ArmName
+
+    def open(self) -> None:
+        """Connect and start reading feedback. DriverError if the device cannot be reached."""
+        ...
+
+    def enable(self) -> bool:
+        """Ask for torque; call every tick until it answers True. Moves nothing."""
+        ...
+
+    def read(self, now_ns: int) -> ArmState | None:
+        """The newest feedback, None before the first; ``measured_ns`` stands still when the arm is silent."""
+        ...
+
+    def command(self, position_rad: Float64, gripper_width_m: float) -> None:
+        """Send a set-point: (6,) rad and metres. DriverError if it could not be sent."""
+        ...
+
+    def close(self) -> None:
+        """Disconnect; the arm keeps holding its last set-point with torque on."""
+        ...
+
+
+class CameraSource(Protocol):
+    """A set of cameras."""
+
+    def read(self, now_ns: int) -> Sequence[CameraFrame]:
+        """The frames that became available since the last call, at most one for each camera."""
+        ...
+
+    def close(self) -> None:
+        """Stop streaming."""
+        ...
+
+
+# ---------------------------------------------------------------- the two systems
+
+
+class PartialThought(NamedTuple):
+    """The chain of thought so far."""
+
+    text: str
+
+
+class Planner(Protocol):
+    """The slow system."""
+
+    model_id: str
+    reads_truth: bool  # whether it wants the simulator's truth; a learned planner never does
+
+    def think(
+        self, observation: Observation, task: Task, intent_id: int, truth: SimTruth | None
+    ) -> Iterator[PartialThought | Intent]:
+        """Yield the growing chain of thought, then exactly one intent (or none if there is nothing to want)."""
+        ...
+
+
+class Expert(Protocol):
+    """The fast system."""
+
+    def act(
+        self,
+        intent: Intent,
+        observation_ns: int,
+        proprioception: Float64,
+        committed: ActionChunk | None,
+        chunk_id: int,
+        inference_delay_steps: int,
+    ) -> ActionChunk:
+        """A chunk from the intent and the arms' own state, (14,) at ``observation_ns``.
+
+        ``committed`` is the chunk being executed: its first ``inference_delay_steps`` rows after
+        ``observation_ns`` will have been executed when this chunk arrives, so a good chunk begins with them.
+        """
+        ...
+
+
+# ---------------------------------------------------------------- the twin
+
+
+class World(Protocol):
+    """A simulated robot and table that advances when told to."""
+
+    def reset(self, reset: SimReset) -> None:
+        """Lay the table; the arms stay where they are."""
+        ...
+
+    def advance(self, now_ns: int) -> None:
+        """Integrate the physics up to ``now_ns``."""
+        ...
+
+    def state(self, now_ns: int) -> SimState:
+        """What is needed to render it."""
+        ...
+
+    def truth(self, now_ns: int) -> SimTruth:
+        """What only a simulator knows."""
+        ...
+
+    def close(self) -> None:
+        """Release renderers and sockets."""
+        ...
+
+
+class ArmPlant(Protocol):
+    """The physical arm under an emulated or direct driver: joints that can be measured and driven."""
+
+    def measured(self) -> tuple[Float64, Float64, Float64, float]:
+        """Position (6,) rad, velocity (6,) rad/s, effort (6,) Nm, gripper width m."""
+        ...
+
+    def target(self, position_rad: Float64, gripper_width_m: float) -> None:
+        """Set-points of the joints' servos; ignored without torque."""
+        ...
+
+    def torque(self, on: bool) -> None:
+        """Switch the servos; off, the arm sinks under its weight."""
+        ...
+
+
+class EmulatedDevice(Protocol):
+    """A device that answers its vendor's SDK, without a thread of its own: the twin's process calls it."""
+
+    def receive(self, now_ns: int) -> None:
+        """Take in what the SDK sent and act on it. Called before the physics advances."""
+        ...
+
+    def send(self, now_ns: int) -> None:
+        """Send the feedback that is due. Called after the physics advanced."""
+        ...
+
+    def close(self) -> None:
+        """Leave the bus."""
+        ...

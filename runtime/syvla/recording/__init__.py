@@ -1,0 +1,1 @@
+"""MCAP recordings: writing, reading, and the report made from one."""

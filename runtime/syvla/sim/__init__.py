@@ -1,0 +1,1 @@
+"""The MuJoCo twin: world, cameras, tasks, and the reference policy."""

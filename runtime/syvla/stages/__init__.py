@@ -1,0 +1,1 @@
+"""The stages: each a pure step that any host can run."""

@@ -1,0 +1,1 @@
+"""The msgpack codec and the ZeroMQ bus."""

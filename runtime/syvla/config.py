@@ -121,6 +121,8 @@ class RunConfig(Section, frozen=True):
 
     rig: RigConfig
     policy: PolicyConfig = PolicyConfig()
+    policy_name: str = "reference"
+    bus_folder: str = ""  # where the processes' sockets are; chosen when the run starts
 
 
 def load_toml(path: Path, kind: type[T]) -> T:

@@ -7,6 +7,9 @@ left joint 1..6 then right joint 1..6.
 """
 
 import enum
+import functools
+import typing
+from math import isfinite
 from typing import ClassVar, Literal, NamedTuple
 
 import msgspec
@@ -15,13 +18,13 @@ import numpy.typing as npt
 
 from syvla.errors import MessageError
 
-ARMS: tuple[str, str] = ("left", "right")
 ARM_JOINTS = 6
 BOTH_ARMS_JOINTS = 12
 PROPRIOCEPTION = 14
 FEATURE_QUERIES = 20
 MAX_TEXT = 8192
 MAX_NAME = 128
+MAX_ITEMS = 64  # of a list or a map
 
 Array = npt.NDArray[np.generic]
 Float64 = npt.NDArray[np.float64]
@@ -30,6 +33,7 @@ Float16 = npt.NDArray[np.float16]
 UInt8 = npt.NDArray[np.uint8]
 UInt16 = npt.NDArray[np.uint16]
 ArmName = Literal["left", "right"]
+ARMS: tuple[ArmName, ArmName] = ("left", "right")
 
 
 class ArraySpec(NamedTuple):
@@ -60,29 +64,72 @@ class ArraySpec(NamedTuple):
         return f"({', '.join(sizes)})"
 
 
+class _ArrayCheck(NamedTuple):
+    """An array field, prepared for the common case: exactly this dtype and shape, a finite vector."""
+
+    field: str
+    spec: ArraySpec
+    dtype: np.dtype[np.generic]
+    vector: bool  # finite, one-dimensional and wide enough in range that its dot product says whether it is
+
+    def passes_at_once(self, value: Array) -> bool:
+        """Whether ``value`` is surely right; if not, :meth:`ArraySpec.refusal` decides."""
+        return (
+            self.vector
+            and type(value) is np.ndarray
+            and value.dtype is self.dtype
+            and value.shape == self.spec.shape
+            and isfinite(value.dot(value))
+        )
+
+
+class _Checks(NamedTuple):
+    """What is checked when a message of one type is built."""
+
+    arrays: tuple[_ArrayCheck, ...]
+    limits: tuple[tuple[str, int, str], ...]  # field, greatest length, of what
+
+
+@functools.cache
+def _checks(kind: "type[Message]") -> _Checks:
+    arrays = []
+    for field, spec in kind.ARRAYS.items():
+        vector = spec.finite and len(spec.shape) == 1 and spec.dtype in ("f4", "f8")
+        arrays.append(_ArrayCheck(field, spec, np.dtype(spec.dtype), vector))
+    texts = ((field, limit, "characters") for field, limit in kind.TEXT_LIMITS.items())
+    fields = msgspec.structs.fields(kind)
+    items = ((f.name, MAX_ITEMS, "items") for f in fields if typing.get_origin(f.type) in (tuple, dict))
+    return _Checks(tuple(arrays), (*texts, *items))
+
+
 class Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, eq=False):
-    """Base of all wire types. Array fields are declared in ``ARRAYS`` and become read-only views."""
+    """Base of all wire types. Array fields are declared in ``ARRAYS`` and become read-only views.
+
+    A tuple or dict has at most ``MAX_ITEMS`` items, a text at most what ``TEXT_LIMITS`` says.
+    """
 
     ARRAYS: ClassVar[dict[str, ArraySpec]] = {}
     TEXT_LIMITS: ClassVar[dict[str, int]] = {}
 
     def __post_init__(self) -> None:
-        for field, spec in self.ARRAYS.items():
-            value = getattr(self, field)
+        arrays, limits = _checks(type(self))
+        for check in arrays:
+            value = getattr(self, check.field)
             if value is None:  # the type annotation decides whether None is allowed
                 continue
-            refusal = spec.refusal(value)
-            if refusal is not None:
-                raise MessageError(f"{type(self).__name__}.{field} {refusal}")
-            view = np.ascontiguousarray(value).view()
-            view.flags.writeable = False
-            msgspec.structs.force_setattr(self, field, view)
-        for field, limit in self.TEXT_LIMITS.items():
-            text = getattr(self, field)
-            if len(text) > limit:
-                raise MessageError(
-                    f"{type(self).__name__}.{field} must have at most {limit} characters, not {len(text)}"
-                )
+            if not check.passes_at_once(value):
+                refusal = check.spec.refusal(value)
+                if refusal is not None:
+                    raise MessageError(f"{type(self).__name__}.{check.field} {refusal}")
+            flags = value.flags
+            if flags.writeable or not flags.c_contiguous:
+                view = np.ascontiguousarray(value).view()
+                view.flags.writeable = False
+                msgspec.structs.force_setattr(self, check.field, view)
+        for field, limit, unit in limits:
+            length = len(getattr(self, field))
+            if length > limit:
+                raise MessageError(f"{type(self).__name__}.{field} must have at most {limit} {unit}, not {length}")
 
 
 # ---------------------------------------------------------------- senses
@@ -99,6 +146,24 @@ class CameraFrame(Message, frozen=True):
 
     ARRAYS: ClassVar[dict[str, ArraySpec]] = {
         "rgb": ArraySpec("u1", ((1, 2160), (1, 3840), 3)),
+        "depth_mm": ArraySpec("u2", ((1, 2160), (1, 3840))),
+    }
+    TEXT_LIMITS: ClassVar[dict[str, int]] = {"camera": MAX_NAME}
+
+
+class CompressedFrame(Message, frozen=True):
+    """A CameraFrame in a recording: its colour image as JPEG. Depth stays as it was measured."""
+
+    camera: str
+    frame_id: int
+    exposure_ns: int
+    width: int
+    height: int
+    jpeg: UInt8  # (n,) the file's bytes
+    depth_mm: UInt16 | None = None
+
+    ARRAYS: ClassVar[dict[str, ArraySpec]] = {
+        "jpeg": ArraySpec("u1", ((1, 2_097_152),)),
         "depth_mm": ArraySpec("u2", ((1, 2160), (1, 3840))),
     }
     TEXT_LIMITS: ClassVar[dict[str, int]] = {"camera": MAX_NAME}
@@ -358,6 +423,29 @@ class Health(Message, frozen=True):
     refused: int
     dropped: int
     last_refusal: str
+    lateness_s: Float32 | None = None  # every single lateness behind the quantiles, so that a run's own can be exact
+
+    ARRAYS: ClassVar[dict[str, ArraySpec]] = {"lateness_s": ArraySpec("f4", ((0, 4096),))}
+    TEXT_LIMITS: ClassVar[dict[str, int]] = {"realtime": 512, "last_refusal": 512}
+
+
+class RecordingState(Message, frozen=True):
+    """What the recorder is doing, sent when it changes and once a second. ``error`` stays until the next episode."""
+
+    stamp_ns: int
+    episode: str  # the name it was started under, "" while nothing is recorded
+    path: str  # the file being written, or the last one closed
+    messages: int
+    written_bytes: int
+    outcome: str  # of the last closed file: "", success, failure, discarded, interrupted or write_error
+    error: str
+
+    TEXT_LIMITS: ClassVar[dict[str, int]] = {
+        "episode": MAX_NAME,
+        "path": 4096,
+        "outcome": MAX_NAME,
+        "error": 1024,
+    }
 
 
 # ---------------------------------------------------------------- the twin only

@@ -89,11 +89,30 @@ class Stage(Protocol):
     Devices are handed in as drivers. A step may be a generator: each message is sent as it is yielded.
     """
 
-    name: str
-    reads: tuple[str, ...]
-    writes: tuple[str, ...]
-    trigger: Periodic | OnNew
-    lossless: bool  # reads every message instead of the latest
+    @property
+    def name(self) -> str:
+        """One of ``topics.STAGES``."""
+        ...
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The topics it subscribes to."""
+        ...
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        """The topics it may send."""
+        ...
+
+    @property
+    def trigger(self) -> Periodic | OnNew:
+        """When it steps."""
+        ...
+
+    @property
+    def lossless(self) -> bool:
+        """Whether it reads every message instead of the latest."""
+        ...
 
     def step(self, now_ns: int, inbox: Inbox) -> Iterable[Emit]:
         """Advance to ``now_ns``."""
@@ -155,6 +174,14 @@ class CameraSource(Protocol):
 
     def close(self) -> None:
         """Stop streaming."""
+        ...
+
+
+class StateFollower(Protocol):
+    """Cameras that render the twin wherever they run, from the positions that it sends."""
+
+    def follow(self, state: SimState) -> None:
+        """See ``state`` from now on."""
         ...
 
 

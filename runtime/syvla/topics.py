@@ -7,12 +7,13 @@ from syvla.errors import ConfigError
 
 
 class Topic(NamedTuple):
-    """One row. ``rate_hz`` is nominal, None for an event; ``stale_after_s`` None means it does not age."""
+    """One row. ``rate_hz`` None: an event; ``stale_after_s`` None: it does not age; ``writer`` is the one stage."""
 
     name: str
     type: type[m.Message]
     rate_hz: float | None
     stale_after_s: float | None
+    writer: str
     recorded: bool = True
 
 
@@ -20,22 +21,24 @@ CAMERAS: tuple[str, ...] = ("cam_high", "cam_left_wrist", "cam_right_wrist")
 STAGES: tuple[str, ...] = ("twin", "cameras", "planner", "expert", "robot", "teleop", "recorder", "console")
 
 _ROWS = (
-    *(Topic(f"camera/{camera}", m.CameraFrame, 30.0, 0.2) for camera in CAMERAS),
-    *(Topic(f"arm/{arm}", m.ArmState, 200.0, 0.05) for arm in m.ARMS),
-    Topic("task", m.Task, None, None),
-    Topic("thought", m.Thought, None, None),
-    Topic("intent", m.Intent, 3.0, 1.0),
-    Topic("chunk", m.ActionChunk, 20.0, 0.5),
-    Topic("teleop", m.TeleopCommand, 50.0, 0.15),
-    Topic("operator", m.OperatorCommand, None, None),
-    Topic("episode", m.EpisodeControl, None, None),
-    Topic("command", m.JointCommand, 200.0, 0.05),
-    Topic("splice", m.Splice, 20.0, None),
-    Topic("safety", m.SafetyState, 20.0, 0.2),
-    *(Topic(f"health/{stage}", m.Health, 2.0, 2.0) for stage in STAGES),
-    Topic("sim/reset", m.SimReset, None, None),
-    Topic("sim/state", m.SimState, 60.0, 0.2),
-    Topic("sim/truth", m.SimTruth, 20.0, 0.5),
+    *(Topic(f"camera/{camera}", m.CameraFrame, 30.0, 0.2, "cameras") for camera in CAMERAS),
+    *(Topic(f"arm/{arm}", m.ArmState, 200.0, 0.05, "robot") for arm in m.ARMS),
+    Topic("observation", m.Observation, None, None, "cameras", recorded=False),  # to a policy on another machine
+    Topic("task", m.Task, None, None, "console"),
+    Topic("thought", m.Thought, None, None, "planner"),
+    Topic("intent", m.Intent, 3.0, 1.0, "planner"),
+    Topic("chunk", m.ActionChunk, 20.0, 0.5, "expert"),
+    Topic("teleop", m.TeleopCommand, 50.0, 0.15, "teleop"),
+    Topic("operator", m.OperatorCommand, None, None, "console"),
+    Topic("episode", m.EpisodeControl, None, None, "console"),
+    Topic("command", m.JointCommand, 200.0, 0.05, "robot"),
+    Topic("splice", m.Splice, 20.0, None, "robot"),
+    Topic("safety", m.SafetyState, 20.0, 0.2, "robot"),
+    *(Topic(f"health/{stage}", m.Health, 2.0, 2.0, stage) for stage in STAGES),
+    Topic("recording", m.RecordingState, 1.0, 3.0, "recorder", recorded=False),
+    Topic("sim/reset", m.SimReset, None, None, "console"),
+    Topic("sim/state", m.SimState, 60.0, 0.2, "twin"),
+    Topic("sim/truth", m.SimTruth, 20.0, 0.5, "twin"),
 )
 
 TOPICS: dict[str, Topic] = {row.name: row for row in _ROWS}

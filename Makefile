@@ -1,0 +1,60 @@
+# Two commands matter: `make demo` and `make test`. Both set everything up first.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+VENV := .venv
+BIN := $(VENV)/bin
+APT_PACKAGES := libegl1 libegl-mesa0 libgl1-mesa-dri libosmesa6 libgles2
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; do \
+	$$p -c 'import sys; sys.exit(not (3,10) <= sys.version_info < (3,14))' 2>/dev/null && { echo $$p; break; }; done)
+
+.PHONY: help setup system demo test lint bench clean
+
+help:
+	@echo "make demo    set up, then run the dual system on the twin: one episode of each task"
+	@echo "make test    set up, then run every check: ruff, mypy, import-linter, pytest"
+	@echo "make bench   set up, then run the benchmarks"
+	@echo "make clean   remove .venv and caches (recordings in runs/ stay)"
+
+setup: system $(VENV)/.installed
+
+# Off-screen rendering needs Mesa; venv needs ensurepip. Debian has both; what is missing is installed if we may.
+system:
+	@[ -n "$(PYTHON)" ] || { echo "Python 3.10 to 3.13 is needed; try: sudo apt-get install python3 python3-venv"; exit 1; }
+	@need=""; \
+	ldconfig -p | grep -q libOSMesa && ldconfig -p | grep -q 'libEGL\.so\.1' || need="$(APT_PACKAGES)"; \
+	$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		need="$$need $$(basename $$($(PYTHON) -c 'import sys; print("python%d.%d" % sys.version_info[:2])'))-venv"; \
+	[ -z "$$need" ] && exit 0; \
+	if ! command -v apt-get >/dev/null; then echo "Please install the equivalents of: $$need"; exit 1; fi; \
+	if [ "$$(id -u)" = 0 ]; then sudo=""; elif sudo -n true 2>/dev/null; then sudo="sudo -n"; else \
+		echo "Debian packages are missing. Run this once, then try again:"; \
+		echo "    sudo apt-get update && sudo apt-get install -y $$need"; exit 1; fi; \
+	echo "Installing Debian packages: $$need"; \
+	$$sudo apt-get update -q >/dev/null && \
+	$$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$need >/dev/null
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV) (about a minute the first time)"
+	@PIP_CONSTRAINT=$(CURDIR)/constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install -q -e '.[sim,dev]'
+	@touch $@
+
+demo: setup
+	@$(BIN)/syvla demo $(ARGS)
+
+test: setup lint
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: setup
+	@mkdir -p runs
+	@for name in transport lockstep loop closed-loop; do $(BIN)/syvla bench $$name --json runs/bench-$$name.json || exit 1; done
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +

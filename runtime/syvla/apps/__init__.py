@@ -1,0 +1,1 @@
+"""What a person starts: the demo, evaluation, demonstrations, and the panel that shows a run."""

@@ -1,0 +1,77 @@
+"""``syvla eval``: success rates with Wilson intervals, in lockstep with given latencies."""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from syvla.apps.director import Director, Episode, Outcome
+from syvla.config import RunConfig
+from syvla.protocols import Stage
+from syvla.rig import lockstep_host
+
+SLICE_NS = 100_000_000
+
+
+class Rate(NamedTuple):
+    """Successes of trials with the 95 % Wilson score interval."""
+
+    task: str
+    split: str
+    successes: int
+    episodes: int
+    low: float
+    high: float
+    mean_duration_s: float
+
+    @property
+    def rate(self) -> float:
+        """The share of successes."""
+        return self.successes / self.episodes
+
+
+def wilson(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
+    """The Wilson score interval of a proportion (Wilson 1927; Agresti and Coull 1998, eq. 2)."""
+    if trials == 0:
+        return 0.0, 1.0
+    p = successes / trials
+    centre = p + z * z / (2 * trials)
+    spread = z * math.sqrt(p * (1 - p) / trials + z * z / (4 * trials * trials))
+    scale = 1 + z * z / trials
+    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+
+
+def run_lockstep(
+    run: RunConfig, episode: Episode, extra: Sequence[Stage] = (), cameras: bool = False
+) -> tuple[Outcome, float]:
+    """One episode on a fresh twin under the virtual clock; the outcome and how long it took on the wall."""
+    director = Director([episode])
+    started_s = time.perf_counter()
+    host = lockstep_host(run, [director, *extra], cameras)
+    while not director.finished:
+        host.run_until(host.now_ns + SLICE_NS)
+    host.stop()
+    return director.outcomes[0], time.perf_counter() - started_s
+
+
+def evaluate(run: RunConfig, episodes: Iterable[Episode], progress: Callable[[Outcome, float], None]) -> list[Outcome]:
+    """Run every episode on a twin of its own, telling ``progress`` of each (with its wall time)."""
+    outcomes = []
+    for episode in episodes:
+        outcome, wall_s = run_lockstep(run, episode)
+        progress(outcome, wall_s)
+        outcomes.append(outcome)
+    return outcomes
+
+
+def rates(outcomes: Sequence[Outcome]) -> list[Rate]:
+    """Success by task and split, in the order of first appearance."""
+    groups: dict[tuple[str, str], list[Outcome]] = {}
+    for outcome in outcomes:
+        groups.setdefault((outcome.episode.task, outcome.episode.split), []).append(outcome)
+    found = []
+    for (task, split), group in groups.items():
+        successes = [outcome for outcome in group if outcome.success]
+        mean_s = sum(o.duration_s for o in successes) / len(successes) if successes else math.nan
+        found.append(Rate(task, split, len(successes), len(group), *wilson(len(successes), len(group)), mean_s))
+    return found

@@ -1,0 +1,15 @@
+"""Benchmarks: each module measures one thing; ``run(repeats, quick)`` gives the result for JSON and lines to print."""
+
+from collections.abc import Callable
+from typing import Any
+
+from syvla.bench import closed_loop, lockstep, loop, transport
+
+Benchmark = Callable[[int | None, bool], tuple[dict[str, Any], list[str]]]
+
+BENCHMARKS: dict[str, Benchmark] = {
+    "transport": transport.run,
+    "loop": loop.run,
+    "lockstep": lockstep.run,
+    "closed-loop": closed_loop.run,
+}

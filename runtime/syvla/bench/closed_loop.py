@@ -1,0 +1,46 @@
+"""The closed loop over the bus at real time: are the tasks solved, and does a command ever wait for the planner?"""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from syvla.apps.demo import run_realtime
+from syvla.apps.director import Episode
+from syvla.apps.evaluate import rates
+from syvla.bench.conditions import conditions
+from syvla.report.summary import summarise
+from syvla.rig import RunFolder, realtime_run, task_names
+
+TARGET_RATE = 0.95
+PLANNER_LATENCY_S = 0.3
+EXPERT_LATENCY_S = 0.03
+
+
+def run(repeats: int | None, quick: bool) -> tuple[dict[str, Any], list[str]]:
+    """``repeats`` seeds of each task (40 by default), each recorded and looked through."""
+    seeds = repeats or (1 if quick else 40)
+    episodes = [
+        Episode(task, "id", seed, f"{task}-{seed}", limit_s=60.0) for seed in range(seeds) for task in task_names()
+    ]
+    with tempfile.TemporaryDirectory(prefix="syvla-bench-") as parent:
+        folder = RunFolder.create(Path(parent), "closed-loop")
+        run_config = realtime_run("twin", PLANNER_LATENCY_S, EXPERT_LATENCY_S)
+        result = run_realtime(run_config, episodes, folder, None)
+        summaries = [summarise(path) for path in sorted(folder.recordings.glob("*.mcap"))]
+    table = rates(result.outcomes)
+    lines = [
+        f"closed loop, {row.task}: {row.successes}/{row.episodes} {row.rate:.1%} "
+        f"(95 % interval {row.low:.1%} to {row.high:.1%}; target {TARGET_RATE:.0%}), mean {row.mean_duration_s:.1f} s"
+        for row in table
+    ]
+    lines += [f"  {o.episode.name}: {o.why}" for o in result.outcomes if not o.success]
+    return {
+        "benchmark": "closed-loop",
+        "conditions": conditions(),
+        "planner_latency_s": PLANNER_LATENCY_S,
+        "expert_latency_s": EXPERT_LATENCY_S,
+        "rates": [{**row._asdict(), "rate": row.rate} for row in table],
+        "recordings": summaries,
+        "outcomes": [o._asdict() for o in result.outcomes],
+        "reached": result.whole and all(row.rate >= TARGET_RATE for row in table),
+    }, lines

@@ -1,0 +1,249 @@
+"""The ``syvla`` command."""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+from tyro.conf import Positional
+
+from syvla.errors import ConfigError, SyvlaError
+
+if TYPE_CHECKING:
+    from syvla.apps.director import Outcome
+
+Json = Annotated[Path | None, tyro.conf.arg(help="also write the result to this file")]
+Tasks = tuple[str, ...]
+
+
+def demo(
+    tasks: Tasks = (),
+    split: str = "id",
+    seed: int = 0,
+    rig: str = "twin",
+    planner_latency: float = 0.3,
+    expert_latency: float = 0.03,
+    runs: Path = Path("runs"),
+) -> int:
+    """Run the whole loop on the twin at real time: one episode of each task, with a live panel and a report.
+
+    Args:
+        tasks: the tasks to run; all of them if none is named.
+        split: in-distribution or one of the out-of-distribution splits.
+        seed: lays the table and words the instruction.
+        rig: a shipped rig, or the path of a rig file.
+        planner_latency: how long the slow system takes to think [s].
+        expert_latency: how long the fast system takes for a chunk [s].
+        runs: the folder in which the run's folder is made.
+    """
+    from rich.console import Console
+
+    from syvla.apps.demo import demo as run_demo
+    from syvla.apps.director import Episode
+    from syvla.rig import RunFolder, realtime_run, task_names
+
+    run = realtime_run(rig, planner_latency, expert_latency)
+    names = _chosen("task", tasks, task_names())
+    folder = RunFolder.create(runs, "demo")
+    episodes = [Episode(task, split, seed, f"{task}-{split}-{seed}") for task in names]
+    return run_demo(run, episodes, folder, Console())
+
+
+def evaluate(
+    task: Tasks = (),
+    split: Tasks = ("id",),
+    policy: str = "reference",
+    episodes: int = 20,
+    first_seed: int = 0,
+    rig: str = "twin",
+    planner_latency: float = 0.3,
+    expert_latency: float = 0.03,
+    json: Json = None,
+) -> int:
+    """Measure success on the twin in lockstep, by task and split, with Wilson intervals.
+
+    Args:
+        task: the tasks; all of them if none is named.
+        split: the splits; several may be named.
+        policy: which policy to evaluate.
+        episodes: episodes of each task and split.
+        first_seed: the first seed; episode i has seed first_seed + i.
+        rig: a shipped rig, or the path of a rig file.
+        planner_latency: how long the slow system takes to think [s].
+        expert_latency: how long the fast system takes for a chunk [s].
+        json: also write the result to this file.
+    """
+    from syvla.apps.director import Episode
+    from syvla.apps.evaluate import evaluate as run_evaluation
+    from syvla.apps.evaluate import rates
+    from syvla.rig import lockstep_run, task_names
+
+    run = lockstep_run(rig, planner_latency, expert_latency, policy)
+    names = _chosen("task", task, task_names())
+    plan = [
+        Episode(name, part, seed, f"{name}-{part}-{seed}")
+        for name in names
+        for part in split
+        for seed in range(first_seed, first_seed + episodes)
+    ]
+    started_s = time.perf_counter()
+    count = 0
+
+    def progress(outcome: "Outcome", wall_s: float) -> None:
+        nonlocal count
+        count += 1
+        left_s = (time.perf_counter() - started_s) / count * (len(plan) - count)
+        speed = outcome.duration_s / wall_s
+        print(f"[{count}/{len(plan)}, {left_s:.0f} s left] {_verdict(outcome)} ({speed:.0f}x real time)", flush=True)
+
+    outcomes = run_evaluation(run, plan, progress)
+    table = rates(outcomes)
+    print(f"\npolicy {policy}, planner latency {planner_latency:g} s, expert latency {expert_latency:g} s")
+    for row in table:
+        print(
+            f"  {row.task:16s} {row.split:14s} {row.successes:4d}/{row.episodes:<4d} {row.rate:6.1%}"
+            f"  95 % interval {row.low:.1%} to {row.high:.1%}   mean {row.mean_duration_s:.1f} s"
+        )
+    _write_json(
+        json,
+        {
+            "policy": policy,
+            "planner_latency_s": planner_latency,
+            "expert_latency_s": expert_latency,
+            "rates": [{**row._asdict(), "rate": row.rate} for row in table],
+            "episodes": [{**o._asdict(), "episode": o.episode._asdict()} for o in outcomes],
+        },
+    )
+    return 0
+
+
+def demonstrate(
+    out: Positional[Path],
+    task: Tasks = (),
+    split: str = "id",
+    episodes: int = 10,
+    first_seed: int = 0,
+    rig: str = "twin",
+    cameras: bool = True,
+) -> int:
+    """Record demonstrations: the scripted demonstrator on the twin, one MCAP for each episode.
+
+    Args:
+        out: the folder for the recordings; existing files are never overwritten.
+        task: the tasks; all of them if none is named.
+        split: the split to draw from.
+        episodes: episodes of each task.
+        first_seed: the first seed.
+        rig: a shipped rig, or the path of a rig file.
+        cameras: render and record the three cameras.
+    """
+    from syvla.apps.demonstrate import demonstrate as record
+    from syvla.apps.director import Episode
+    from syvla.rig import lockstep_run, task_names
+
+    run = lockstep_run(rig, 0.0, 0.0, "reference")
+    names = _chosen("task", task, task_names())
+    plan = [
+        Episode(name, split, seed, f"{name}-{split}-{seed}")
+        for name in names
+        for seed in range(first_seed, first_seed + episodes)
+    ]
+    failed = 0
+    for i, outcome in enumerate(record(run, plan, out, cameras), 1):
+        failed += not outcome.success
+        print(f"[{i}/{len(plan)}] {_verdict(outcome)}", flush=True)
+    print(f"{len(plan) - failed} of {len(plan)} demonstrations in {out}")
+    return 0 if failed == 0 else 1
+
+
+def bench(name: Positional[str], json: Json = None, repeats: int = 0, quick: bool = False) -> int:
+    """Run one benchmark and say whether it reached its target (exit status 1 if not).
+
+    Args:
+        name: transport, loop, lockstep or closed-loop.
+        json: also write the result to this file.
+        repeats: how often to measure; 0 for the benchmark's own number.
+        quick: a short run, to see that it works; its figures mean little.
+    """
+    from syvla.bench import BENCHMARKS
+
+    (chosen,) = _chosen("benchmark", (name,), BENCHMARKS)
+    result, lines = BENCHMARKS[chosen](repeats or None, quick)
+    for line in lines:
+        print(line)
+    _write_json(json, result)
+    return 0 if result["reached"] else 1
+
+
+def report(recording: Positional[Path], out: Path | None = None) -> int:
+    """Make the summary, the timeline and the video of a recording.
+
+    Args:
+        recording: an MCAP file; also one that was cut short.
+        out: the folder for the report; by default beside the recording.
+    """
+    from syvla.apps.demo import write_report
+
+    for path in write_report(recording, out or recording.parent).values():
+        print(path)
+    return 0
+
+
+def stage(name: Positional[str], folder: Positional[Path]) -> int:
+    """Run one stage of a run as this process; the demo starts these.
+
+    Args:
+        name: the stage.
+        folder: the run's folder.
+    """
+    from syvla.rig import run_stage
+
+    run_stage(name, folder)
+    return 0
+
+
+COMMANDS: dict[str, Callable[..., int]] = {
+    "demo": demo,
+    "eval": evaluate,
+    "demonstrate": demonstrate,
+    "bench": bench,
+    "report": report,
+    "stage": stage,
+}
+
+
+def _chosen(what: str, names: Sequence[str], valid: Sequence[str] | dict[str, Any]) -> Sequence[str]:
+    """``names`` (all of ``valid`` if there are none), or an error that lists the valid ones."""
+    for name in names:
+        if name not in valid:
+            raise ConfigError(f"no {what} {name!r}; there are {', '.join(valid)}")
+    return names or tuple(valid)
+
+
+def _verdict(outcome: "Outcome") -> str:
+    verdict = "done" if outcome.success else f"NOT DONE ({outcome.why})"
+    return f"{outcome.episode.name}: {verdict} in {outcome.duration_s:.1f} s"
+
+
+def _write_json(path: Path | None, result: object) -> None:
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(result, indent=2, default=str) + "\n")
+        print(f"written to {path}")
+
+
+def main() -> None:
+    """Entry point: 0 done, 1 not reached, 2 bad input."""
+    try:
+        status = tyro.extras.subcommand_cli_from_dict(COMMANDS, description=__doc__)
+    except SyvlaError as error:
+        print(f"syvla: {error}", file=sys.stderr)
+        status = 2
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

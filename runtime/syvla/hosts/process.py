@@ -1,0 +1,239 @@
+"""The bus host: one stage in one operating-system process, over ZeroMQ.
+
+A periodic stage steps in this thread, on absolute deadlines, and shares its process with nothing busy. A stage
+that messages wake steps in one worker thread, so that a long step (a model thinking) never stops the sockets
+from being served; what it yields is sent as it comes.
+"""
+
+import ctypes
+import os
+import signal
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from queue import SimpleQueue
+
+import zmq
+
+from syvla.clock import to_ns
+from syvla.hosts.health import HealthMeter
+from syvla.hosts.realtime import RateKeeper, freeze_collector
+from syvla.protocols import Emit, Inbox, Periodic, Received, Stage
+from syvla.transport.inlet import Inlet
+from syvla.transport.outlet import Outlet
+
+_PR_SET_PDEATHSIG = 1
+STOP_LIMIT_NS = 2_000_000_000
+IDLE_POLL_NS = 100_000_000
+FAREWELL_S = 0.05  # the last messages leave before the sockets close
+
+
+def stop_with_parent() -> None:
+    """Ask the kernel for SIGTERM when the parent dies, so that no process outlives its supervisor."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() == 1:  # it died before we asked
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+class _Mailbox:
+    """What has arrived for a stage: the latest of each topic, and what is new since the last step."""
+
+    def __init__(self, lossless: bool) -> None:
+        self.lossless = lossless
+        self.latest: dict[str, Received] = {}
+        self.fresh: list[Received] = []
+
+    def put(self, messages: list[Received]) -> None:
+        for received in messages:
+            self.latest[received.header.topic] = received
+        self.fresh.extend(messages)
+
+    def has_new(self, topics: frozenset[str]) -> bool:
+        return any(received.header.topic in topics for received in self.fresh)
+
+    def take(self) -> Inbox:
+        fresh = self.fresh
+        self.fresh = []
+        if not self.lossless:
+            fresh = list({received.header.topic: received for received in fresh}.values())
+        return Inbox(dict(self.latest), fresh)
+
+
+class ProcessHost:
+    """Runs ``stage`` until SIGTERM or SIGINT, then lets it come to rest (the robot holds) within two seconds."""
+
+    def __init__(
+        self,
+        stage: Stage,
+        inlet: Inlet,
+        outlet: Outlet,
+        realtime: str,
+        latency_s: float = 0.0,
+        frozen: bool = False,
+    ) -> None:
+        self.stage = stage
+        self.latency_ns = to_ns(latency_s)
+        self._frozen = frozen
+        self._inlet = inlet
+        self._outlet = outlet
+        self._mailbox = _Mailbox(stage.lossless)
+        self._stop_asked_ns: int | None = None
+        self._meter = HealthMeter(stage.name, realtime)
+
+    def run(self) -> None:
+        """Serve the stage to its end. Call from the main thread: signals are taken over here."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._ask_stop())
+        try:
+            if isinstance(self.stage.trigger, Periodic):
+                self._run_periodic(self.stage.trigger.period_ns)
+            else:
+                self._run_woken()
+        finally:
+            self.stage.close()
+            farewell_ns = time.monotonic_ns() + to_ns(FAREWELL_S)
+            while time.monotonic_ns() < farewell_ns:
+                self._outlet.poll()
+                time.sleep(0.005)
+            self._inlet.close()
+            self._outlet.close()
+
+    # ------------------------------------------------------------ periodic
+
+    def _run_periodic(self, period_ns: int) -> None:
+        if self._frozen:
+            freeze_collector()
+        keeper = RateKeeper(period_ns, time.monotonic_ns())
+        while not self._at_rest():
+            now_ns, lateness_ns = keeper.wait()
+            self._outlet.poll()
+            self._mailbox.put(self._inlet.drain())
+            for emit in self.stage.step(now_ns, self._mailbox.take()):
+                self._publish(emit, time.monotonic_ns() - now_ns)
+            self._meter.add_step(time.monotonic_ns() - now_ns, lateness_ns)
+            self._report_health(now_ns)
+
+    # ------------------------------------------------------------ woken by messages
+
+    def _run_woken(self) -> None:
+        trigger = self.stage.trigger
+        assert not isinstance(trigger, Periodic)  # noqa: S101 - narrows the type
+        topics = frozenset(trigger.topics)
+        wake = os.eventfd(0, os.EFD_NONBLOCK)
+        poller = zmq.Poller()
+        for socket in (*self._inlet.sockets, *self._outlet.sockets):
+            poller.register(socket, zmq.POLLIN)
+        poller.register(wake, zmq.POLLIN)
+        step = _WorkerStep(self.stage, self.latency_ns, lambda: os.eventfd_write(wake, 1))
+        started_ns: int | None = None
+        with ThreadPoolExecutor(1, thread_name_prefix=self.stage.name) as worker:
+            while not self._at_rest():
+                now_ns = time.monotonic_ns()
+                not_before_ns = 0 if started_ns is None else started_ns + trigger.min_period_ns
+                due_ns = step.next_due_ns(now_ns + IDLE_POLL_NS)
+                if not step.running and self._mailbox.has_new(topics):
+                    due_ns = min(due_ns, not_before_ns)
+                poller.poll(max(0, -((now_ns - due_ns) // 1_000_000)))  # whole milliseconds, rounded up
+                _drain_eventfd(wake)
+                self._outlet.poll()
+                self._mailbox.put(self._inlet.drain())
+                now_ns = time.monotonic_ns()
+                for emit in step.due(now_ns):
+                    self._publish(emit, now_ns - step.started_ns)
+                if step.finish(now_ns):
+                    self._meter.add_step(now_ns - step.started_ns, 0)
+                stopping = self._stop_asked_ns is not None
+                if not step.running and (stopping or (now_ns >= not_before_ns and self._mailbox.has_new(topics))):
+                    started_ns = now_ns
+                    step.start(worker, now_ns, self._mailbox.take())
+                self._report_health(now_ns)
+        os.close(wake)
+
+    # ------------------------------------------------------------ both
+
+    def _publish(self, emit: Emit, step_ns: int) -> None:
+        self._outlet.publish(emit.topic, emit.message, time.monotonic_ns(), step_ns)
+
+    def _report_health(self, now_ns: int) -> None:
+        if self._meter.due(now_ns):
+            health = self._meter.take(now_ns, self._inlet, self._outlet.dropped)
+            self._outlet.publish(f"health/{self.stage.name}", health, now_ns, 0)
+
+    def _ask_stop(self) -> None:
+        if self._stop_asked_ns is None:
+            self._stop_asked_ns = time.monotonic_ns()
+            self.stage.request_stop()
+
+    def _at_rest(self) -> bool:
+        asked_ns = self._stop_asked_ns
+        return asked_ns is not None and (self.stage.stopped or time.monotonic_ns() - asked_ns > STOP_LIMIT_NS)
+
+
+class _WorkerStep:
+    """One step in the worker thread, and its messages on their way out.
+
+    Without a latency each message leaves as it is yielded. With one, the stage's outputs are spread over it
+    and the step counts as running until it has passed: a stand-in for a model's compute time.
+    """
+
+    def __init__(self, stage: Stage, latency_ns: int, wake: Callable[[], None]) -> None:
+        self._stage = stage
+        self._latency_ns = latency_ns
+        self._wake = wake
+        self._yielded: SimpleQueue[Emit] = SimpleQueue()
+        self._pending: list[tuple[int, Emit]] = []
+        self._future: Future[None] | None = None
+        self.started_ns = 0
+
+    @property
+    def running(self) -> bool:
+        return self._future is not None
+
+    def start(self, worker: ThreadPoolExecutor, now_ns: int, inbox: Inbox) -> None:
+        self.started_ns = now_ns
+        self._future = worker.submit(self._work, now_ns, inbox)
+
+    def _work(self, now_ns: int, inbox: Inbox) -> None:
+        try:
+            for emit in self._stage.step(now_ns, inbox):
+                self._yielded.put(emit)
+                if self._latency_ns == 0:
+                    self._wake()
+        finally:
+            self._wake()
+
+    def next_due_ns(self, otherwise_ns: int) -> int:
+        """When something is to be done next, at the latest ``otherwise_ns``."""
+        if self._pending:
+            return min(self._pending[0][0], otherwise_ns)
+        if self._future is not None and self._future.done():
+            return min(self.started_ns + self._latency_ns, otherwise_ns)
+        return otherwise_ns
+
+    def due(self, now_ns: int) -> list[Emit]:
+        """The messages whose time has come."""
+        done = self._future is not None and self._future.done()
+        if self._latency_ns == 0 or done:
+            fresh = [self._yielded.get() for _ in range(self._yielded.qsize())]
+            n = len(fresh)
+            self._pending += [(self.started_ns + self._latency_ns * i // n, e) for i, e in enumerate(fresh, 1)]
+        due = [emit for at_ns, emit in self._pending if at_ns <= now_ns]
+        self._pending = self._pending[len(due) :]
+        return due
+
+    def finish(self, now_ns: int) -> bool:
+        """Whether the step is over just now; an error of the stage is raised here."""
+        if self._future is None or not self._future.done() or self._pending or not self._yielded.empty():
+            return False
+        if now_ns < self.started_ns + self._latency_ns:
+            return False
+        future, self._future = self._future, None
+        future.result()
+        return True
+
+
+def _drain_eventfd(fd: int) -> None:
+    try:
+        os.eventfd_read(fd)
+    except BlockingIOError:
+        return

@@ -1,0 +1,1 @@
+"""What is made from a recording when the robot is still again: figures, a plot, a film. Pure readers of MCAP."""

@@ -1,0 +1,251 @@
+"""One recorded episode in memory, as columns over time: what the summary, the plot and the captions are made from."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from syvla import messages as m
+from syvla.clock import NS_PER_S
+from syvla.config import IntentPolicy, RunConfig
+from syvla.recording.mcap_read import Recorded, Recording
+from syvla.topics import TOPICS
+
+Int64 = npt.NDArray[np.int64]
+_BULKY = frozenset(row.name for row in TOPICS.values() if row.type in (m.CameraFrame, m.SimState))
+_UNREAD = m.Message()  # stands for a message of which only the stamps are kept
+CONFIG_ATTACHMENT = "run.json"
+STOPPED_MODES = (m.Mode.HOLD, m.Mode.SOFT_STOP, m.Mode.FAULT)
+
+
+class Thinking(NamedTuple):
+    """The slow system at work: from the observation it looked at until the intent was sent (or never was)."""
+
+    intent_id: int
+    observation_ns: int
+    arrived_ns: int
+    arrived: bool
+    text: str
+
+
+class ChunkSpan(NamedTuple):
+    """One action chunk; ``executed`` is the first and last row that was commanded, None if none was."""
+
+    chunk_id: int
+    intent_id: int
+    observation_ns: int
+    arrived_ns: int
+    period_ns: int
+    rows: int
+    executed: tuple[int, int] | None
+
+
+class ModeSpan(NamedTuple):
+    """A stretch of one mode; reasons are those named first for each code."""
+
+    mode: m.Mode
+    start_ns: int
+    end_ns: int
+    reasons: tuple[m.Reason, ...]
+
+    @property
+    def cause(self) -> str:
+        """The reasons' codes, readable."""
+        return ", ".join(reason.code for reason in self.reasons)
+
+
+class Stamps(NamedTuple):
+    """Of one topic: when each message was sent, its number, and the life of its sender."""
+
+    sent_ns: Int64
+    sequence: Int64
+    epoch: Int64
+
+
+class Commands(NamedTuple):
+    """What was sent to the arms, N rows."""
+
+    at_ns: Int64
+    position_rad: m.Float64  # (N, 12)
+    gripper_m: m.Float64  # (N, 2)
+    source: npt.NDArray[np.str_]
+    chunk_id: Int64
+    chunk_row: Int64
+    intent_age_s: m.Float64  # -1 where no intent is behind the command
+    limited: Int64
+
+
+class Measured(NamedTuple):
+    """What one arm measured, N rows."""
+
+    at_ns: Int64
+    position_rad: m.Float64  # (N, 6)
+    gripper_m: m.Float64  # (N,)
+
+
+@dataclass(slots=True)
+class Episode:
+    """Everything but the images. ``start_ns`` to ``end_ns`` is what was recorded as the episode."""
+
+    path: Path
+    recording: Recording
+    config: RunConfig | None
+    start_ns: int
+    end_ns: int
+    stamps: dict[str, Stamps]
+    commands: Commands
+    measured: dict[str, Measured]
+    thinking: list[Thinking]
+    chunks: list[ChunkSpan]
+    splices: list[m.Splice]
+    modes: list[ModeSpan]
+    thoughts: list[tuple[int, m.Thought]] = field(default_factory=list)  # (sent_ns, thought)
+    tasks: list[m.Task] = field(default_factory=list)
+    safety: list[m.SafetyState] = field(default_factory=list)
+    health: list[m.Health] = field(default_factory=list)  # of the robot's process
+    truth: list[m.SimTruth] = field(default_factory=list)
+
+    @property
+    def duration_s(self) -> float:
+        """Length of the episode."""
+        return (self.end_ns - self.start_ns) / NS_PER_S
+
+    @property
+    def instruction(self) -> str:
+        """What was asked for last; an empty instruction only says that nothing is wanted any more."""
+        asked = [task.instruction for task in self.tasks if task.instruction]
+        return asked[-1] if asked else self.truth[-1].instruction if self.truth else ""
+
+    @property
+    def intent_policy(self) -> IntentPolicy:
+        """What the run was configured with, the defaults if the recording does not say."""
+        return IntentPolicy() if self.config is None else self.config.rig.intent
+
+    def seconds(self, at_ns: Int64) -> m.Float64:
+        """Instants as seconds since the start."""
+        return (np.asarray(at_ns) - self.start_ns) / NS_PER_S
+
+    def second(self, at_ns: int) -> float:
+        """An instant as seconds since the start."""
+        return (at_ns - self.start_ns) / NS_PER_S
+
+
+def load(path: Path) -> Episode:
+    """Read the recording at ``path``, without its images; RecordingError if it is none."""
+    recording = Recording(path)
+    found: dict[str, list[Recorded]] = {topic: [] for topic in TOPICS}
+    first_ns, last_ns = -1, 0
+    for recorded in recording.messages():
+        found[recorded.topic].append(recorded._replace(message=_UNREAD) if recorded.topic in _BULKY else recorded)
+        first_ns = recorded.log_time_ns if first_ns < 0 else first_ns
+        last_ns = max(last_ns, recorded.log_time_ns)
+    first_ns = max(first_ns, 0)
+    commands = _commands([r.message for r in found["command"]])
+    thoughts = [(r.header.sent_ns, r.message) for r in found["thought"] if isinstance(r.message, m.Thought)]
+    safety = [r.message for r in found["safety"] if isinstance(r.message, m.SafetyState)]
+    return Episode(
+        path=path,
+        recording=recording,
+        config=_config(recording),
+        start_ns=first_ns,
+        end_ns=last_ns,
+        stamps={topic: _stamps(messages) for topic, messages in found.items() if messages},
+        commands=commands,
+        measured={arm: _measured([r.message for r in found[f"arm/{arm}"]]) for arm in m.ARMS},
+        thinking=_thinking(found["intent"], thoughts, last_ns),
+        chunks=_chunks(found["chunk"], commands),
+        splices=[r.message for r in found["splice"] if isinstance(r.message, m.Splice)],
+        modes=_modes(safety, last_ns),
+        thoughts=thoughts,
+        tasks=[r.message for r in found["task"] if isinstance(r.message, m.Task)],
+        safety=safety,
+        health=[r.message for r in found["health/robot"] if isinstance(r.message, m.Health)],
+        truth=[r.message for r in found["sim/truth"] if isinstance(r.message, m.SimTruth)],
+    )
+
+
+def _config(recording: Recording) -> RunConfig | None:
+    try:
+        return msgspec.json.decode(recording.attachments[CONFIG_ATTACHMENT], type=RunConfig)
+    except (KeyError, msgspec.MsgspecError):  # of another version: the figures do without
+        return None
+
+
+def _stamps(messages: list[Recorded]) -> Stamps:
+    headers = [r.header for r in messages]
+    columns = ([h.sent_ns for h in headers], [h.sequence for h in headers], [h.epoch for h in headers])
+    return Stamps(*(np.array(column, np.int64) for column in columns))
+
+
+def _commands(messages: list[m.Message]) -> Commands:
+    rows = [c for c in messages if isinstance(c, m.JointCommand)]
+    return Commands(
+        at_ns=np.array([c.commanded_ns for c in rows], np.int64),
+        position_rad=np.array([c.position_rad for c in rows]).reshape(-1, m.BOTH_ARMS_JOINTS),
+        gripper_m=np.array([c.gripper_width_m for c in rows]).reshape(-1, 2),
+        source=np.array([c.provenance.source.value for c in rows], np.str_),
+        chunk_id=np.array([c.provenance.chunk_id for c in rows], np.int64),
+        chunk_row=np.array([c.provenance.chunk_row for c in rows], np.int64),
+        intent_age_s=np.array([c.intent_age_s for c in rows], np.float64),
+        limited=np.array([c.limited_joints for c in rows], np.int64),
+    )
+
+
+def _measured(messages: list[m.Message]) -> Measured:
+    rows = [s for s in messages if isinstance(s, m.ArmState)]
+    return Measured(
+        at_ns=np.array([s.measured_ns for s in rows], np.int64),
+        position_rad=np.array([s.position_rad for s in rows]).reshape(-1, m.ARM_JOINTS),
+        gripper_m=np.array([s.gripper_width_m for s in rows], np.float64),
+    )
+
+
+def _thinking(intents: list[Recorded], thoughts: list[tuple[int, m.Thought]], end_ns: int) -> list[Thinking]:
+    spans: dict[tuple[int, int], Thinking] = {}
+    for _, thought in thoughts:  # a thought whose intent never came keeps the planner busy to the end
+        key = thought.intent_id, thought.observation_ns
+        spans[key] = Thinking(*key, end_ns, False, thought.text)
+    for recorded in intents:
+        intent = recorded.message
+        if isinstance(intent, m.Intent):
+            key = intent.intent_id, intent.observation_ns
+            spans[key] = Thinking(*key, recorded.header.sent_ns, True, intent.chain_of_thought)
+    return sorted(spans.values(), key=lambda span: span.observation_ns)
+
+
+def _chunks(messages: list[Recorded], commands: Commands) -> list[ChunkSpan]:
+    executed: dict[int, tuple[int, int]] = {}
+    for chunk_id, row in zip(commands.chunk_id.tolist(), commands.chunk_row.tolist(), strict=True):
+        low, high = executed.get(chunk_id, (row, row))
+        executed[chunk_id] = min(low, row), max(high, row)
+    return [
+        ChunkSpan(
+            chunk.chunk_id,
+            chunk.intent_id,
+            chunk.observation_ns,
+            recorded.header.sent_ns,
+            chunk.period_ns,
+            len(chunk.position_rad),
+            executed.get(chunk.chunk_id),
+        )
+        for recorded in messages
+        if isinstance(chunk := recorded.message, m.ActionChunk)
+    ]
+
+
+def _modes(safety: list[m.SafetyState], end_ns: int) -> list[ModeSpan]:
+    spans: list[ModeSpan] = []
+    for state in safety:
+        if spans and spans[-1].mode is state.mode:
+            named = {reason.code: reason for reason in (*state.reasons, *spans[-1].reasons)}
+            spans[-1] = spans[-1]._replace(end_ns=state.stamp_ns, reasons=tuple(named.values()))
+        else:
+            if spans:
+                spans[-1] = spans[-1]._replace(end_ns=state.stamp_ns)
+            spans.append(ModeSpan(state.mode, state.stamp_ns, state.stamp_ns, state.reasons))
+    if spans:
+        spans[-1] = spans[-1]._replace(end_ns=max(spans[-1].end_ns, end_ns))
+    return spans

@@ -1,0 +1,196 @@
+"""The film of one episode: the three cameras side by side, with what was asked, thought and done under them."""
+
+import textwrap
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+import numpy as np
+from matplotlib import get_data_path
+from PIL import Image, ImageDraw, ImageFont
+
+from syvla import messages as m
+from syvla.clock import NS_PER_S
+from syvla.errors import RecordingError
+from syvla.recording import images
+from syvla.recording.mcap_read import Recording
+from syvla.report.episode import Episode, load
+from syvla.topics import CAMERAS
+
+PANEL_HEIGHT = 360
+GAP = 6
+STALE_S = 0.5  # a picture older than this is marked
+BACKGROUND, INK, MUTED, ACCENT = (18, 24, 32), (240, 244, 248), (150, 162, 176), (242, 193, 78)
+MODE_COLOURS = {
+    m.Mode.DISABLED: (120, 130, 142), m.Mode.ENABLED: (76, 145, 86), m.Mode.OVERRIDE: (70, 120, 200),
+    m.Mode.HOLD: (200, 62, 80), m.Mode.SOFT_STOP: (160, 40, 56), m.Mode.FAULT: (120, 20, 36),
+}  # fmt: skip
+_FONTS = Path(get_data_path()) / "fonts" / "ttf"
+
+
+class _Shot(NamedTuple):
+    """One picture of a camera."""
+
+    exposure_ns: int
+    rgb: m.UInt8
+
+
+class _Caption(NamedTuple):
+    """What stands under the pictures at one instant."""
+
+    instruction: str
+    thought: str
+    mode: m.Mode | None
+    cause: str
+    second: float
+    intent_age_s: float | None
+
+
+def video(path: Path, mp4: Path, rate_hz: int | None = None) -> int:
+    """Film the recording at ``path`` into ``mp4`` (H.264); the number of frames.
+
+    The film runs from the first to the last image at ``rate_hz`` (the cameras' own rate if None); each of its
+    frames shows the newest image that each camera had exposed by then. A camera without images has a dark panel.
+
+    Raises:
+        RecordingError: It is no recording, or has no image at all.
+    """
+    return film(load(path), mp4, rate_hz)
+
+
+def film(episode: Episode, mp4: Path, rate_hz: int | None = None) -> int:
+    """As :func:`video`, of an episode that is loaded already."""
+    path = episode.path
+    stamps = [s.sent_ns for topic, s in episode.stamps.items() if topic.startswith("camera/")]
+    if not stamps:
+        raise RecordingError(f"{path}: has no camera image to film")
+    rate = rate_hz or max(1, round(max(_rate_hz(sent_ns) for sent_ns in stamps)))
+    painter: _Painter | None = None
+    frames = 0
+    with av.open(str(mp4), "w", options={"movflags": "+faststart"}) as container:
+        stream = container.add_stream("libx264", rate=rate, options={"crf": "21", "preset": "veryfast"})
+        stream.pix_fmt = "yuv420p"
+        for at_ns, shots in _instants(path, rate):
+            if painter is None:
+                painter = _Painter(next(shot for shot in shots.values()).rgb.shape)
+                stream.width, stream.height = painter.size
+            picture = av.VideoFrame.from_ndarray(painter.paint(at_ns, shots, _caption(episode, at_ns)), "rgb24")
+            picture.pts, picture.time_base = frames, Fraction(1, rate)
+            container.mux(stream.encode(picture))
+            frames += 1
+        container.mux(stream.encode())
+    return frames
+
+
+def _rate_hz(sent_ns: np.ndarray[tuple[int], np.dtype[np.int64]]) -> float:
+    return NS_PER_S / float(np.median(np.diff(sent_ns))) if len(sent_ns) > 1 else 1.0
+
+
+def _instants(path: Path, rate: int) -> Iterator[tuple[int, dict[str, _Shot]]]:
+    """Each instant of the film with the newest shot of each camera."""
+    shots: dict[str, _Shot] = {}
+    start_ns, count = -1, 0
+    topics = [f"camera/{camera}" for camera in CAMERAS]
+    for recorded in Recording(path).messages(topics):
+        frame = recorded.message
+        if isinstance(frame, m.CompressedFrame):
+            frame = images.decompress(frame)
+        if not isinstance(frame, m.CameraFrame):
+            continue
+        if start_ns < 0:
+            start_ns = frame.exposure_ns
+        while shots and start_ns + count * NS_PER_S // rate < frame.exposure_ns:
+            yield start_ns + count * NS_PER_S // rate, dict(shots)
+            count += 1
+        shots[recorded.topic.removeprefix("camera/")] = _Shot(frame.exposure_ns, frame.rgb)
+    if shots:
+        yield start_ns + count * NS_PER_S // rate, shots
+
+
+def _caption(episode: Episode, at_ns: int) -> _Caption:
+    tasks = [task for task in episode.tasks if task.issued_ns <= at_ns] or episode.tasks[:1]
+    thoughts = [thought for sent_ns, thought in episode.thoughts if sent_ns <= at_ns]
+    intents = [span for span in episode.thinking if span.arrived and span.arrived_ns <= at_ns]
+    modes = [span for span in episode.modes if span.start_ns <= at_ns]
+    row = int(np.searchsorted(episode.commands.at_ns, at_ns, side="right")) - 1
+    age = float(episode.commands.intent_age_s[row]) if row >= 0 else -1.0
+    thought = thoughts[-1].text if thoughts else intents[-1].text if intents else ""
+    return _Caption(
+        instruction=tasks[-1].instruction if tasks else episode.instruction,
+        thought=" ".join(thought.split()),
+        mode=modes[-1].mode if modes else None,
+        cause=modes[-1].cause if modes else "",
+        second=episode.second(at_ns),
+        intent_age_s=age if age >= 0 else None,
+    )
+
+
+class _Painter:
+    """Lays out one frame; panels are all as the first camera's image, scaled to one height."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self._panel = (max(2, round(PANEL_HEIGHT * shape[1] / shape[0] / 2) * 2), PANEL_HEIGHT)
+        width = len(CAMERAS) * self._panel[0] + (len(CAMERAS) + 1) * GAP
+        self._caption_height = 128
+        height = self._panel[1] + 2 * GAP + self._caption_height
+        self.size = (width + width % 2, height + height % 2)
+        self._bold = ImageFont.truetype(str(_FONTS / "DejaVuSans-Bold.ttf"), 21)
+        self._plain = ImageFont.truetype(str(_FONTS / "DejaVuSans.ttf"), 18)
+        self._small = ImageFont.truetype(str(_FONTS / "DejaVuSans-Bold.ttf"), 14)
+
+    def paint(self, at_ns: int, shots: dict[str, _Shot], caption: _Caption) -> m.UInt8:
+        """The frame (H, W, 3)."""
+        canvas = Image.new("RGB", self.size, BACKGROUND)
+        brush = ImageDraw.Draw(canvas)
+        for i, camera in enumerate(CAMERAS):
+            x = GAP + i * (self._panel[0] + GAP)
+            shot = shots.get(camera)
+            if shot is None:
+                brush.rectangle((x, GAP, x + self._panel[0] - 1, GAP + self._panel[1] - 1), (34, 42, 52))
+                middle = (x + self._panel[0] // 2, GAP + self._panel[1] // 2)
+                brush.text(middle, "no image", MUTED, self._plain, anchor="mm")
+            else:
+                canvas.paste(Image.fromarray(shot.rgb).resize(self._panel, Image.Resampling.BILINEAR), (x, GAP))
+            age_s = 0.0 if shot is None else (at_ns - shot.exposure_ns) / NS_PER_S
+            late = age_s > STALE_S
+            self._chip(brush, x + 8, GAP + 8, f"{camera}  {age_s:.1f} s old" if late else camera, late)
+        self._write(brush, caption)
+        return np.asarray(canvas)
+
+    def _chip(self, brush: ImageDraw.ImageDraw, x: int, y: int, text: str, alarm: bool) -> None:
+        right = x + brush.textlength(text, self._small) + 16
+        brush.rounded_rectangle((x, y, right, y + 24), 5, MODE_COLOURS[m.Mode.HOLD] if alarm else BACKGROUND)
+        brush.text((x + 8, y + 12), text, INK, self._small, anchor="lm")
+
+    def _write(self, brush: ImageDraw.ImageDraw, caption: _Caption) -> None:
+        """Instruction and thought on the left, time, mode and intent age on the right."""
+        top, right = self._panel[1] + 2 * GAP, self.size[0] - 14
+        column = 230
+        room = self.size[0] - column - 40
+        brush.text((14, top + 8), _fit(brush, caption.instruction, self._bold, room), INK, self._bold)
+        columns = max(10, int(room / brush.textlength("n", self._plain)))
+        lines = textwrap.wrap(caption.thought, columns) or [""]
+        for k, line in enumerate(lines[-3:]):  # the newest words, as they appear
+            brush.text((14, top + 42 + 26 * k), line, ACCENT, self._plain)
+        brush.text((right, top + 8), f"{caption.second:6.2f} s", MUTED, self._plain, anchor="ra")
+        if caption.mode is not None:
+            name = caption.mode.value.upper().replace("_", " ")
+            width = brush.textlength(name, self._small) + 20
+            brush.rounded_rectangle((right - width, top + 38, right, top + 62), 5, MODE_COLOURS[caption.mode])
+            brush.text((right - width / 2, top + 50), name, INK, self._small, anchor="mm")
+        if caption.cause:
+            text = _fit(brush, caption.cause, self._small, column)
+            brush.text((right, top + 70), text, INK, self._small, anchor="ra")
+        if caption.intent_age_s is not None:
+            brush.text((right, top + 94), f"intent {caption.intent_age_s:4.2f} s", MUTED, self._plain, anchor="ra")
+
+
+def _fit(brush: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont, room: float) -> str:
+    """``text`` cut so that it is at most ``room`` pixels wide."""
+    if brush.textlength(text, font) <= room:
+        return text
+    while text and brush.textlength(text + "…", font) > room:
+        text = text[:-1]
+    return text + "…"

@@ -1,0 +1,281 @@
+"""The composition root: joins drivers, twin and models with the stages, for the bus host and for lockstep."""
+
+import datetime
+import functools
+import importlib.resources
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from syvla.clock import monotonic_ns
+from syvla.config import PolicyConfig, RealtimeConfig, RigConfig, RunConfig, load_toml
+from syvla.control.kinematics import Base, arm_distance_m
+from syvla.errors import ConfigError
+from syvla.hosts.lockstep import LockstepHost
+from syvla.hosts.process import ProcessHost, stop_with_parent
+from syvla.hosts.realtime import go_realtime
+from syvla.messages import ARMS, ArmName
+from syvla.protocols import ArmDriver, Stage
+from syvla.stages.cameras import CamerasStage
+from syvla.stages.expert import ExpertStage
+from syvla.stages.planner import PlannerStage
+from syvla.stages.recorder import RecorderStage
+from syvla.stages.robot import RobotStage
+from syvla.stages.twin import TwinStage
+from syvla.topics import CAMERAS, topic
+from syvla.transport.addresses import ipc_directory
+from syvla.transport.credit import Mode, Subscription
+from syvla.transport.inlet import Inlet
+from syvla.transport.outlet import Outlet
+
+TWIN_PERIOD_NS = 5_000_000
+TWIN_BELOW_ROBOT = 20  # of FIFO priority
+STAGES = ("twin", "cameras", "planner", "expert", "robot", "recorder")
+POLICIES = ("reference",)
+
+
+# ---------------------------------------------------------------- rigs and run folders
+
+
+def _shipped(folder: str, packaged: str) -> Path:
+    """A folder of the repository, or its copy inside an installed wheel."""
+    here = Path(str(importlib.resources.files("syvla")))
+    inside = here / packaged
+    return inside if inside.is_dir() else here.parent.parent / folder
+
+
+def rig_names() -> list[str]:
+    """The rigs that ship."""
+    return sorted(path.stem for path in _shipped("calibration/rigs", "_rigs").glob("*.toml"))
+
+
+def load_rig(name: str) -> RigConfig:
+    """A shipped rig by name, or a rig file by path."""
+    path = Path(name)
+    if path.suffix != ".toml":
+        path = _shipped("calibration/rigs", "_rigs") / f"{name}.toml"
+        if not path.is_file():
+            raise ConfigError(f"no rig {name!r}; there are {', '.join(rig_names())}, or give the path of a .toml file")
+    return load_toml(path, RigConfig)
+
+
+class RunFolder(NamedTuple):
+    """Where one run keeps its configuration, logs, recordings and report."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, parent: Path, label: str) -> "RunFolder":
+        """A new folder named after the local date and time; never an existing one."""
+        stamp = datetime.datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
+        for suffix in ("", *(f"-{i}" for i in range(2, 100))):
+            path = parent / f"{stamp}-{label}{suffix}"
+            try:
+                path.mkdir(parents=True)
+            except FileExistsError:
+                continue
+            folder = cls(path.resolve())
+            folder.logs.mkdir()
+            folder.recordings.mkdir()
+            return folder
+        raise ConfigError(f"{parent}: too many runs were started in this second")
+
+    @property
+    def logs(self) -> Path:
+        """One log for each process."""
+        return self.path / "logs"
+
+    @property
+    def recordings(self) -> Path:
+        """One MCAP for each episode."""
+        return self.path / "recordings"
+
+    @property
+    def configuration(self) -> Path:
+        """The whole configuration of the run."""
+        return self.path / "run.json"
+
+    def save(self, run: RunConfig) -> None:
+        """Write the configuration that every process of the run reads."""
+        self.configuration.write_bytes(msgspec.json.format(msgspec.json.encode(run), indent=2))
+
+    def load(self) -> RunConfig:
+        """The configuration of the run."""
+        try:
+            return msgspec.json.decode(self.configuration.read_bytes(), type=RunConfig)
+        except (OSError, msgspec.MsgspecError) as error:
+            raise ConfigError(f"{self.configuration}: {error}") from error
+
+    def commands(self) -> dict[str, list[str]]:
+        """The processes of a run on the twin."""
+        return {name: [sys.executable, "-m", "syvla.cli", "stage", name, str(self.path)] for name in STAGES}
+
+
+def task_names() -> tuple[str, ...]:
+    """The tasks of the twin."""
+    from syvla.sim.tasks import TASKS
+
+    return tuple(TASKS)
+
+
+def lockstep_run(rig: str, planner_latency_s: float, expert_latency_s: float, policy: str) -> RunConfig:
+    """The configuration of a run under the virtual clock."""
+    return _run(load_rig(rig), planner_latency_s, expert_latency_s, policy)
+
+
+def realtime_run(rig: str, planner_latency_s: float, expert_latency_s: float, policy: str = "reference") -> RunConfig:
+    """The configuration of a run on the bus, with the twin's CAN channels and the sockets' folder chosen."""
+    from syvla.drivers.simcan import free_channels
+
+    config = load_rig(rig)
+    if config.kind != "twin":
+        raise ConfigError(f"rig {config.name!r} is a {config.kind}; only a twin can be run so far")
+    left, right = free_channels(*ARMS)
+    config = msgspec.structs.replace(
+        config,
+        left=msgspec.structs.replace(config.left, can_channel=left),
+        right=msgspec.structs.replace(config.right, can_channel=right),
+    )
+    run = _run(config, planner_latency_s, expert_latency_s, policy)
+    folder = ipc_directory(f"{os.getpid():x}-{time.monotonic_ns():x}")
+    return msgspec.structs.replace(run, bus_folder=str(folder))
+
+
+def _run(rig: RigConfig, planner_latency_s: float, expert_latency_s: float, policy: str) -> RunConfig:
+    for name, value in (("planner latency", planner_latency_s), ("expert latency", expert_latency_s)):
+        if not 0.0 <= value <= 10.0:
+            raise ConfigError(f"{name} must be 0 to 10 s, not {value}")
+    if policy not in POLICIES:
+        raise ConfigError(f"no policy {policy!r}; there are {', '.join(POLICIES)}")
+    latencies = PolicyConfig(planner_latency_s=planner_latency_s, expert_latency_s=expert_latency_s)
+    return RunConfig(rig=rig, policy=latencies, policy_name=policy)
+
+
+# ---------------------------------------------------------------- stages
+
+
+def _planner_stage(run: RunConfig, cameras: Sequence[str]) -> PlannerStage:
+    from syvla.sim.reference import ReferencePlanner
+
+    return PlannerStage(ReferencePlanner(run.rig), cameras, run.policy)
+
+
+def _expert_stage(run: RunConfig) -> ExpertStage:
+    from syvla.sim.reference import ReferenceExpert
+
+    return ExpertStage(ReferenceExpert(run.rig, run.policy), run.rig.intent, run.policy)
+
+
+def _robot_stage(run: RunConfig, arms: Mapping[ArmName, ArmDriver]) -> RobotStage:
+    for driver in arms.values():
+        driver.open()
+    distance = functools.partial(arm_distance_m, left=Base.of(run.rig.left), right=Base.of(run.rig.right))
+    return RobotStage(arms, run.rig, distance)
+
+
+def _piper_robot(run: RunConfig) -> Stage:
+    from syvla.drivers.piper import PiperArm
+
+    return _robot_stage(run, {"left": PiperArm("left", run.rig.left), "right": PiperArm("right", run.rig.right)})
+
+
+def _twin(run: RunConfig) -> Stage:
+    from syvla.drivers.piper_emulator import PiperEmulator
+    from syvla.sim.tasks import TASKS
+    from syvla.sim.world import TwinWorld
+
+    world = TwinWorld(run.rig, TASKS)
+    channels = (run.rig.left.can_channel, run.rig.right.can_channel)
+    emulators = [PiperEmulator(arm, world.plant(arm), channel) for arm, channel in zip(ARMS, channels, strict=True)]
+    return TwinStage(world, emulators, TWIN_PERIOD_NS)
+
+
+def _twin_cameras(run: RunConfig) -> Stage:
+    from syvla.sim.cameras import TwinCameras
+    from syvla.sim.tasks import TASKS
+
+    source = TwinCameras(run.rig, TASKS)
+    return CamerasStage(source, CAMERAS, run.rig.cameras.rate_hz, source)
+
+
+def _recorder(run: RunConfig, folder: RunFolder) -> Stage:
+    return RecorderStage(folder.recordings, run, {"policy": run.policy_name})
+
+
+def _build(name: str, run: RunConfig, folder: RunFolder) -> Stage:
+    """One stage of a run on the bus."""
+    builders: dict[str, Callable[[], Stage]] = {
+        "twin": lambda: _twin(run),
+        "cameras": lambda: _twin_cameras(run),
+        "planner": lambda: _planner_stage(run, ()),
+        "expert": lambda: _expert_stage(run),
+        "robot": lambda: _piper_robot(run),
+        "recorder": lambda: _recorder(run, folder),
+    }
+    if name not in builders:
+        raise ConfigError(f"no stage {name!r}; there are {', '.join(builders)}")
+    return builders[name]()
+
+
+# ---------------------------------------------------------------- the bus host
+
+
+def open_bus(run: RunConfig, name: str, reads: Sequence[str], lossless: bool = False) -> tuple[Inlet, Outlet]:
+    """The two ends of the bus for the process ``name``: what it reads from whom, and where it publishes."""
+
+    def address(stage: str) -> str:
+        return f"ipc://{run.bus_folder}/{stage}"
+
+    mode: Mode = "lossless" if lossless else "latest"
+    subscriptions = [
+        Subscription(row, address(topic(row).writer), mode) for row in dict.fromkeys(reads) if topic(row).writer != name
+    ]
+    return Inlet(subscriptions), Outlet(name, (address(name),), monotonic_ns())
+
+
+def run_stage(name: str, path: Path) -> None:
+    """Be the process of stage ``name`` of the run in ``path`` until it is told to stop."""
+    folder = RunFolder(path)
+    run = folder.load()
+    stop_with_parent()
+    realtime = _go_realtime(name, run.rig.realtime)
+    stage = _build(name, run, folder)
+    inlet, outlet = open_bus(run, name, stage.reads, stage.lossless)
+    latency_s = {"planner": run.policy.planner_latency_s, "expert": run.policy.expert_latency_s}.get(name, 0.0)
+    ProcessHost(stage, inlet, outlet, realtime, latency_s, frozen=name in ("robot", "twin")).run()
+
+
+def _go_realtime(name: str, config: RealtimeConfig) -> str:
+    """The robot stage runs in real time; the twin, being the physical world, comes next; nothing else does."""
+    if name == "robot":
+        return go_realtime(config)
+    if name == "twin":
+        priority = max(0, config.fifo_priority - TWIN_BELOW_ROBOT)
+        return go_realtime(RealtimeConfig(fifo_priority=priority, lock_memory=False))
+    return "SCHED_OTHER"
+
+
+# ---------------------------------------------------------------- the lockstep host
+
+
+def lockstep_host(run: RunConfig, extra: Sequence[Stage] = (), cameras: bool = False) -> LockstepHost:
+    """Every stage on one fresh twin under the virtual clock; ``extra`` stages (director, recorder) come last."""
+    from syvla.sim.tasks import TASKS
+    from syvla.sim.twin_arm import TwinArm
+    from syvla.sim.world import TwinWorld
+
+    world = TwinWorld(run.rig, TASKS)
+    stages: list[Stage] = [
+        TwinStage(world, (), TWIN_PERIOD_NS),
+        _robot_stage(run, {arm: TwinArm(arm, world.plant(arm)) for arm in ARMS}),
+        *([_twin_cameras(run)] if cameras else []),
+        _planner_stage(run, CAMERAS if cameras else ()),
+        _expert_stage(run),
+        *extra,
+    ]
+    return LockstepHost(stages, {"planner": run.policy.planner_latency_s, "expert": run.policy.expert_latency_s})

@@ -1,0 +1,135 @@
+"""The twin's cameras: rendered from the positions in ``sim/state``, in the twin's own process or in any other."""
+
+import os
+from collections.abc import Mapping, Sequence
+
+import mujoco
+import numpy as np
+
+from syvla.config import RigConfig
+from syvla.control.kinematics import Base
+from syvla.errors import ConfigError, DriverError, MessageError
+from syvla.messages import CameraFrame, SimState, UInt8
+from syvla.sim.model import TwinModel
+from syvla.sim.scene import Scene, Task, task_named
+from syvla.topics import CAMERAS
+
+_MAX_GEOMS = 500
+
+
+class TwinCameras:
+    """A CameraSource and StateFollower: each state that was followed is seen once by every camera.
+
+    The exposure stamp is the state's. One thread owns an instance: the OpenGL context belongs to the thread of the
+    first ``read``.
+    """
+
+    def __init__(self, rig: RigConfig, tasks: Mapping[str, Task], cameras: Sequence[str] = CAMERAS) -> None:
+        """Cameras of the size in ``rig.cameras``; ``tasks`` are those that a state may name."""
+        unknown = [name for name in cameras if name not in CAMERAS]
+        if unknown:
+            raise ConfigError(f"no camera {unknown[0]!r}; there are {', '.join(CAMERAS)}")
+        self._cameras = tuple(cameras)
+        self._width, self._height = rig.cameras.width, rig.cameras.height
+        self._bases = (Base.of(rig.left), Base.of(rig.right))
+        self._tasks = tasks
+        self._models: dict[tuple[object, ...], TwinModel] = {}
+        self._episode: tuple[str, str, int] | None = None
+        self._twin: TwinModel
+        self._state: SimState | None = None
+        self._frame_id = 0
+        self._renderer: _Renderer | None = None
+
+    def follow(self, state: SimState) -> None:
+        """See ``state`` from now on. ConfigError for an unknown task, MessageError for positions of another layout."""
+        episode = (state.task, state.split, state.seed)
+        if episode != self._episode:
+            self._twin = self._lay(state)
+            self._episode = episode
+        if state.qpos.shape != self._twin.data.qpos.shape:
+            raise MessageError(
+                f"SimState.qpos must have shape {self._twin.data.qpos.shape} for {state.task}, not {state.qpos.shape}"
+            )
+        self._state = state
+
+    def read(self, now_ns: int) -> Sequence[CameraFrame]:
+        """One frame of each camera if there is a new state, otherwise none."""
+        state, self._state = self._state, None
+        if state is None:
+            return ()
+        twin = self._twin
+        if self._renderer is None:
+            self._renderer = _Renderer(twin.model, self._width, self._height)
+        twin.data.qpos[:] = state.qpos
+        mujoco.mj_kinematics(twin.model, twin.data)
+        mujoco.mj_camlight(twin.model, twin.data)
+        frames = [
+            CameraFrame(
+                camera=camera,
+                frame_id=self._frame_id,
+                exposure_ns=state.stamp_ns,
+                rgb=self._renderer.render(twin.model, twin.data, camera),
+            )
+            for camera in self._cameras
+        ]
+        self._frame_id += 1
+        return frames
+
+    def close(self) -> None:
+        """Free the OpenGL context."""
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
+
+    def _lay(self, state: SimState) -> TwinModel:
+        scene = Scene()
+        if state.task:
+            scene = task_named(self._tasks, state.task, state.split).reset(state.seed, state.split).scene
+        twin = self._models.get(scene.layout)
+        if twin is None:
+            twin = self._models[scene.layout] = TwinModel(*self._bases, scene)
+        twin.place(scene)
+        return twin
+
+
+class _Renderer:
+    """One off-screen OpenGL context for all models of the twin: they share materials and quality.
+
+    mujoco.Renderer makes a context for each model, which takes 40 ms and more.
+    """
+
+    def __init__(self, model: mujoco.MjModel, width: int, height: int) -> None:
+        if not hasattr(mujoco, "GLContext"):
+            raise DriverError(
+                f"the twin's cameras need OpenGL (MUJOCO_GL is {os.environ.get('MUJOCO_GL')!r}): "
+                "install libosmesa6 or libegl1"
+            )
+        model.vis.global_.offwidth, model.vis.global_.offheight = width, height
+        self._gl = mujoco.GLContext(width, height)
+        self._gl.make_current()
+        self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
+        self._scene = mujoco.MjvScene(model, _MAX_GEOMS)
+        self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = False
+        self._camera = mujoco.MjvCamera()
+        self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
+        self._option = mujoco.MjvOption()
+        self._viewport = mujoco.MjrRect(0, 0, width, height)
+        self._pixels = np.empty((height, width, 3), dtype=np.uint8)
+
+    def render(self, model: mujoco.MjModel, data: mujoco.MjData, camera: str) -> UInt8:
+        """What ``camera`` sees: (height, width, 3) uint8."""
+        self._gl.make_current()
+        self._camera.fixedcamid = model.camera(camera).id
+        mujoco.mjv_updateScene(
+            model, data, self._option, None, self._camera, mujoco.mjtCatBit.mjCAT_ALL.value, self._scene
+        )
+        mujoco.mjr_render(self._viewport, self._scene, self._context)
+        mujoco.mjr_readPixels(self._pixels, None, self._viewport, self._context)
+        return np.ascontiguousarray(self._pixels[::-1])  # OpenGL's rows go upwards
+
+    def close(self) -> None:
+        """Free the context."""
+        self._gl.make_current()
+        self._context.free()
+        self._gl.free()

@@ -1,0 +1,96 @@
+"""The planner stage: the slow system, free-running on the newest observation of the current task."""
+
+from collections.abc import Iterator, Sequence
+
+from syvla.clock import to_ns
+from syvla.config import PolicyConfig
+from syvla.control.observation import observe
+from syvla.messages import ArmState, CameraFrame, Intent, Observation, SimTruth, Task, Thought
+from syvla.protocols import Emit, Inbox, OnNew, Planner
+from syvla.topics import topic
+
+
+class PlannerStage:
+    """Lets ``planner`` think about the newest observation; sends its chain of thought as it grows, then the intent.
+
+    Without a task, without fresh senses, or without the truth it needs, it does nothing.
+
+    Args:
+        planner: the slow system.
+        cameras: names of the cameras it looks at; none on a twin without cameras.
+        policy: ``planner_min_period_s`` is the shortest time from one step to the next.
+    """
+
+    name = "planner"
+    writes: tuple[str, ...] = ("thought", "intent")
+    lossless = False
+
+    def __init__(self, planner: Planner, cameras: Sequence[str], policy: PolicyConfig) -> None:
+        self._planner = planner
+        self._camera_topics = tuple(topic(f"camera/{camera}") for camera in cameras)
+        names = tuple(row.name for row in self._camera_topics)
+        truth = ("sim/truth",) if planner.reads_truth else ()
+        self.reads: tuple[str, ...] = ("task", "arm/left", "arm/right", *names, *truth)
+        self.trigger = OnNew((*(names or ("arm/left", "arm/right")), "task"), to_ns(policy.planner_min_period_s))
+        self._next_id = 0
+
+    def step(self, now_ns: int, inbox: Inbox) -> Iterator[Emit]:
+        """Think once."""
+        task = inbox.get("task")
+        truth = inbox.get("sim/truth") if self._planner.reads_truth else None
+        observation = self._observation(now_ns, inbox)
+        if not isinstance(task, Task) or observation is None:
+            return
+        if self._planner.reads_truth and not isinstance(truth, SimTruth):
+            return
+        intent_id = self._next_id
+        self._next_id += 1
+        text = ""
+        seen = truth if isinstance(truth, SimTruth) else None
+        for product in self._planner.think(observation, task, intent_id, seen):
+            if isinstance(product, Intent):
+                current = inbox.get("task")
+                if isinstance(current, Task) and current.task_id == product.task_id == task.task_id:
+                    text = product.chain_of_thought
+                    yield Emit("thought", self._thought(task, intent_id, observation, text, complete=True))
+                    yield Emit("intent", product)
+                return
+            text = product.text
+            yield Emit("thought", self._thought(task, intent_id, observation, text, complete=False))
+
+    @staticmethod
+    def _thought(task: Task, intent_id: int, seen: Observation, text: str, *, complete: bool) -> Thought:
+        return Thought(
+            task_id=task.task_id,
+            intent_id=intent_id,
+            observation_ns=seen.observation_ns,
+            text=text,
+            complete=complete,
+        )
+
+    def _observation(self, now_ns: int, inbox: Inbox) -> Observation | None:
+        """The newest senses, or None if one is missing or stale."""
+        left, right = inbox.get("arm/left"), inbox.get("arm/right")
+        if not isinstance(left, ArmState) or not isinstance(right, ArmState):
+            return None
+        oldest_ns = now_ns - to_ns(topic("arm/left").stale_after_s or 0.0)
+        if min(left.measured_ns, right.measured_ns) < oldest_ns:
+            return None
+        frames: list[CameraFrame] = []
+        for row in self._camera_topics:
+            frame = inbox.get(row.name)
+            if not isinstance(frame, CameraFrame) or frame.exposure_ns < now_ns - to_ns(row.stale_after_s or 0.0):
+                return None
+            frames.append(frame)
+        return observe(left, right, frames)
+
+    def request_stop(self) -> None:
+        """Nothing to prepare."""
+
+    @property
+    def stopped(self) -> bool:
+        """Always: no step is under way between steps."""
+        return True
+
+    def close(self) -> None:
+        """Nothing to release."""

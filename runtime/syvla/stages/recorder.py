@@ -1,0 +1,202 @@
+"""The recorder: every message of an episode into one MCAP file. It is on nobody's path.
+
+An ``EpisodeControl`` opens a file (start) and closes it (success, failure, discard); what comes between two
+episodes is dropped, except that the task and the table in force are written at the head of the next one. A
+discarded episode keeps its data as ``<name>.discarded.mcap``. A name that is taken gets ``-2``, ``-3``, ...
+When a write fails the episode is closed and marked ``.incomplete``, the error is shown, and the stage lives on.
+"""
+
+import itertools
+import logging
+from collections.abc import Iterable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+import msgspec
+
+from syvla.config import RunConfig
+from syvla.errors import RecordingError
+from syvla.messages import CameraFrame, CompressedFrame, EpisodeControl, RecordingState
+from syvla.protocols import Emit, Inbox, OnNew, Received
+from syvla.recording import images
+from syvla.recording.mcap_log import McapLog, checked_name, names_taken
+from syvla.topics import TOPICS
+from syvla.transport.codec import encode_body
+
+BATCH_NS = 20_000_000  # a step takes what came in this time, so that its fixed cost is shared
+STATE_PERIOD_NS = 1_000_000_000
+CARRIED_IN = ("task", "sim/reset")  # said before the episode began, and in force during it
+CONFIG_ATTACHMENT = "run.json"
+_OUTCOMES = {"success": "success", "failure": "failure", "discard": "discarded"}
+_log = logging.getLogger(__name__)
+
+
+class RecorderStage:
+    """Records into ``folder``, which must exist; ``run`` and further ``facts`` go into every file."""
+
+    name = "recorder"
+    reads = tuple(row.name for row in TOPICS.values() if row.recorded)
+    writes = ("recording",)
+    trigger = OnNew(reads, BATCH_NS)
+    lossless = True
+
+    def __init__(self, folder: Path, run: RunConfig, facts: Mapping[str, str] | None = None) -> None:
+        if not folder.is_dir():
+            raise RecordingError(f"{folder}: not a folder to record into")
+        self._folder = folder
+        self._config = run.rig.recorder
+        images_are = f"jpeg {self._config.jpeg_quality}" if self._config.image_format == "jpeg" else "raw"
+        self._facts = {
+            "rig": run.rig.name,
+            "policy": run.policy_name,
+            "software": f"syvla {version('syvla')}",
+            "images": images_are,
+            **(facts or {}),
+        }
+        self._attachments = {CONFIG_ATTACHMENT: msgspec.json.format(msgspec.json.encode(run)).decode()}
+        self._carried: dict[str, Received] = {}
+        self._log: McapLog | None = None
+        self._episode = ""
+        self._last_path = ""
+        self._outcome = ""
+        self._error = ""
+        self._shown: tuple[str, ...] | None = None
+        self._shown_ns = 0
+        self._stopping = False
+
+    def step(self, now_ns: int, inbox: Inbox) -> Iterable[Emit]:
+        """Write what came, in the order it came; say what is being done when that changes."""
+        for received in inbox.fresh:
+            topic = received.header.topic
+            if topic == "episode":
+                self._control(received, now_ns)
+                continue
+            if topic in CARRIED_IN:
+                self._carried[topic] = received
+            self._write(received, received.received_ns)
+        if self._log is not None:
+            try:
+                self._log.flush()
+            except RecordingError as error:
+                self._fail(self._log, error)
+        if self._stopping:
+            self._finish("interrupted", now_ns)
+        return self._state(now_ns)
+
+    def request_stop(self) -> None:
+        """Close the episode as interrupted in the next step."""
+        self._stopping = True
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the file is closed."""
+        return self._stopping and self._log is None
+
+    def close(self) -> None:
+        """Close the episode that is still open as interrupted."""
+        self._finish("interrupted", None)
+
+    # ------------------------------------------------------------ episodes
+
+    def _control(self, received: Received, now_ns: int) -> None:
+        control = received.message
+        assert isinstance(control, EpisodeControl)  # noqa: S101 - the topic's type
+        if control.action == "start":
+            self._finish("interrupted", now_ns)
+            self._start(control.name, received)
+        elif self._log is None or control.name != self._episode:
+            _log.warning("episode %r is not being recorded; %s ignored", control.name, control.action)
+        else:
+            self._write(received, received.received_ns)
+            self._finish(_OUTCOMES[control.action], received.received_ns)
+
+    def _start(self, name: str, received: Received) -> None:
+        self._error = ""
+        try:
+            free = _free_name(self._folder, name)
+            facts = {**self._facts, "episode": name}
+            self._log = McapLog(self._folder / f"{free}.mcap", facts, self._attachments, self._config.chunk_bytes)
+        except RecordingError as error:
+            self._outcome = "write_error"
+            self._report(error)
+            return
+        self._episode = name
+        for carried in self._carried.values():
+            self._write(carried, received.received_ns)
+        self._write(received, received.received_ns)
+
+    def _finish(self, outcome: str, ended_ns: int | None) -> None:
+        log = self._log
+        if log is None:
+            return
+        facts = {"outcome": outcome, "messages": str(log.messages)}
+        if ended_ns is not None:
+            facts["ended_ns"] = str(ended_ns)
+        try:
+            path = log.close(facts, ".discarded" if outcome == "discarded" else "")
+        except RecordingError as error:
+            self._fail(log, error)
+            return
+        self._closed(path, outcome)
+
+    def _fail(self, log: McapLog, error: RecordingError) -> None:
+        """Disk full, or worse: keep what is whole, mark it, say so once, and wait for the next episode."""
+        self._report(error)
+        try:
+            path = log.abandon()
+        except RecordingError as second:
+            self._report(second)
+            path = log.path
+        self._closed(path, "write_error")
+
+    def _closed(self, path: Path, outcome: str) -> None:
+        self._log = None
+        self._episode = ""
+        self._last_path = str(path)
+        self._outcome = outcome
+
+    # ------------------------------------------------------------ messages
+
+    def _write(self, received: Received, log_time_ns: int) -> None:
+        log = self._log
+        if log is None:
+            return
+        message = received.message
+        try:
+            if isinstance(message, CameraFrame) and self._config.image_format == "jpeg":
+                small = images.compress(message, self._config.jpeg_quality)
+                log.write(received.header, CompressedFrame, encode_body(small), log_time_ns)
+            else:
+                log.write(received.header, type(message), received.wire(), log_time_ns)
+        except RecordingError as error:
+            self._fail(log, error)
+
+    # ------------------------------------------------------------ telling
+
+    def _report(self, error: RecordingError) -> None:
+        self._error = str(error)[:1024]
+        _log.error("recording stopped: %s", error)
+
+    def _state(self, now_ns: int) -> Iterable[Emit]:
+        log = self._log
+        path = str(log.path) if log is not None else self._last_path
+        shown = (self._episode, path, self._outcome, self._error)
+        if shown == self._shown and now_ns - self._shown_ns < STATE_PERIOD_NS:
+            return ()
+        self._shown, self._shown_ns = shown, now_ns
+        state = RecordingState(
+            stamp_ns=now_ns,
+            episode=self._episode,
+            path=path,
+            messages=0 if log is None else log.messages,
+            written_bytes=0 if log is None else log.written_bytes,
+            outcome=self._outcome,
+            error=self._error,
+        )
+        return (Emit("recording", state),)
+
+
+def _free_name(folder: Path, name: str) -> str:
+    """``name``, or with the first of ``-2``, ``-3``, ... that is not taken."""
+    names = itertools.chain((checked_name(name),), (f"{name}-{i}" for i in itertools.count(2)))
+    return next(free for free in names if not names_taken(folder, free))

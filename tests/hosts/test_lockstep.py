@@ -1,0 +1,134 @@
+"""The lockstep host: order, latencies and what an inbox holds, all exact."""
+
+from collections.abc import Iterable
+
+import pytest
+
+from syvla.errors import ConfigError
+from syvla.hosts.lockstep import LockstepHost
+from syvla.messages import Task, Thought
+from syvla.protocols import Emit, Inbox, OnNew, Periodic
+
+
+def thought(text: str, complete: bool = False) -> Emit:
+    return Emit("thought", Thought(task_id=1, intent_id=1, observation_ns=0, text=text, complete=complete))
+
+
+class Ticker:
+    """Sends a task with its tick's number, every 10 ms."""
+
+    name = "ticker"
+    reads: tuple[str, ...] = ()
+    writes = ("task",)
+    trigger = Periodic(10_000_000)
+    lossless = False
+    stopped = True
+
+    def __init__(self) -> None:
+        self.ticks = 0
+        self.closed = False
+
+    def step(self, now_ns: int, inbox: Inbox) -> Iterable[Emit]:
+        self.ticks += 1
+        return [Emit("task", Task(task_id=self.ticks, instruction="", issued_ns=now_ns))]
+
+    def request_stop(self) -> None:
+        return
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Thinker:
+    """Thinks three thoughts about the newest task."""
+
+    name = "thinker"
+    reads = ("task",)
+    writes = ("thought",)
+    lossless = False
+    stopped = True
+
+    def __init__(self, min_period_ns: int = 0) -> None:
+        self.trigger = OnNew(("task",), min_period_ns)
+        self.starts: list[tuple[int, int]] = []
+
+    def step(self, now_ns: int, inbox: Inbox) -> Iterable[Emit]:
+        task = inbox.get("task")
+        assert isinstance(task, Task)
+        assert len(list(inbox.new("task"))) == 1, "latest wins: only the newest is fresh"
+        self.starts.append((now_ns, task.task_id))
+        for word in ("a", "b", "c"):
+            yield thought(f"{task.task_id}{word}", word == "c")
+
+    def request_stop(self) -> None:
+        return
+
+    def close(self) -> None:
+        return
+
+
+class Witness:
+    """Notes everything that arrives, and when."""
+
+    name = "witness"
+    reads = ("task", "thought")
+    writes: tuple[str, ...] = ()
+    trigger = OnNew(("task", "thought"))
+    lossless = True
+    stopped = True
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, int, object]] = []
+
+    def step(self, now_ns: int, inbox: Inbox) -> Iterable[Emit]:
+        for received in inbox.fresh:
+            message = received.message
+            what = message.text if isinstance(message, Thought) else message.task_id  # type: ignore[attr-defined]
+            self.seen.append((now_ns // 1_000_000, received.header.sequence, what))
+        return ()
+
+    def request_stop(self) -> None:
+        return
+
+    def close(self) -> None:
+        return
+
+
+def test_a_latency_makes_a_stage_busy_and_spreads_its_outputs() -> None:
+    thinker, witness = Thinker(), Witness()
+    LockstepHost([Ticker(), thinker, witness], {"thinker": 0.03}).run_until(65_000_000)
+    assert thinker.starts == [(0, 1), (30_000_000, 4), (60_000_000, 7)]
+    thoughts = [(at, what) for at, _, what in witness.seen if isinstance(what, str)]
+    assert thoughts == [(10, "1a"), (20, "1b"), (30, "1c"), (40, "4a"), (50, "4b"), (60, "4c")]
+
+
+def test_without_latency_messages_arrive_at_once_and_lossless_readers_miss_none() -> None:
+    witness = Witness()
+    LockstepHost([Ticker(), Thinker(), witness]).run_until(25_000_000)
+    assert [(at, what) for at, _, what in witness.seen] == [
+        *[(0, 1), (0, "1a"), (0, "1b"), (0, "1c")],
+        *[(10, 2), (10, "2a"), (10, "2b"), (10, "2c")],
+        *[(20, 3), (20, "3a"), (20, "3b"), (20, "3c")],
+    ]
+    assert [sequence for _, sequence, what in witness.seen if isinstance(what, int)] == [0, 1, 2]
+
+
+def test_the_minimum_period_holds_and_the_newest_wins() -> None:
+    thinker = Thinker(min_period_ns=25_000_000)
+    LockstepHost([Ticker(), thinker]).run_until(80_000_000)
+    assert thinker.starts == [(0, 1), (25_000_000, 3), (50_000_000, 6), (75_000_000, 8)]
+
+
+def test_an_injected_message_is_delivered_and_stop_closes() -> None:
+    ticker, witness = Ticker(), Witness()
+    host = LockstepHost([ticker, witness], start_ns=7_000_000)
+    host.inject("thought", thought("hello").message)
+    host.run_until(8_000_000)
+    assert (7, 0, "hello") in witness.seen
+    host.stop()
+    assert ticker.closed
+
+
+def test_a_latency_for_an_unknown_stage_is_refused() -> None:
+    with pytest.raises(ConfigError, match="planer; the stages are ticker"):
+        LockstepHost([Ticker()], {"planer": 0.3})

@@ -1,0 +1,47 @@
+"""Configuration files: typed, with the path of what is wrong, and shipped rigs that load."""
+
+from pathlib import Path
+
+import pytest
+
+from syvla.config import RigConfig, load_toml
+from syvla.errors import ConfigError
+from syvla.rig import load_rig, rig_names
+from syvla.topics import STAGES, TOPICS, topic
+
+RIG = 'name = "r"\nkind = "twin"\n[left]\n[right]\n'
+
+
+def test_shipped_rigs_load() -> None:
+    assert {"twin", "cobot_magic"} <= set(rig_names())
+    for name in rig_names():
+        assert load_rig(name).name == name
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ("[control]\nrate_hertz = 100\n", "rate_hertz"),
+        ("[control]\nrate_hz = 'fast'\n", "$.control.rate_hz"),
+        ("[intent]\nstale_policy = 'panic'\n", "stale_policy"),
+        ("[safety]\nvelocity_rad_s = [1.0]\n", "$.safety.velocity_rad_s"),
+        ("this is not toml", "line"),
+    ],
+)
+def test_a_wrong_key_or_value_is_named(tmp_path: Path, text: str, where: str) -> None:
+    path = tmp_path / "rig.toml"
+    path.write_text(RIG + text)
+    with pytest.raises(ConfigError, match="rig.toml") as refusal:
+        load_toml(path, RigConfig)
+    assert where in str(refusal.value)
+
+
+def test_an_unknown_rig_lists_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match="cobot_magic, twin"):
+        load_rig("nonesuch")
+
+
+def test_every_topic_has_a_writer_among_the_stages_and_an_unknown_one_is_refused() -> None:
+    assert all(row.writer in STAGES for row in TOPICS.values())
+    with pytest.raises(ConfigError, match="arm/left"):
+        topic("arm/middle")

@@ -10,6 +10,7 @@ import enum
 import functools
 import typing
 from math import isfinite
+from operator import le
 from typing import ClassVar, Literal, NamedTuple
 
 import msgspec
@@ -65,22 +66,43 @@ class ArraySpec(NamedTuple):
 
 
 class _ArrayCheck(NamedTuple):
-    """An array field, prepared for the common case: exactly this dtype and shape, a finite vector."""
+    """An array field, prepared for the common case, in which nothing has to be said."""
 
     field: str
     spec: ArraySpec
     dtype: np.dtype[np.generic]
-    vector: bool  # finite, one-dimensional and wide enough in range that its dot product says whether it is
+    least: tuple[int, ...]
+    most: tuple[int, ...]
+    finite: Literal["any", "dot", "all"]  # the dot product of a vector is finite only if the vector is
+
+    @classmethod
+    def prepare(cls, field: str, spec: ArraySpec) -> "_ArrayCheck":
+        """The check of ``field``."""
+        dtype = np.dtype(spec.dtype)
+        least = tuple(size if isinstance(size, int) else size[0] for size in spec.shape)
+        most = tuple(size if isinstance(size, int) else size[1] for size in spec.shape)
+        vector = len(spec.shape) == 1 and spec.dtype in ("f4", "f8")
+        return cls(
+            field,
+            spec,
+            dtype,
+            least,
+            most,
+            "any" if dtype.kind != "f" or not spec.finite else "dot" if vector else "all",
+        )
 
     def passes_at_once(self, value: Array) -> bool:
         """Whether ``value`` is surely right; if not, :meth:`ArraySpec.refusal` decides."""
-        return (
-            self.vector
-            and type(value) is np.ndarray
-            and value.dtype is self.dtype
-            and value.shape == self.spec.shape
-            and isfinite(value.dot(value))
-        )
+        if type(value) is not np.ndarray or value.dtype is not self.dtype:
+            return False
+        shape = value.shape
+        if shape != self.least and (
+            len(shape) != len(self.least) or not all(map(le, self.least, shape)) or not all(map(le, shape, self.most))
+        ):
+            return False
+        if self.finite == "any":
+            return True
+        return isfinite(value.dot(value)) if self.finite == "dot" else bool(np.isfinite(value).all())
 
 
 class _Checks(NamedTuple):
@@ -92,10 +114,7 @@ class _Checks(NamedTuple):
 
 @functools.cache
 def _checks(kind: "type[Message]") -> _Checks:
-    arrays = []
-    for field, spec in kind.ARRAYS.items():
-        vector = spec.finite and len(spec.shape) == 1 and spec.dtype in ("f4", "f8")
-        arrays.append(_ArrayCheck(field, spec, np.dtype(spec.dtype), vector))
+    arrays = (_ArrayCheck.prepare(field, spec) for field, spec in kind.ARRAYS.items())
     texts = ((field, limit, "characters") for field, limit in kind.TEXT_LIMITS.items())
     fields = msgspec.structs.fields(kind)
     items = ((f.name, MAX_ITEMS, "items") for f in fields if typing.get_origin(f.type) in (tuple, dict))

@@ -19,7 +19,7 @@ TABLE = {
 }
 
 
-@pytest.mark.parametrize(("mode", "event"), itertools.product(Mode, Event))
+@pytest.mark.parametrize(("mode", "event"), list(itertools.product(Mode, Event)))
 def test_every_mode_meets_every_event(mode: Mode, event: Event) -> None:
     expected = TABLE[mode][list(Event).index(event)]
     assert next_mode(mode, event) is (mode if expected == STAY else Mode(expected))

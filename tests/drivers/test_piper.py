@@ -216,6 +216,16 @@ def test_a_set_point_arrives_within_a_thousandth_of_a_degree(rig: Rig, seed: int
     assert state.faults == ()
 
 
+def test_every_command_sends_the_mode_again(rig: Rig) -> None:
+    rig.enable()
+    rig.follow(TARGET, 0.03)
+    rig.driver._sdk.ModeCtrl(0x00, 0x00, 0, 0x00)
+    assert rig.state().faults == ("control_mode_standby",)
+    state = rig.follow(0.5 * TARGET, 0.03)
+    assert state.faults == ()
+    np.testing.assert_allclose(state.position_rad, 0.5 * TARGET, atol=UNIT)
+
+
 def test_velocity_and_effort_are_si_units(rig: Rig) -> None:
     rig.enable()
     rig.driver.command(rig.plant.position + 0.02, 0.01)

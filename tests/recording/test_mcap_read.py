@@ -86,9 +86,7 @@ def test_a_tail_of_zeros_is_a_cut(tmp_path: Path) -> None:
     assert "without a summary" in Recording(partial).ends_early
 
 
-def test_repair_writes_a_whole_file_and_leaves_the_original(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_repair_writes_a_whole_file_and_leaves_the_original(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     whole = write(tmp_path / "a.mcap").read_bytes()
     cut = tmp_path / "b.mcap.partial"
     cut.write_bytes(whole[: len(whole) * 2 // 3])
@@ -240,7 +238,11 @@ def test_a_wrong_type_or_body_names_the_topic(tmp_path: Path) -> None:
 
 def test_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    for path, why in ((tmp_path, "not a regular file"), (tmp_path / "pipe", "not a regular file"), (tmp_path / "x", "No such")):
+    for path, why in (
+        (tmp_path, "not a regular file"),
+        (tmp_path / "pipe", "not a regular file"),
+        (tmp_path / "x", "No such"),
+    ):
         with pytest.raises(RecordingError, match=why):
             list(read(path))
 

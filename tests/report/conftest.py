@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from syvla import messages as m
 from syvla.config import ArmConfig, RecorderConfig, RigConfig, RunConfig
 from syvla.protocols import Header, Inbox, Received

@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 TERM_LIMIT_S = 4.0  # above the two seconds that a stage has to come to rest
 KILL_LIMIT_S = 2.0
+# Processes that share few cores get one thread each for their linear algebra.
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
 class Exited(NamedTuple):
@@ -57,7 +59,12 @@ class Supervisor:
         for name, argv in self._commands.items():
             with (self._log_folder / f"{name}.log").open("xb") as log:
                 process = subprocess.Popen(
-                    argv, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+                    argv,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                    env={**os.environ, **ONE_THREAD},
                 )
             child = _Child(name, process, os.pidfd_open(process.pid))
             self._children[name] = child

@@ -93,6 +93,7 @@ class McapLog:
             self._writer.flush()
         except OSError as error:
             self._file.close()
+            self.path.unlink()  # ours, and still empty
             raise self._failure(error) from error
         self._file.commit()
 

@@ -156,7 +156,7 @@ def _hand(name: str, contact: str, accent: str, camera: str) -> str:
             f' range="-0.001 {GRIPPER_MAX_M / 2 + 0.001}"/>'
             + _box((0, side * 0.011, 0.087), (0.011, 0.006, 0.022), _GREY)
             + f'<geom name="{name}/pad_{finger}" type="box" pos="{_text(0, side * pad[1], pad_z)}" size="{_text(*pad)}"'
-            f' rgba="{_PAD}" {contact} condim="4" friction="1.5 0.02 0.002" solref="0.008 1" priority="1"/>'
+            f' rgba="{_PAD}" {contact} condim="4" friction="1.5 0.02 0.002" solref="0.005 1" priority="1"/>'
             "</body>"
         )
     return (

@@ -159,9 +159,9 @@ class Inlet:
         grants_due = now_ns >= self._next_grant_ns
         accepted: list[Received] = []
         for link in self._links:
-            arrivals = self._read(link) if has_input(link.socket) else []
+            arrivals = self._read(link)
             link.grant(grants_due)  # before the bodies are decoded: the next messages travel meanwhile
-            for arrival in self._newest(arrivals):
+            for arrival in self._newest(arrivals) if len(arrivals) > 1 else arrivals:
                 self._accept(arrival, now_ns, accepted)
         if grants_due:
             self._next_grant_ns = now_ns + GRANT_PERIOD_NS
@@ -177,10 +177,9 @@ class Inlet:
         arrivals: list[_Arrival] = []
         socket = link.socket
         for _ in range(MESSAGES_PER_DRAIN):
-            try:
-                first = socket.recv(zmq.NOBLOCK)
-            except zmq.Again:
+            if not has_input(socket):
                 break
+            first = socket.recv(zmq.NOBLOCK)
             body, excess = _receive_rest(socket)
             try:
                 header, arrays = decode_header(first)

@@ -106,6 +106,7 @@ class Outlet:
         self.refused = 0
         self.last_refusal = ""
         self.dropped = 0
+        self._blocked = False
         self._queue_messages = queue_messages
         self._queue_bytes = queue_bytes
         self._topics: dict[str, _Topic] = {}
@@ -154,17 +155,20 @@ class Outlet:
         """Take in grants and send what they make room for. Call at least ten times a second."""
         now_ns = clock.monotonic_ns()
         socket = self._socket
+        taken = False
         for _ in range(GRANTS_PER_POLL):
             if not has_input(socket):
                 break
             frames = socket.recv_multipart(zmq.NOBLOCK)
+            taken = True
             try:
                 if len(frames) != 2:
                     raise MessageError(f"grant: must be one frame, not {len(frames) - 1}")
                 self._take(frames[0], decode_grants(frames[1]), now_ns)
             except MessageError as error:
                 self._refuse(str(error))
-        self._flush_all()
+        if taken or self._blocked:
+            self._flush_all()
         if now_ns >= self._next_expiry_ns:
             self._next_expiry_ns = now_ns + PEER_EXPIRES_NS // 10
             for identity in [i for i, heard in self._heard_ns.items() if now_ns - heard > PEER_EXPIRES_NS]:
@@ -215,6 +219,7 @@ class Outlet:
     # ------------------------------------------------------------ sending
 
     def _flush_all(self) -> None:
+        self._blocked = False
         gone = {
             identity
             for topic in self._topics.values()
@@ -236,8 +241,8 @@ class Outlet:
                 while queue and reader.has_room(queue[0].size):
                     self._send(identity, reader, queue[0])
                     reader.queue_bytes -= queue.popleft().size
-        except zmq.Again:  # the kernel has no room either: the next poll tries again
-            return True
+        except zmq.Again:  # no room in the pipe: the next poll tries again
+            self._blocked = True
         except zmq.ZMQError as error:
             if error.errno != zmq.EHOSTUNREACH:
                 raise

@@ -1,0 +1,282 @@
+"""The recorder stage: episodes, batches, and what happens when the disk is full."""
+
+import logging
+import resource
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from syvla import messages as m
+from syvla.config import ArmConfig, RecorderConfig, RigConfig, RunConfig
+from syvla.errors import RecordingError
+from syvla.protocols import Header, Inbox, OnNew, Received
+from syvla.recording.images import decompress
+from syvla.recording.mcap_read import Recorded, Recording, read
+from syvla.stages.recorder import RecorderStage
+from syvla.topics import TOPICS
+from syvla.transport.codec import encode_body
+
+MS = 1_000_000
+
+
+def run_config(recorder: RecorderConfig | None = None) -> RunConfig:
+    """The smallest one."""
+    left = right = ArmConfig()
+    return RunConfig(
+        rig=RigConfig(name="t", kind="twin", left=left, right=right, recorder=recorder or RecorderConfig())
+    )
+
+
+class Feed:
+    """Hands messages to a recorder, 20 ms between two steps, and keeps what it says."""
+
+    def __init__(self, stage: RecorderStage) -> None:
+        self.stage = stage
+        self.now_ns = 0
+        self.said: list[m.RecordingState] = []
+        self._count = 0
+
+    def send(self, *messages: tuple[str, m.Message]) -> None:
+        """One step with these messages."""
+        fresh = [self._received(topic, message) for topic, message in messages]
+        for emit in self.stage.step(self.now_ns, Inbox({}, fresh)):
+            assert emit.topic == "recording"
+            assert isinstance(emit.message, m.RecordingState)
+            self.said.append(emit.message)
+        self.now_ns += 20 * MS
+
+    def control(self, action: str, name: str) -> None:
+        """An EpisodeControl."""
+        assert action in ("start", "success", "failure", "discard")
+        self.send(("episode", m.EpisodeControl(action=action, name=name, issued_ns=self.now_ns)))  # type: ignore[arg-type]
+
+    def _received(self, topic: str, message: m.Message) -> Received:
+        self._count += 1
+        header = Header(topic, 0, self._count, self.now_ns, 0)
+        return Received(header, message, self.now_ns, lambda: encode_body(message))
+
+
+def task(i: int) -> tuple[str, m.Message]:
+    """A task."""
+    return "task", m.Task(task_id=i, instruction=f"task {i}", issued_ns=0)
+
+
+def command(i: int) -> tuple[str, m.Message]:
+    """A joint command."""
+    message = m.JointCommand(
+        command_id=i, commanded_ns=i, position_rad=np.zeros(12), gripper_width_m=np.zeros(2),
+        provenance=m.Provenance(source=m.Source.HOLD), intent_age_s=-1.0, limited_joints=0,
+    )  # fmt: skip
+    return "command", message
+
+
+def image(i: int) -> tuple[str, m.Message]:
+    """Noise, so that it does not compress away."""
+    rgb = np.random.default_rng(i).integers(0, 255, (120, 160, 3), np.uint8)
+    return "camera/cam_high", m.CameraFrame(camera="cam_high", frame_id=i, exposure_ns=i, rgb=rgb)
+
+
+def command_ids(recorded: Sequence[Recorded]) -> list[int]:
+    return [r.message.command_id for r in recorded if isinstance(r.message, m.JointCommand)]
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_it_reads_every_recorded_topic_without_loss() -> None:
+    assert set(RecorderStage.reads) == {row.name for row in TOPICS.values() if row.recorded}
+    assert RecorderStage.lossless
+    assert RecorderStage.trigger == OnNew(RecorderStage.reads, 20 * MS)
+    assert RecorderStage.writes == ("recording",)
+
+
+def test_an_episode_is_what_comes_between_start_and_success(tmp_path: Path) -> None:
+    feed = Feed(RecorderStage(tmp_path, run_config(), {"operator": "test"}))
+    feed.send(task(1), command(0))
+    feed.send(task(2))
+    feed.control("start", "first")
+    assert names(tmp_path) == ["first.mcap.partial"]
+    feed.send(command(1), command(2))
+    feed.control("success", "first")
+    feed.send(command(3))
+    assert names(tmp_path) == ["first.mcap"]
+    recording = Recording(tmp_path / "first.mcap")
+    recorded = list(recording)
+    assert [r.topic for r in recorded] == ["task", "episode", "command", "command", "episode"]
+    assert isinstance(recorded[0].message, m.Task)
+    assert recorded[0].message.task_id == 2, "the task in force is written at the head"
+    assert recorded[0].log_time_ns == recorded[1].log_time_ns
+    assert recorded[0].header.sent_ns < recorded[1].header.sent_ns
+    assert command_ids(recorded) == [1, 2]
+    assert recording.outcome["outcome"] == "success"
+    assert recording.run["episode"] == "first"
+    assert recording.run["operator"] == "test"
+    assert recording.run["rig"] == "t"
+    assert '"name": "t"' in recording.attachments["run.json"]
+
+
+def test_messages_of_one_batch_around_a_control_go_where_they_belong(tmp_path: Path) -> None:
+    feed = Feed(RecorderStage(tmp_path, run_config()))
+    start = m.EpisodeControl(action="start", name="a", issued_ns=0)
+    end = m.EpisodeControl(action="failure", name="a", issued_ns=0)
+    feed.send(command(1), ("episode", start), command(2), ("episode", end), command(3))
+    recording = Recording(tmp_path / "a.mcap")
+    assert command_ids(list(recording)) == [2]
+    assert recording.outcome["outcome"] == "failure"
+
+
+def test_a_discarded_episode_is_marked_and_kept(tmp_path: Path) -> None:
+    feed = Feed(RecorderStage(tmp_path, run_config()))
+    feed.control("start", "a")
+    feed.send(command(1))
+    feed.control("discard", "a")
+    assert names(tmp_path) == ["a.discarded.mcap"]
+    assert Recording(tmp_path / "a.discarded.mcap").outcome["outcome"] == "discarded"
+
+
+def test_a_name_that_is_taken_gets_a_number(tmp_path: Path) -> None:
+    feed = Feed(RecorderStage(tmp_path, run_config()))
+    for end in ("success", "discard", "failure", "success"):
+        feed.control("start", "a")
+        feed.control(end, "a")
+    assert names(tmp_path) == ["a-2.discarded.mcap", "a-3.mcap", "a-4.mcap", "a.mcap"]
+
+
+def test_the_end_of_another_episode_is_ignored(tmp_path: Path) -> None:
+    feed = Feed(RecorderStage(tmp_path, run_config()))
+    feed.control("success", "never started")
+    feed.control("start", "a")
+    feed.control("discard", "b")
+    assert names(tmp_path) == ["a.mcap.partial"]
+
+
+def test_a_new_start_and_a_stop_close_what_is_open_as_interrupted(tmp_path: Path) -> None:
+    stage = RecorderStage(tmp_path, run_config())
+    feed = Feed(stage)
+    feed.control("start", "a")
+    feed.control("start", "b")
+    stage.request_stop()
+    assert not stage.stopped
+    feed.send(command(1))
+    assert stage.stopped
+    feed.send(command(2))
+    assert names(tmp_path) == ["a.mcap", "b.mcap"]
+    for name in names(tmp_path):
+        assert Recording(tmp_path / name).outcome["outcome"] == "interrupted"
+    assert command_ids(list(read(tmp_path / "b.mcap"))) == [1]
+
+
+def test_close_closes_the_episode(tmp_path: Path) -> None:
+    stage = RecorderStage(tmp_path, run_config())
+    feed = Feed(stage)
+    feed.control("start", "a")
+    stage.close()
+    assert Recording(tmp_path / "a.mcap").outcome["outcome"] == "interrupted"
+
+
+@pytest.mark.parametrize("name", ["../escape", "/tmp/absolute", ".hidden", "a/b", ""])
+def test_an_unsafe_name_records_nothing_and_is_said(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "recordings"
+    folder.mkdir()
+    feed = Feed(RecorderStage(folder, run_config()))
+    feed.control("start", name)
+    feed.send(command(1))
+    assert names(tmp_path) == ["recordings"]
+    assert names(folder) == []
+    assert "episode name" in feed.said[-1].error
+
+
+def test_images_are_jpeg_or_raw_as_configured(tmp_path: Path) -> None:
+    for image_format in ("jpeg", "raw"):
+        recorder = RecorderConfig(image_format="jpeg" if image_format == "jpeg" else "raw", jpeg_quality=95)
+        feed = Feed(RecorderStage(tmp_path, run_config(recorder)))
+        feed.control("start", image_format)
+        feed.send(image(3))
+        feed.control("success", image_format)
+        (recorded,) = read(tmp_path / f"{image_format}.mcap", ["camera/cam_high"])
+        frame = recorded.message
+        if image_format == "jpeg":
+            assert isinstance(frame, m.CompressedFrame)
+            frame = decompress(frame)
+        assert isinstance(frame, m.CameraFrame)
+        original = image(3)[1]
+        assert isinstance(original, m.CameraFrame)
+        error = np.abs(frame.rgb.astype(int) - original.rgb.astype(int)).mean()
+        assert (0 < error < 60) if image_format == "jpeg" else error == 0  # noise is the worst case for a JPEG
+    assert Recording(tmp_path / "jpeg.mcap").run["images"] == "jpeg 95"
+
+
+def test_it_says_what_it_does_when_that_changes_and_once_a_second(tmp_path: Path) -> None:
+    feed = Feed(RecorderStage(tmp_path, run_config()))
+    feed.control("start", "a")
+    for i in range(60):
+        feed.send(command(i))
+    feed.control("success", "a")
+    assert [state.episode for state in feed.said] == ["a", "a", ""]
+    assert feed.said[1].messages > 40
+    assert feed.said[1].written_bytes > 1000
+    assert feed.said[-1].path == str(tmp_path / "a.mcap")
+    assert feed.said[-1].outcome == "success"
+    assert not any(state.error for state in feed.said)
+
+
+def test_a_full_disk_closes_and_marks_the_episode_and_the_stage_lives_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    feed = Feed(RecorderStage(tmp_path, run_config(RecorderConfig(image_format="raw"))))
+    feed.control("start", "a")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, hard))
+    try:
+        with caplog.at_level(logging.ERROR):
+            for i in range(40):
+                feed.send(image(i), command(i))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert names(tmp_path) == ["a.incomplete.mcap"]
+    kept = command_ids(list(read(tmp_path / "a.incomplete.mcap")))
+    assert kept == list(range(len(kept)))
+    assert 5 < len(kept) < 40
+    errors = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
+    assert len(errors) == 1, "said once"
+    assert "File too large" in feed.said[-1].error
+    assert feed.said[-1].outcome == "write_error"
+    feed.control("start", "b")
+    feed.send(command(7))
+    feed.control("success", "b")
+    assert command_ids(list(read(tmp_path / "b.mcap"))) == [7]
+    assert feed.said[-1].error == ""
+
+
+def test_a_disk_that_is_full_at_the_start_is_said(tmp_path: Path) -> None:
+    feed = Feed(RecorderStage(tmp_path, run_config()))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
+    try:
+        feed.control("start", "a")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    feed.send(command(1))
+    assert "File too large" in feed.said[-1].error
+    assert names(tmp_path) == []
+
+
+def test_the_same_messages_give_the_same_file(tmp_path: Path) -> None:
+    files = []
+    for folder in (tmp_path / "one", tmp_path / "two"):
+        folder.mkdir()
+        feed = Feed(RecorderStage(folder, run_config()))
+        feed.control("start", "a")
+        for i in range(50):
+            feed.send(image(i), command(i), task(i))
+        feed.control("success", "a")
+        files.append((folder / "a.mcap").read_bytes())
+    assert files[0] == files[1]
+
+
+def test_a_missing_folder_is_refused_at_construction(tmp_path: Path) -> None:
+    with pytest.raises(RecordingError, match="not a folder"):
+        RecorderStage(tmp_path / "missing", run_config())

@@ -31,7 +31,7 @@ def test_shipped_rigs_load() -> None:
 def test_a_wrong_key_or_value_is_named(tmp_path: Path, text: str, where: str) -> None:
     path = tmp_path / "rig.toml"
     path.write_text(RIG + text)
-    with pytest.raises(ConfigError, match="rig.toml") as refusal:
+    with pytest.raises(ConfigError, match=r"rig\.toml") as refusal:
         load_toml(path, RigConfig)
     assert where in str(refusal.value)
 

@@ -78,7 +78,7 @@ def test_a_chunk_is_consistent_and_its_nan_is_left_to_the_gate() -> None:
     assert np.isnan(chunk(50, 50, value=np.nan).position_rad).all()
     with pytest.raises(MessageError, match=r"gripper_width_m must have as many rows as position_rad \(50\), not 49"):
         chunk(50, 49)
-    with pytest.raises(MessageError, match="period_ns must be 1e6..1e9"):
+    with pytest.raises(MessageError, match=r"period_ns must be 1e6\.\.1e9"):
         chunk(50, 50, period_ns=0)
 
 

@@ -185,9 +185,9 @@ def report(recording: Positional[Path], out: Path | None = None) -> int:
         recording: an MCAP file; also one that was cut short.
         out: the folder for the report; by default beside the recording.
     """
-    from syvla.apps.demo import write_report
+    from syvla.report.write import write_report
 
-    for path in write_report(recording, out or recording.parent).values():
+    for path in write_report(recording, out or recording.parent):
         print(path)
     return 0
 

@@ -36,6 +36,7 @@ from syvla.transport.outlet import Outlet
 
 TWIN_PERIOD_NS = 5_000_000
 TWIN_BELOW_ROBOT = 20  # of FIFO priority
+LINGER_S = {"twin": 1.0, "recorder": 0.7}  # after the supervisor's death: the robot needs up to 0.2 s to stand
 STAGES = ("twin", "cameras", "planner", "expert", "robot", "recorder")
 POLICIES = ("reference",)
 
@@ -206,7 +207,7 @@ def _twin_cameras(run: RunConfig) -> Stage:
 
 
 def _recorder(run: RunConfig, folder: RunFolder) -> Stage:
-    return RecorderStage(folder.recordings, run, {"policy": run.policy_name})
+    return RecorderStage(folder.recordings, run)
 
 
 def _build(name: str, run: RunConfig, folder: RunFolder) -> Stage:
@@ -249,7 +250,10 @@ def run_stage(name: str, path: Path) -> None:
     stage = _build(name, run, folder)
     inlet, outlet = open_bus(run, name, stage.reads, stage.lossless)
     latency_s = {"planner": run.policy.planner_latency_s, "expert": run.policy.expert_latency_s}.get(name, 0.0)
-    ProcessHost(stage, inlet, outlet, realtime, latency_s, frozen=name in ("robot", "twin")).run()
+    host = ProcessHost(
+        stage, inlet, outlet, realtime, latency_s, frozen=name in ("robot", "twin"), linger_s=LINGER_S.get(name, 0.0)
+    )
+    host.run()
 
 
 def _go_realtime(name: str, config: RealtimeConfig) -> str:

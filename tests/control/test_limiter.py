@@ -145,6 +145,17 @@ def test_anchoring_outside_the_limits_stands_at_the_nearest_pose_inside() -> Non
     assert limiter.outside([0.0] * 12) == 0.0
 
 
+def test_anchoring_one_arm_in_motion_stops_it_and_leaves_the_other() -> None:
+    limiter = standing_at((0.0, 1.0, -1.0, 0.0, 0.0, 0.0) * 2)
+    for _ in range(20):
+        limiter.move([0.5] * 12 + [0.0] * 2, DT)
+    limiter.anchor(0, (0.1, 1.0, -1.0, 0.0, 0.0, 0.0), 0.03)
+    assert limiter.velocity == pytest.approx([0.0] * 6 + [0.5] * 6)
+    assert not limiter.standing
+    limiter.anchor(1, (0.1, 1.0, -1.0, 0.0, 0.0, 0.0), 0.03)
+    assert limiter.standing
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [

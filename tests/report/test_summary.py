@@ -100,13 +100,13 @@ def test_control_figures_are_exact(tmp_path: Path) -> None:
         lateness[0] = 1e-3 * (k + 1)
         health = m.Health(
             process="robot", stamp_ns=T0, pid=1, realtime="SCHED_FIFO 50", steps=100, step_p50_s=0.0, step_p99_s=0.0,
-            step_max_s=0.0, lateness_p50_s=9.0, lateness_p99_s=9.0, lateness_max_s=9.0, received=0, refused=0, dropped=0,
-            last_refusal="", lateness_s=lateness,
+            step_max_s=0.0, lateness_p50_s=9.0, lateness_p99_s=9.0, lateness_max_s=9.0, received=0, refused=0,
+            dropped=0, last_refusal="", lateness_s=lateness,
         )  # fmt: skip
         sent.append((T0 + 500 * MS * k, "health/robot", health))
     arm = m.ArmState(
-        arm="right", measured_ns=T0 + 2 * MS, position_rad=np.array([0, 0, 0.25, 0, 0, 0.0]), velocity_rad_s=np.zeros(6),
-        effort_nm=np.zeros(6), gripper_width_m=0.0, enabled=True,
+        arm="right", measured_ns=T0 + 2 * MS, position_rad=np.array([0, 0, 0.25, 0, 0, 0.0]),
+        velocity_rad_s=np.zeros(6), effort_nm=np.zeros(6), gripper_width_m=0.0, enabled=True,
     )  # fmt: skip
     sent.append((T0 + 2 * MS, "arm/right", arm))
     summary = summarise(write(tmp_path / "a.mcap", sent))

@@ -399,13 +399,13 @@ def test_the_same_operator_command_counts_once() -> None:
 @pytest.mark.parametrize(("action", "mode"), [("hold", Mode.HOLD), ("soft_stop", Mode.SOFT_STOP)])
 def test_a_stop_holds_and_only_resume_and_a_newer_chunk_move_again(action: str, mode: Mode) -> None:
     bench = Bench().move(velocity=0.5)
-    before = bench.chunk(0.5)
     bench.tick(bench.operator(action))
     bench.assert_holds(f"operator_{action}", mode=mode)
     for useless in ("enable", "clear_fault"):
         bench.tick(bench.operator(useless))
         assert bench.mode() is mode
     rest = bench.pose.copy()
+    before = bench.chunk(0.5)
     bench.tick(bench.operator("resume"))
     assert bench.mode() is Mode.ENABLED
     assert f"operator_{action}" not in bench.codes
@@ -427,17 +427,14 @@ def test_resume_waits_until_the_arms_rest() -> None:
 
 def test_a_hold_and_a_resume_within_one_tick_do_not_let_the_old_chunk_go_on() -> None:
     bench = Bench().enable()
-    bench.tick(bench.chunk(0.0, horizon=60))
-    bench.run(0.3)
-    rising = bench.chunk(0.3)
-    bench.tick(rising)
-    bench.run(0.005)
-    bench.tick(bench.operator("hold"), bench.operator("resume"))
-    while bench.mode() is Mode.HOLD:
-        bench.tick(bench.operator("resume"))
-    rest = bench.pose.copy()
+    rows = np.tile(HOME, (50, 1))
+    rows[12:] += 0.05  # it stands for 0.4 s, then moves
+    bench.tick(bench.chunk(position_rad=rows))
     bench.run(0.2)
-    assert bench.pose.tolist() == rest.tolist()
+    bench.tick(bench.operator("resume"), dt_ns=20 * MS)  # ticks were missed, and the arms stand
+    assert bench.mode() is Mode.ENABLED
+    bench.run(0.5)
+    assert bench.pose.tolist() == HOME.tolist()
 
 
 # ---------------------------------------------------------------- chunks
@@ -485,6 +482,19 @@ def test_the_first_step_is_that_of_the_first_row_still_to_come() -> None:
     assert len(bench.splices) == 1
 
 
+def test_the_first_step_counts_from_where_moving_arms_will_be_when_the_row_is_due() -> None:
+    """Fast arms cover the allowed step between two rows; refusing their chunks would starve and hold them."""
+    bench = Bench().enable()
+    fast = np.eye(12)[0] * 1.6
+    bench.tick(bench.chunk(fast))
+    bench.run(0.4)
+    for count in range(2, 8):
+        sparse = bench.chunk(fast * 70 * MS / PERIOD, period_ns=70 * MS)  # 0.112 rad from row to row
+        bench.tick(sparse)
+        assert len(bench.splices) == count
+        bench.run(0.04)
+
+
 @pytest.mark.parametrize(("joint", "limit"), [(0, MOST[0]), (6, LEAST[6]), (8, MOST[8]), (5, LEAST[5])])
 def test_ten_ticks_beyond_a_limit_hold_and_are_clamped_until_then(joint: int, limit: float) -> None:
     bench = Bench()
@@ -508,6 +518,21 @@ def test_ten_ticks_beyond_a_limit_hold_and_are_clamped_until_then(joint: int, li
     bench.assert_holds("clamped")
 
 
+def test_clamped_ticks_that_are_not_consecutive_do_not_add_up() -> None:
+    bench = Bench(IntentPolicy(stale_policy="use"))
+    start = HOME.copy()
+    start[0] = MOST[0]
+    bench.arms[0].position = start[:6].copy()
+    bench.enable()
+    rows = np.tile(start, (50, 1))
+    rows[:, 0] -= 0.05
+    rows[8::4, 0] += 0.06  # one row in four is beyond the limit, for fewer than ten ticks
+    bench.tick(bench.chunk(position_rad=rows))
+    bench.run(1.5)
+    assert bench.mode() is Mode.ENABLED
+    assert sum(command.limited_joints for command in bench.commands) > 30
+
+
 def test_fewer_than_ten_ticks_beyond_a_limit_are_only_counted() -> None:
     bench = Bench()
     start = HOME.copy()
@@ -515,8 +540,8 @@ def test_fewer_than_ten_ticks_beyond_a_limit_are_only_counted() -> None:
     bench.arms[0].position = start[:6].copy()
     bench.enable()
     for _ in range(5):
-        bench.tick(bench.chunk(0.0, start + np.eye(12)[0] * 0.09))
-        bench.run(0.01)
+        bench.tick(bench.chunk(0.0, start + np.eye(12)[0] * 0.05))
+        bench.tick()
         bench.tick(bench.chunk(0.0, start - np.eye(12)[0] * 0.09))
         bench.run(0.12)
     assert bench.mode() is Mode.ENABLED
@@ -526,13 +551,13 @@ def test_fewer_than_ten_ticks_beyond_a_limit_are_only_counted() -> None:
 def test_a_huge_jump_inside_a_chunk_stays_within_velocity_and_acceleration() -> None:
     bench = Bench(IntentPolicy(stale_policy="use")).enable()
     rows = np.tile(HOME, (50, 1))
-    rows[8:, 0], rows[8:, 9] = 2.5, -1.7
+    rows[8:, 0], rows[8:, 9] = 2.3, -1.7
     grippers = np.full((50, 2), 0.03)
     grippers[8:] = 0.07
     bench.tick(bench.chunk(position_rad=rows, gripper_width_m=grippers))
     bench.run(1.5)
     assert bench.mode() is Mode.ENABLED
-    assert bench.pose[[0, 9]] == pytest.approx([2.5, -1.7], abs=1e-3)
+    assert bench.pose[[0, 9]] == pytest.approx([2.3, -1.7], abs=1e-3)
     assert_within_limits(bench.commands)
 
 
@@ -543,7 +568,7 @@ def test_old_duplicate_past_and_future_chunks_are_dropped_and_counted() -> None:
     bench.run(0.1)
     past = bench.chunk(0.2, horizon=2)
     bench.run(0.1)
-    unwanted = (
+    unwanted: tuple[Callable[[], ActionChunk], ...] = (
         lambda: first,
         lambda: bench.chunk(0.2, observation_ns=first.observation_ns - 1),
         lambda: past,
@@ -761,6 +786,10 @@ def test_a_faulted_arm_is_left_to_itself_once_standing_and_goes_on_from_where_it
     assert len(arm.commands) > sent
     assert all(command[:6].tolist() == sunk.tolist() for command in arm.commands[sent:])
     assert bench.arms[1].commands[-1].tolist() == held.tolist()
+    sent = len(arm.commands)
+    bench.arms[1].faults = ("emergency stop",)  # now the other one: the first is held again
+    bench.run(0.1)
+    assert len(arm.commands) == sent + 20
 
 
 def test_a_fault_is_not_cleared_while_an_arm_is_outside_its_limits() -> None:

@@ -4,7 +4,6 @@ import json
 import signal
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,18 +15,20 @@ from syvla.apps import panel
 from syvla.apps.director import Director, Episode, Outcome
 from syvla.clock import to_ns
 from syvla.config import RunConfig
-from syvla.errors import ConfigError
 from syvla.hosts.supervisor import Supervisor
 from syvla.messages import Health, Mode, OperatorCommand, SafetyState
 from syvla.protocols import Inbox, Received
+from syvla.report.write import write_report
 from syvla.rig import RunFolder, open_bus
 from syvla.transport.inlet import Inlet
 from syvla.transport.outlet import Outlet
 
 PANEL_HZ = 5.0
+# Without these the arms hold at once. Without the planner they may go on until the intent's time to live is over,
+# and nobody waits for the recorder.
+HOLDS_WHEN_DEAD = ("expert", "cameras", "twin")
 AFTER_DEATH_S = 3.0  # how long the arms are watched holding when a process has died
 HOLD_LIMIT_S = 1.0  # for the arms to come to rest after Ctrl-C
-SUFFIXES = {"summary": "json", "timeline": "png", "video": "mp4"}
 STOP_ORDER = ("planner", "expert", "robot", "cameras", "recorder", "twin")
 
 
@@ -103,7 +104,8 @@ def run_realtime(run: RunConfig, episodes: Sequence[Episode], folder: RunFolder,
                 whole = False
                 end_ns = now_ns + to_ns(AFTER_DEATH_S)
                 notices.append(f"{exited.reason}; see {folder.logs / exited.name}.log")
-                notices.extend(exited.log_tail.splitlines()[-2:])
+                if exited.name in HOLDS_WHEN_DEAD:
+                    _ask_hold(outlet, now_ns)
             if now_ns >= next_step_ns:
                 next_step_ns = now_ns + director.trigger.period_ns
                 for topic, message in director.step(now_ns, Inbox(watch.latest, ())):
@@ -129,10 +131,13 @@ def run_realtime(run: RunConfig, episodes: Sequence[Episode], folder: RunFolder,
     return RunResult(director.outcomes, whole, watch.realtime, watch.lateness_s, notices)
 
 
+def _ask_hold(outlet: Outlet, now_ns: int) -> None:
+    outlet.publish("operator", OperatorCommand(command_id=now_ns, issued_ns=now_ns, action="hold"), now_ns, 0)
+
+
 def _hold(outlet: Outlet, inlet: Inlet, watch: _Watch, poller: zmq.Poller) -> None:
     """Ask for a hold and wait until the gate says that it holds (or the robot stage does not answer)."""
-    now_ns = time.monotonic_ns()
-    outlet.publish("operator", OperatorCommand(command_id=1_000_000, issued_ns=now_ns, action="hold"), now_ns, 0)
+    _ask_hold(outlet, time.monotonic_ns())
     end_s = time.monotonic() + HOLD_LIMIT_S
     while time.monotonic() < end_s and watch.mode() in (Mode.ENABLED, Mode.OVERRIDE):
         poller.poll(5)
@@ -167,34 +172,15 @@ def demo(run: RunConfig, episodes: Sequence[Episode], folder: RunFolder, console
     return 0
 
 
-def write_report(recording: Path, out: Path) -> dict[str, Path]:
-    """The timeline, the video and the summary of one recording, as files beside each other in ``out``."""
-    from syvla.report.plot import timeline_plot
-    from syvla.report.summary import summarise
-    from syvla.report.video import video
-
-    out.mkdir(parents=True, exist_ok=True)
-    stem = recording.name.removesuffix(".mcap")
-    paths = {what: out / f"{stem}.{suffix}" for what, suffix in SUFFIXES.items()}
-    for path in paths.values():
-        if path.exists():
-            raise ConfigError(f"{path} exists; name another folder for the report")
-    paths["summary"].write_text(json.dumps(summarise(recording), indent=2) + "\n")
-    timeline_plot(recording, paths["timeline"])
-    if video(recording, paths["video"]) == 0:
-        paths.pop("video")
-    return paths
-
-
 def _report(folder: RunFolder, result: RunResult, console: Console) -> None:
     """Write the run's report: pictures of each recording, and one summary.json for the run."""
     summaries: dict[str, Any] = {}
     recordings = sorted(folder.recordings.glob("*.mcap"))
     for number, recording in enumerate(recordings, 1):
         with console.status(f"drawing {recording.name} ({number} of {len(recordings)})"):
-            paths = write_report(recording, folder.path)
-        summaries[recording.name] = json.loads(paths["summary"].read_text())
-        paths["summary"].unlink()
+            own, *_ = write_report(recording, folder.path)
+        summaries[recording.name] = json.loads(own.read_text())
+        own.unlink()
     lateness_s = result.lateness_s or [0.0]
     p50, p99, most = (float(q) for q in np.quantile(lateness_s, (0.5, 0.99, 1.0)))
     summary = {

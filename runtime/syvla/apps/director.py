@@ -74,7 +74,7 @@ class Director:
         self._resets = 0
         self._tasks = 0
         self._commands = 0
-        self._operator_ns = 0
+        self._operator_ns: int | None = None
         self._success_since_ns: int | None = None
         self._held_since_ns: int | None = None
 
@@ -137,6 +137,7 @@ class Director:
             return
         self._episode = episode = self._waiting.pop(0)
         self._resets += 1
+        self._operator_ns = None
         self._enter(_Phase.LAY, now_ns)
         reset = SimReset(reset_id=self._resets, task=episode.task, split=episode.split, seed=episode.seed)
         yield Emit("sim/reset", reset)
@@ -148,7 +149,7 @@ class Director:
             self._success_since_ns = self._held_since_ns = None
             yield Emit("episode", EpisodeControl(action="start", name=self._episode.name, issued_ns=now_ns))
             yield self._task(now_ns, truth.instruction)
-        elif to_s(now_ns - self._operator_ns) >= REPEAT_S:
+        elif self._operator_ns is None or to_s(now_ns - self._operator_ns) >= REPEAT_S:
             self._operator_ns = now_ns
             action: dict[Mode, Literal["enable", "resume", "clear_fault"]] = {
                 Mode.DISABLED: "enable",

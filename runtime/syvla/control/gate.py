@@ -33,6 +33,7 @@ ArmDistance = Callable[[Float64, Float64], float]  # left (6,) and right (6,) ra
 OPERATOR_FRESH_S = 1.0  # what permits motion must be recent; what stops is always obeyed
 FEEDBACK_LOST_S = 0.5  # silence for this long is a fault, not a hold
 ESCAPE_TOLERANCE_M = 1e-4  # arms held too close may move only apart, give or take this
+MAX_AHEAD_S = 0.1  # the measured pose is carried at most this far to when a row is due
 EVENT_S = 1.0  # how long an event that only warns stays visible
 CONDITION_S = 0.1  # the same for a condition that is judged every tick
 
@@ -280,8 +281,12 @@ class Gate:
             detail = f"chunk {chunk.chunk_id} is of an intent {intent_age_ns / 1e9:.2f} s old"
             self.warn("intent_old", detail, EVENT_S)
         else:
+            # The arms go on moving until the row is due; where they stand, this is the measured pose itself.
+            ahead_ns = chunk.observation_ns + first_row * chunk.period_ns - now_ns
+            ahead_s = min(max(ahead_ns / NS_PER_S, 0.0), MAX_AHEAD_S)
             row = chunk.position_rad[first_row].tolist()
-            step_rad = max(abs(a - b) for a, b in zip(row, self.measured, strict=False))
+            poses = zip(row, self.measured, self.limiter.velocity, strict=False)
+            step_rad = max(abs(target - (q + v * ahead_s)) for target, q, v in poses)
             if step_rad <= self._limits.first_step_rad:
                 return True
             detail = f"chunk {chunk.chunk_id} starts {step_rad:.2f} rad from the measured pose"

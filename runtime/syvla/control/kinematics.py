@@ -37,6 +37,7 @@ _FOREARM_LENGTH_M = math.hypot(ELBOW_OFFSET_M, FOREARM_M)
 _FOREARM_ANGLE_RAD = math.atan2(FOREARM_M, ELBOW_OFFSET_M)
 _SINGULAR = 1e-7  # below this sine of q5, axes 4 and 6 are one line
 _LIMIT_SLACK_RAD = 1e-9
+_LARGEST_RAD = 1e6
 
 
 class JointLimits(NamedTuple):
@@ -148,7 +149,7 @@ def inverse(
         position: Flange position (..., 3) [m]. NaN counts as unreachable.
         rotation: Flange rotation (..., 3, 3).
         reference_q_rad: Joints (..., 6) from which nearness is measured (sum of squares); where the wrist is
-            straight, q4 is taken from here.
+            straight, q4 is taken from here if q6 can make up for it.
         limits: Joint limits.
 
     Returns:
@@ -222,9 +223,10 @@ def _candidates(wrist: Float64, rotation: Float64, reference: Float64) -> Float6
     q6 = np.arctan2(c4 * w_y[..., 0] - s4 * w_x[..., 0], c4 * w_y[..., 1] - s4 * w_x[..., 1])
     arm = (q1, t2 - SHOULDER_ZERO_RAD, t3 - ELBOW_ZERO_RAD)
     plain = np.stack((*arm, q4, q5, q6), axis=-1)
-    # The other wrist; where it is straight it is the same one turned by nothing.
-    half_turn = np.where(straight, 0.0, math.pi)
-    flipped = np.stack((*arm, q4 + half_turn, -q5, q6 + half_turn), axis=-1)
+    # The other wrist. Where it is straight only q4 + q6 matters, and this solution shares that turn evenly.
+    shared = np.arctan2(w_y[..., 0], w_x[..., 0]) / 2.0
+    other = (np.where(straight, shared, q4 + math.pi), -q5, np.where(straight, shared, q6 + math.pi))
+    flipped = np.stack((*arm, *other), axis=-1)
     return np.concatenate((plain, flipped))
 
 
@@ -326,10 +328,11 @@ def arm_distance_m(q_left_rad: npt.ArrayLike, q_right_rad: npt.ArrayLike, left: 
     """The smallest distance between the surfaces of the two arms [m]; negative where they overlap.
 
     Closest points of all pairs of segments at once (Ericson, Real-Time Collision Detection, 2005, section
-    5.1.9). The grippers count as open. Joints that are not finite give NaN.
+    5.1.9). The grippers count as open. Joints that are not
+    finite, or beyond a million radians, give NaN.
     """
     ql, qr = np.asarray(q_left_rad, np.float64).tolist(), np.asarray(q_right_rad, np.float64).tolist()
-    if not all(map(math.isfinite, ql + qr)):
+    if not all(-_LARGEST_RAD <= q <= _LARGEST_RAD for q in ql + qr):  # NaN fails the comparison
         return math.nan
     points_l, points_r = np.array(_link_points(ql, left)), np.array(_link_points(qr, right))
     p_l, p_r = points_l[_STARTS], points_r[_STARTS]

@@ -83,11 +83,6 @@ class Timeline:
         self._powers = np.ones(4)
         self._splices = 0
 
-    @property
-    def empty(self) -> bool:
-        """Whether nothing is due, ever."""
-        return not self._layers
-
     def clear(self) -> None:
         """Forget every chunk: what comes next starts from where the arms then stand."""
         self._layers.clear()

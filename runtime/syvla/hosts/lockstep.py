@@ -2,7 +2,7 @@
 
 Messages arrive the instant they are sent. A stage that is woken by messages may be given a latency: its step
 sees the inbox of the moment it starts, it is busy for that long, and what it yields appears spread over that
-time, the last message at its end, as on the bus host.
+time, the last message at its end, as on the bus host. A step that yields nothing costs nothing.
 """
 
 import functools
@@ -145,8 +145,10 @@ class LockstepHost:
             for emit in emits:
                 self._deliver(emit, 0)
             return
-        seat.busy = True
         pending = list(emits)
+        if not pending:  # it found nothing to do, which costs nothing
+            return
+        seat.busy = True
         for i, emit in enumerate(pending, 1):
             self._push(now_ns + seat.latency_ns * i // len(pending), seat.rank, emit)
         # a negative count sorts before the deliveries of the same instant of other stages; it only frees the seat

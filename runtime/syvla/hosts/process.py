@@ -29,10 +29,10 @@ FAREWELL_S = 0.05  # the last messages leave before the sockets close
 
 
 def stop_with_parent() -> None:
-    """Ask the kernel for SIGTERM when the parent dies, so that no process outlives its supervisor."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    """Ask the kernel for SIGHUP when the parent dies, so that no process outlives its supervisor."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGHUP, 0, 0, 0)
     if os.getppid() == 1:  # it died before we asked
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGHUP)
 
 
 class _Mailbox:
@@ -60,7 +60,11 @@ class _Mailbox:
 
 
 class ProcessHost:
-    """Runs ``stage`` until SIGTERM or SIGINT, then lets it come to rest (the robot holds) within two seconds."""
+    """Runs ``stage`` until SIGTERM or SIGINT, then lets it come to rest (the robot holds) within two seconds.
+
+    SIGHUP says that the supervisor is gone: the same, but ``linger_s`` later, so that the twin is still there and
+    the recorder still listens while the robot comes to rest.
+    """
 
     def __init__(
         self,
@@ -70,6 +74,7 @@ class ProcessHost:
         realtime: str,
         latency_s: float = 0.0,
         frozen: bool = False,
+        linger_s: float = 0.0,
     ) -> None:
         self.stage = stage
         self.latency_ns = to_ns(latency_s)
@@ -77,6 +82,8 @@ class ProcessHost:
         self._inlet = inlet
         self._outlet = outlet
         self._mailbox = _Mailbox(stage.lossless)
+        self._linger_ns = to_ns(linger_s)
+        self._orphaned_ns: int | None = None
         self._stop_asked_ns: int | None = None
         self._meter = HealthMeter(stage.name, realtime)
 
@@ -84,6 +91,7 @@ class ProcessHost:
         """Serve the stage to its end. Call from the main thread: signals are taken over here."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._ask_stop())
+        signal.signal(signal.SIGHUP, lambda *_: self._orphan())
         try:
             if isinstance(self.stage.trigger, Periodic):
                 self._run_periodic(self.stage.trigger.period_ns)
@@ -159,12 +167,17 @@ class ProcessHost:
             health = self._meter.take(now_ns, self._inlet, self._outlet.dropped)
             self._outlet.publish(f"health/{self.stage.name}", health, now_ns, 0)
 
+    def _orphan(self) -> None:
+        self._orphaned_ns = time.monotonic_ns()
+
     def _ask_stop(self) -> None:
         if self._stop_asked_ns is None:
             self._stop_asked_ns = time.monotonic_ns()
             self.stage.request_stop()
 
     def _at_rest(self) -> bool:
+        if self._orphaned_ns is not None and time.monotonic_ns() - self._orphaned_ns >= self._linger_ns:
+            self._ask_stop()
         asked_ns = self._stop_asked_ns
         return asked_ns is not None and (self.stage.stopped or time.monotonic_ns() - asked_ns > STOP_LIMIT_NS)
 
@@ -183,6 +196,7 @@ class _WorkerStep:
         self._yielded: SimpleQueue[Emit] = SimpleQueue()
         self._pending: list[tuple[int, Emit]] = []
         self._future: Future[None] | None = None
+        self._spread = False  # whether the step has yielded anything: one that has not costs no latency
         self.started_ns = 0
 
     @property
@@ -191,23 +205,22 @@ class _WorkerStep:
 
     def start(self, worker: ThreadPoolExecutor, now_ns: int, inbox: Inbox) -> None:
         self.started_ns = now_ns
+        self._spread = False
         self._future = worker.submit(self._work, now_ns, inbox)
+        self._future.add_done_callback(lambda _: self._wake())
 
     def _work(self, now_ns: int, inbox: Inbox) -> None:
-        try:
-            for emit in self._stage.step(now_ns, inbox):
-                self._yielded.put(emit)
-                if self._latency_ns == 0:
-                    self._wake()
-        finally:
-            self._wake()
+        for emit in self._stage.step(now_ns, inbox):
+            self._yielded.put(emit)
+            if self._latency_ns == 0:
+                self._wake()
 
     def next_due_ns(self, otherwise_ns: int) -> int:
         """When something is to be done next, at the latest ``otherwise_ns``."""
         if self._pending:
             return min(self._pending[0][0], otherwise_ns)
         if self._future is not None and self._future.done():
-            return min(self.started_ns + self._latency_ns, otherwise_ns)
+            return min(self.started_ns + (self._latency_ns if self._spread else 0), otherwise_ns)
         return otherwise_ns
 
     def due(self, now_ns: int) -> list[Emit]:
@@ -216,6 +229,7 @@ class _WorkerStep:
         if self._latency_ns == 0 or done:
             fresh = [self._yielded.get() for _ in range(self._yielded.qsize())]
             n = len(fresh)
+            self._spread = self._spread or n > 0
             self._pending += [(self.started_ns + self._latency_ns * i // n, e) for i, e in enumerate(fresh, 1)]
         due = [emit for at_ns, emit in self._pending if at_ns <= now_ns]
         self._pending = self._pending[len(due) :]
@@ -225,7 +239,7 @@ class _WorkerStep:
         """Whether the step is over just now; an error of the stage is raised here."""
         if self._future is None or not self._future.done() or self._pending or not self._yielded.empty():
             return False
-        if now_ns < self.started_ns + self._latency_ns:
+        if self._spread and now_ns < self.started_ns + self._latency_ns:
             return False
         future, self._future = self._future, None
         future.result()

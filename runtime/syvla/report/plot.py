@@ -26,13 +26,17 @@ MODES = {
     m.Mode.DISABLED: "#c3cad2", m.Mode.ENABLED: "#7fb685", m.Mode.OVERRIDE: "#5b8fd6",
     m.Mode.HOLD: HOLD, m.Mode.SOFT_STOP: "#b23a48", m.Mode.FAULT: "#6d1a2d",
 }  # fmt: skip
+SOURCES = {
+    m.Source.NONE: "#c3cad2", m.Source.POLICY: "#2a6f97", m.Source.TELEOP: "#5b8fd6", m.Source.HOLD: "#d9a03f",
+}  # fmt: skip
 JOINTS = ("#0b6e99", "#e07a1f", "#3c8d40", "#c23b4b", "#7656a8", "#8a6a4f")
 ARM_COLOURS = {"left": "#0b6e99", "right": "#e07a1f"}
 INTENT_LANES, CHUNK_LANES = 3, 6
 JUMP_RAD = 0.02  # a splice with a larger difference of set-points is drawn in another colour
-ROWS = (("mode", 0.42), ("thought", 0.95), ("intent", 1.25), ("chunk", 1.35), ("age", 1.1),
+ROWS = (("mode", 0.5), ("thought", 0.95), ("intent", 1.25), ("chunk", 1.35), ("age", 1.1),
         ("left", 2.2), ("right", 2.2), ("gripper", 0.95))  # fmt: skip
 DPI = 110
+THOUGHT_LINES = 5
 INCHES_PER_S, LEAST_WIDTH, MOST_WIDTH = 1.1, 16.0, 60.0
 LEFT_IN, RIGHT_IN, TOP_IN, BOTTOM_IN = 1.25, 1.55, 1.15, 0.55
 CHARACTER_IN = 0.066  # mean width of a letter at 8 points
@@ -117,13 +121,13 @@ def _waited(count: int | None) -> str:
 
 
 def _mode(ax: Axes, episode: Episode, inches: float) -> None:
-    """The mode machine; a stop says its cause, and what was measured where there is room."""
-    _label(ax, "mode")
+    """The mode machine, and under it who commands; a stop says its cause, and what was measured if there is room."""
+    _label(ax, "mode,\nsource")
     ax.set_ylim(0, 1)
     per_s = inches / max(episode.duration_s, 1e-3)
     for span in episode.modes:
         start, end = episode.second(span.start_ns), episode.second(span.end_ns)
-        ax.broken_barh([(start, end - start)], (0.08, 0.84), color=MODES[span.mode], linewidth=0)
+        ax.broken_barh([(start, end - start)], (0.26, 0.7), color=MODES[span.mode], linewidth=0)
         words = [span.mode.value.upper()]
         if span.mode in STOPPED_MODES and span.reasons:
             words += [span.cause, span.reasons[0].detail]
@@ -131,8 +135,23 @@ def _mode(ax: Axes, episode: Episode, inches: float) -> None:
         while words and len("   ".join(words)) > room:
             words.pop()
         text = "   ".join(words)
-        ax.text(start + 0.05 / per_s, 0.48, text, fontsize=8, fontweight="bold", color="white", va="center")
-    _legend(ax, [Patch(color=MODES[mode], label=mode.value) for mode in dict.fromkeys(s.mode for s in episode.modes)])
+        ax.text(start + 0.05 / per_s, 0.59, text, fontsize=8, fontweight="bold", color="white", va="center")
+    found = []
+    for start, end, source in _sources(episode):
+        ax.broken_barh([(start, end - start)], (0.0, 0.18), color=SOURCES[source], linewidth=0)
+        found.append(source)
+    _legend(ax, [Patch(color=SOURCES[source], label=f"{source.value} commands") for source in dict.fromkeys(found)])
+
+
+def _sources(episode: Episode) -> list[tuple[float, float, m.Source]]:
+    """Stretches of commands from one source."""
+    commands = episode.commands
+    if not len(commands.at_ns):
+        return []
+    seconds = episode.seconds(commands.at_ns)
+    changes = [0, *(np.flatnonzero(commands.source[1:] != commands.source[:-1]) + 1).tolist()]
+    ends = [*(float(seconds[i]) for i in changes[1:]), float(seconds[-1])]
+    return [(float(seconds[i]), end, m.Source(str(commands.source[i]))) for i, end in zip(changes, ends, strict=True)]
 
 
 def _thought(ax: Axes, episode: Episode, inches: float) -> None:
@@ -151,7 +170,10 @@ def _thought(ax: Axes, episode: Episode, inches: float) -> None:
         ax.axvline(start, color=THINKING, linewidth=1.4)
         columns = int(room / CHARACTER_IN)
         if columns >= 6:
-            lines = textwrap.wrap(" ".join(text.split()), columns, max_lines=5, placeholder=" …")
+            lines = textwrap.wrap(" ".join(text.split()), columns)
+            if len(lines) > THOUGHT_LINES:  # what comes last is what is to be done next
+                lines = lines[-THOUGHT_LINES:]
+                lines[0] = f"… {lines[0]}"
             ax.text(start + 0.06 / per_s, 0.92, "\n".join(lines), fontsize=8, color=INK, va="top", clip_on=True)
 
 

@@ -113,15 +113,15 @@ def _caption(episode: Episode, at_ns: int) -> _Caption:
     tasks = [task for task in episode.tasks if task.issued_ns <= at_ns] or episode.tasks[:1]
     thoughts = [thought for sent_ns, thought in episode.thoughts if sent_ns <= at_ns]
     intents = [span for span in episode.thinking if span.arrived and span.arrived_ns <= at_ns]
-    modes = [span for span in episode.modes if span.start_ns <= at_ns]
+    states = [state for state in episode.safety if state.stamp_ns <= at_ns]
     row = int(np.searchsorted(episode.commands.at_ns, at_ns, side="right")) - 1
     age = float(episode.commands.intent_age_s[row]) if row >= 0 else -1.0
     thought = thoughts[-1].text if thoughts else intents[-1].text if intents else ""
     return _Caption(
         instruction=tasks[-1].instruction if tasks else episode.instruction,
         thought=" ".join(thought.split()),
-        mode=modes[-1].mode if modes else None,
-        cause=modes[-1].cause if modes else "",
+        mode=states[-1].mode if states else None,
+        cause=", ".join(reason.code for reason in states[-1].reasons) if states else "",
         second=episode.second(at_ns),
         intent_age_s=age if age >= 0 else None,
     )

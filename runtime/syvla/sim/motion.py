@@ -1,9 +1,10 @@
 """From waypoints to joint trajectories: one arm's plan as a list of segments, a pure function of time once planned.
 
-A segment comes to rest at both ends. Its path is a polynomial q(u), u in [0, 1], and its timing the minimum-jerk
-profile u(tau) = 10 tau^3 - 15 tau^4 + 6 tau^5 (Flash and Hogan, 1985), stretched until the joints keep their
-velocity and acceleration limits. In joint space the polynomial is a line; a straight line of the grasp point is
-interpolated through closed-form inverse kinematics at eight Chebyshev-Lobatto points.
+A segment comes to rest at both ends. Its path is a polynomial q(u), u in [0, 1]: in joint space a line, for a
+straight line of the grasp point an interpolation of the closed-form inverse kinematics at eight Chebyshev-Lobatto
+points. Its timing u(t) is a trapezoid of velocity whose ramps are half a cosine, so that the acceleration is
+continuous (Biagiotti and Melchiorri, Trajectory Planning for Automatic Machines and Robots, 2008, section 3.4's
+double-S with harmonic ramps): the least duration that keeps the limits of velocity and acceleration.
 """
 
 import math
@@ -19,33 +20,43 @@ from syvla.messages import ARM_JOINTS, Float64
 from syvla.sim.waypoints import Waypoint
 
 _KNOTS = 8
+_MAX_RATE_HZ = 20.0  # even a move over no distance takes a control period or so
 _U = (1.0 - np.cos(np.pi * np.arange(_KNOTS) / (_KNOTS - 1))) / 2.0
 _COEFFICIENTS_FROM_KNOTS = np.linalg.inv(np.vander(_U, increasing=True))
 _POWERS = np.arange(_KNOTS)
-_TAU = np.linspace(0.0, 1.0, 25)
-
-
-def minimum_jerk(tau: Float64) -> Float64:
-    """Share of the path covered after the share ``tau`` of the time."""
-    u: Float64 = tau * tau * tau * (10.0 + tau * (6.0 * tau - 15.0))
-    return u
-
-
-# Path derivatives on the grid of _TAU: q' = P1 c u', q'' = P2 c u'^2 + P1 c u''.
-_GRID_U = minimum_jerk(_TAU)
-_GRID_U1 = 30.0 * _TAU**2 * (1.0 - _TAU) ** 2
-_GRID_U2 = 60.0 * _TAU * (1.0 - _TAU) * (1.0 - 2.0 * _TAU)
-_P1 = np.stack([k * _GRID_U ** max(k - 1, 0) for k in range(_KNOTS)], axis=1)
-_P2 = np.stack([k * (k - 1) * _GRID_U ** max(k - 2, 0) for k in range(_KNOTS)], axis=1)
+_GRID = np.linspace(0.0, 1.0, 17)[:, None]
+_SLOPE = _POWERS * _GRID ** np.maximum(_POWERS - 1, 0)  # dq/du of the coefficients, on the grid
+_BEND = _POWERS * (_POWERS - 1) * _GRID ** np.maximum(_POWERS - 2, 0)
 
 
 class MotionLimits(NamedTuple):
     """What a planned segment keeps."""
 
-    velocity_rad_s: float = 1.25
+    velocity_rad_s: float = 1.3
     acceleration_rad_s2: float = 8.0
     gripper_velocity_m_s: float = 0.2
     knot_step_rad: float = 0.6  # a straight line whose joints jump further between knots is not followed
+
+
+class Timing(NamedTuple):
+    """How u goes from 0 to 1: cosine ramp, constant rate, cosine ramp."""
+
+    rate_hz: float  # the largest du/dt
+    ramp_s: float  # at most 1 / rate
+
+    @property
+    def duration_s(self) -> float:
+        """From rest to rest."""
+        return 1.0 / self.rate_hz + self.ramp_s
+
+    def share(self, elapsed_s: Float64) -> Float64:
+        """Values (K,) of u after the times ``elapsed_s`` (K,), 0 before and 1 after the move."""
+        duration_s, ramp_s = self.duration_s, self.ramp_s
+        # The profile is symmetric: count from the nearer end.
+        t = np.maximum(np.minimum(elapsed_s, duration_s - elapsed_s), 0.0)
+        ramp = 0.5 * (t - ramp_s / math.pi * np.sin(math.pi / ramp_s * t))
+        near = self.rate_hz * np.where(t < ramp_s, ramp, t - 0.5 * ramp_s)
+        return np.where(elapsed_s < 0.5 * duration_s, near, 1.0 - near)
 
 
 class Segment(NamedTuple):
@@ -53,7 +64,7 @@ class Segment(NamedTuple):
 
     waypoint: Waypoint
     start_ns: int
-    move_ns: int
+    timing: "Timing"
     end_ns: int  # of the dwell
     coefficients: Float64
     gripper_from_m: float
@@ -118,9 +129,9 @@ class ArmMotion:
         if coefficients is None:
             return False
         start_ns = max(start_ns, self.end_ns)
-        move_ns = to_ns(self._duration_s(coefficients, waypoint.gripper_width_m - width_m) / waypoint.speed)
-        end_ns = start_ns + move_ns + to_ns(waypoint.dwell_s)
-        self.segments.append(Segment(waypoint, start_ns, move_ns, end_ns, coefficients, width_m))
+        timing = self._timing(coefficients, waypoint.gripper_width_m - width_m, waypoint.speed)
+        end_ns = start_ns + to_ns(timing.duration_s + waypoint.dwell_s)
+        self.segments.append(Segment(waypoint, start_ns, timing, end_ns, coefficients, width_m))
         return True
 
     def evaluate(self, times_ns: npt.NDArray[np.int64]) -> tuple[Float64, Float64]:
@@ -132,9 +143,10 @@ class ArmMotion:
             first = int(np.searchsorted(times_ns, segment.start_ns))
             position[filled:first], width[filled:first] = rest, rest_width
             rest, rest_width = segment.goal_rad, segment.waypoint.gripper_width_m
-            filled = max(first, int(np.searchsorted(times_ns, segment.start_ns + segment.move_ns)))
+            filled = max(first, int(np.searchsorted(times_ns, segment.end_ns)))
             if filled > first:
-                u = minimum_jerk((times_ns[first:filled] - segment.start_ns) / segment.move_ns)
+                elapsed_s: Float64 = (times_ns[first:filled] - segment.start_ns).astype(np.float64) * 1e-9
+                u = segment.timing.share(elapsed_s)
                 position[first:filled] = (u[:, None] ** _POWERS) @ segment.coefficients
                 width[first:filled] = segment.gripper_from_m + u * (rest_width - segment.gripper_from_m)
             if filled == count:
@@ -159,18 +171,27 @@ class ArmMotion:
         coefficients[0], coefficients[1] = start_rad, goal - start_rad
         return coefficients
 
-    def _duration_s(self, coefficients: Float64, opening_m: float) -> float:
-        """The shortest minimum-jerk duration that keeps the limits [s]; at least one control period."""
-        slope = _P1 @ coefficients
-        velocity = np.abs(slope * _GRID_U1[:, None]).max()
-        bend = (_P2 @ coefficients) * (_GRID_U1**2)[:, None]
-        acceleration = np.abs(bend + slope * _GRID_U2[:, None]).max()
-        return max(
-            float(velocity) / self._limits.velocity_rad_s,
-            math.sqrt(float(acceleration) / self._limits.acceleration_rad_s2),
-            1.875 * abs(opening_m) / self._limits.gripper_velocity_m_s,
-            0.005,
+    def _timing(self, coefficients: Float64, opening_m: float, speed: float) -> Timing:
+        """The fastest timing of a path that keeps the limits, slowed to the share ``speed``.
+
+        With u' at most w and ramps of r seconds, q' is at most |dq/du| w, and q'' at most |d2q/du2| w^2 while
+        cruising and |dq/du| (pi / 2) w / r + |d2q/du2| w^2 / 4 in the middle of a ramp.
+        """
+        limits = self._limits
+        slope = max(float(np.abs(_SLOPE @ coefficients).max()), 1e-6)
+        bend = max(float(np.abs(_BEND @ coefficients).max()), 1e-6)
+        acceleration = limits.acceleration_rad_s2
+        rate = min(
+            limits.velocity_rad_s / slope,
+            math.sqrt(acceleration / bend),
+            limits.gripper_velocity_m_s / max(abs(opening_m), 1e-6),
+            # The ramps meet in the middle: r = 1 / w.
+            math.sqrt(acceleration / (0.5 * math.pi * slope + 0.25 * bend)),
+            _MAX_RATE_HZ,
         )
+        ramp_s = 0.5 * math.pi * slope * rate / (acceleration - 0.25 * bend * rate * rate)
+        ramp_s = min(max(ramp_s, 0.25 / rate), 1.0 / rate)
+        return Timing(rate * speed, ramp_s / speed)
 
 
 # ---------------------------------------------------------------- rotations

@@ -117,10 +117,10 @@ class ReferenceExpert:
     ) -> ActionChunk:
         """The plan at the chunk's due times. MessageError if the intent holds no waypoints."""
         self._read(intent, observation_ns, proprioception)
-        # What will have been executed when this chunk arrives cannot be changed any more.
+        # What will have been executed when this chunk arrives cannot be changed any more; one row of margin.
         committed_ns = observation_ns
         if committed is not None:
-            committed_ns += (inference_delay_steps + 1) * self._period_ns
+            committed_ns += (inference_delay_steps + 2) * self._period_ns
         self._anchor_where_off(observation_ns, proprioception)
         for arm in BOTH_ARMS:
             self._follow_intent(self._motions[arm], self._rows[arm], committed_ns)

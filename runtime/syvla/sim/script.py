@@ -25,6 +25,7 @@ from syvla.sim.waypoints import BOTH_ARMS, OTHER_ARM, Waypoint
 _TRAVEL_M = 0.115  # height of the grasp point between places
 _PUSH_M = 0.085  # how far the box is pushed
 _OPEN_M, _RELEASE_M, _SQUEEZE_M = 0.022, 0.014, 0.014  # beyond, beyond and below the thing's width
+_LOOSE_M = 0.005  # a hand this much wider or narrower than a thing does not hold it
 _LOWEST_GRASP_M = 0.017  # the pads reach 12 mm beyond the grasp point
 _IDLE_WIDTH_M = 0.05
 _ATTEMPTS = 4
@@ -73,7 +74,7 @@ class _Place(_Job):
     slot_m: tuple[float, float] = (0.0, 0.0)
     lower_m: float = 0.0
     after: int = 0
-    lost: int = 0  # cycles for which the thing has been seen released elsewhere
+    opened: bool = False  # the hand was seen wide enough for the thing
     built_for: Float64 = field(default_factory=lambda: np.zeros(3))
 
     LIFT, RAISE = 3, 7
@@ -226,10 +227,12 @@ class Script:
             job.first = max(job.first, job.LIFT)
         elif table.inside[index] == self._goal.container and (at_slot or job.first > 0):
             job.first = job.RAISE
-        elif at_slot and width_m > self._width(job.thing) + 0.005 and position[2] < job.lower_m + 0.02:
-            job.lost += 1
-            if job.lost > 1:
+        elif width_m > self._width(job.thing) + _LOOSE_M:
+            job.opened = True
+            if job.first == job.LIFT:  # it was to be released, and is neither held nor inside: lost
                 job.first = job.RAISE
+        elif job.opened and width_m < self._width(job.thing) - _LOOSE_M:
+            job.first = max(job.first, job.LIFT)  # the hand closed on nothing
         return job.first == job.RAISE and (not at_slot or position[2] > _TRAVEL_M - 0.03)
 
     def _follow_push(self, job: _Push, table: Table, position: Float64) -> bool:

@@ -2,7 +2,7 @@
 
 On the wire a message is ``[header, body, array frame, ...]``. The header is a msgpack array (version, topic,
 epoch, sequence, sent_ns, step_ns, number of array frames), the body a msgpack map of the struct's fields. An
-array is a map in the body: ``{"dtype": "<f8", "shape": [6], "data": bytes}`` when it has at most 1 kB, else
+array is a map in the body: ``{"dtype": "<f8", "shape": [6], "data": bytes}`` when it has at most 4 kB, else
 ``{"dtype": ..., "shape": ..., "frame": k}`` and its bytes are array frame k. The topic table gives the type of
 the body, never the message itself.
 """

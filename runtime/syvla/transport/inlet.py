@@ -232,14 +232,15 @@ class Inlet:
 
 def _receive_rest(socket: Socket) -> tuple[list[Buffer], bool]:
     """The frames after the first: the body copied, array frames not; and whether there were too many."""
-    frames: list[Buffer] = []
+    if not socket.getsockopt(zmq.RCVMORE):
+        return [], False
+    frames: list[Buffer] = [socket.recv(zmq.NOBLOCK)]
+    more = bool(socket.getsockopt(zmq.RCVMORE))
     excess = False
-    while socket.getsockopt(zmq.RCVMORE):
-        if not frames:
-            frames.append(socket.recv(zmq.NOBLOCK))
-        elif len(frames) <= MAX_ARRAY_FRAMES:
-            frames.append(socket.recv(zmq.NOBLOCK, copy=False).buffer)
-        else:
-            socket.recv(zmq.NOBLOCK)
-            excess = True
+    while more:
+        frame = socket.recv(zmq.NOBLOCK, copy=False)
+        more = frame.more
+        excess = len(frames) > MAX_ARRAY_FRAMES
+        if not excess:
+            frames.append(frame.buffer.toreadonly())
     return frames, excess

@@ -20,7 +20,7 @@ from syvla.messages import MAX_ITEMS, MAX_NAME, MAX_TEXT, Array
 MAX_BODY = 256 * 1024
 MAX_FRAME = 2 * 1024 * 1024
 MAX_ARRAY_FRAMES = 64
-MAX_INLINE = 1024  # bytes of an array inside the body; a longer one has a frame of its own
+MAX_INLINE = 4096  # bytes of an array inside the body; a longer one has a frame of its own
 MAX_DIMENSIONS = 4
 
 Buffer: TypeAlias = bytes | memoryview

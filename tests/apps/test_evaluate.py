@@ -1,0 +1,65 @@
+"""Evaluation and demonstration in lockstep: the right statistics, and the same bytes for the same seed."""
+
+from pathlib import Path
+
+import pytest
+
+from syvla.apps.demonstrate import demonstrate
+from syvla.apps.director import Episode, Outcome
+from syvla.apps.evaluate import rates, run_lockstep, wilson
+from syvla.config import RunConfig
+from syvla.errors import ConfigError
+from syvla.rig import lockstep_run
+
+
+@pytest.fixture(scope="module")
+def run() -> RunConfig:
+    return lockstep_run("twin", 0.3, 0.03, "reference")
+
+
+@pytest.mark.parametrize(
+    ("successes", "trials", "low", "high"),
+    [  # Agresti and Coull's worked values, and the ends
+        (0, 10, 0.0, 0.2775),
+        (10, 10, 0.7225, 1.0),
+        (5, 10, 0.2366, 0.7634),
+        (38, 40, 0.8350, 0.9862),
+        (0, 0, 0.0, 1.0),
+    ],
+)
+def test_wilson_interval(successes: int, trials: int, low: float, high: float) -> None:
+    assert wilson(successes, trials) == pytest.approx((low, high), abs=5e-4)
+
+
+def test_rates_are_by_task_and_split() -> None:
+    def outcome(task: str, split: str, success: bool) -> Outcome:
+        return Outcome(Episode(task, split, 0, "n"), "", success, 0.0, 10.0, "")
+
+    table = rates([outcome("a", "id", True), outcome("b", "id", False), outcome("a", "id", False)])
+    assert [(r.task, r.successes, r.episodes) for r in table] == [("a", 1, 2), ("b", 0, 1)]
+
+
+@pytest.mark.parametrize("task", ["snack_loading", "math_packaging"])
+@pytest.mark.parametrize("split", ["id", "ood_position", "ood_wording"])
+def test_the_reference_policy_solves_every_split_with_both_latencies(run: RunConfig, task: str, split: str) -> None:
+    outcome, _ = run_lockstep(run, Episode(task, split, 1, "n"))
+    assert outcome.success, outcome.why
+
+
+@pytest.mark.parametrize("cameras", [False, True])
+def test_the_same_seed_gives_the_same_recording_byte_for_byte(run: RunConfig, tmp_path: Path, cameras: bool) -> None:
+    episode = Episode("snack_loading", "id", 5, "same", limit_s=2.0 if cameras else 60.0)
+    for folder in ("one", "two"):
+        list(demonstrate(run, [episode], tmp_path / folder, cameras))
+    first, second = ((tmp_path / folder / "same.mcap").read_bytes() for folder in ("one", "two"))
+    assert len(first) > 100_000
+    assert first == second
+    list(demonstrate(run, [episode._replace(seed=6)], tmp_path / "three", cameras))
+    assert (tmp_path / "three" / "same.mcap").read_bytes() != first
+
+
+def test_bad_choices_are_refused_with_the_valid_ones() -> None:
+    with pytest.raises(ConfigError, match="no policy 'genius'; there are reference"):
+        lockstep_run("twin", 0.3, 0.03, "genius")
+    with pytest.raises(ConfigError, match="planner latency must be 0 to 10 s"):
+        lockstep_run("twin", float("nan"), 0.03, "reference")

@@ -1,0 +1,153 @@
+"""The whole loop as processes at real time, and what happens when one of them dies or hangs."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from syvla.messages import JointCommand, Mode, SafetyState, Source
+from syvla.recording.mcap_read import read
+from syvla.rig import STAGES
+
+MOVING_AFTER_S = 3.0  # the arms are under way by then
+SLACK_S = 0.05  # of a noisy machine, beyond the deadlines of the fault table
+
+
+class Run(NamedTuple):
+    """A demo that is under way."""
+
+    process: subprocess.Popen[str]
+    parent: Path
+
+    @property
+    def folder(self) -> Path:
+        (folder,) = self.parent.iterdir()
+        return folder
+
+    def pid(self, stage: str) -> int:
+        found = self.pids().get(stage)
+        assert found is not None, f"no process of {stage}"
+        return found
+
+    def pids(self) -> dict[str, int]:
+        """The stages' processes, found by their command lines."""
+        found = {}
+        for entry in Path("/proc").iterdir():
+            try:
+                words = (entry / "cmdline").read_bytes().split(b"\0") if entry.name.isdigit() else []
+            except OSError:
+                continue
+            if str(self.folder).encode() in words and b"stage" in words:
+                found[words[words.index(b"stage") + 1].decode()] = int(entry.name)
+        return found
+
+    def recording(self) -> Path:
+        (path,) = (self.folder / "recordings").glob("*.mcap*")
+        return path
+
+    def finish(self, timeout_s: float = 60.0) -> int:
+        self.process.communicate(timeout=timeout_s)
+        assert self.pids() == {}, "a process was left behind"
+        return self.process.returncode
+
+
+@pytest.fixture
+def demo(tmp_path: Path) -> Iterator[Run]:
+    """A demo whose arms are moving."""
+    arguments = [sys.executable, "-m", "syvla.cli", "demo", "--tasks", "snack_loading", "--runs", str(tmp_path)]
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    run = Run(process, tmp_path)
+    try:
+        deadline_s = time.monotonic() + 30
+        while not list(tmp_path.glob("*/recordings/*.mcap*")):
+            assert time.monotonic() < deadline_s, "no recording was started"
+            assert process.poll() is None, process.communicate()[0]
+            time.sleep(0.02)
+        time.sleep(MOVING_AFTER_S)
+        yield run
+    finally:
+        process.kill()
+        process.communicate()
+        for pid in run.pids().values():
+            os.kill(pid, signal.SIGKILL)
+
+
+def commands(path: Path) -> list[JointCommand]:
+    return [entry.message for entry in read(path) if isinstance(entry.message, JointCommand)]
+
+
+def held_after_s(path: Path, fault_ns: int) -> float:
+    """From the fault to the hold; the policy must have been moving the arms before, and never again afterwards."""
+    every = commands(path)
+    before = [c for c in every if c.commanded_ns < fault_ns]
+    assert before[-1].provenance.source is Source.POLICY
+    assert max(abs(before[-1].position_rad - before[0].position_rad)) > 0.1, "the arms never moved"
+    held = next(c.commanded_ns for c in every if c.commanded_ns >= fault_ns and c.provenance.source is Source.HOLD)
+    after = [c for c in every if c.commanded_ns > held]
+    assert after, "the recording ends before the hold"
+    assert all(c.provenance.source is Source.HOLD for c in after)
+    return (held - fault_ns) * 1e-9
+
+
+def reasons(path: Path) -> set[str]:
+    states = [entry.message for entry in read(path) if isinstance(entry.message, SafetyState)]
+    return {reason.code for state in states if state.mode is Mode.HOLD for reason in state.reasons}
+
+
+def strike(run: Run, stage: str, number: signal.Signals) -> int:
+    os.kill(run.pid(stage), number)
+    return time.monotonic_ns()
+
+
+def test_ctrl_c_holds_the_arms_closes_the_recording_and_leaves_no_process(demo: Run) -> None:
+    fault_ns = time.monotonic_ns()
+    demo.process.send_signal(signal.SIGINT)
+    assert demo.finish() == 1
+    assert demo.recording().suffix == ".mcap", "the recording was not closed"
+    assert held_after_s(demo.recording(), fault_ns) < 0.1 + SLACK_S
+    assert (demo.folder / "summary.json").is_file()
+    assert list(demo.folder.glob("*.mp4"))
+    assert list(demo.folder.glob("*.png"))
+
+
+@pytest.mark.parametrize(
+    ("stage", "number", "within_s", "cause"),
+    [
+        ("planner", signal.SIGKILL, 1.0, "intent_stale"),
+        ("planner", signal.SIGSTOP, 1.0, "intent_stale"),
+        ("expert", signal.SIGKILL, 0.1, "operator_hold"),
+        ("twin", signal.SIGSTOP, 0.05, "feedback_stale"),
+        ("cameras", signal.SIGKILL, 0.2, "operator_hold"),
+    ],
+)
+def test_a_dead_or_hung_process_holds_the_arms_in_time(
+    demo: Run, stage: str, number: signal.Signals, within_s: float, cause: str
+) -> None:
+    fault_ns = strike(demo, stage, number)
+    assert demo.finish() == (1 if number is signal.SIGKILL else 0)
+    assert held_after_s(demo.recording(), fault_ns) < within_s + SLACK_S
+    assert cause in reasons(demo.recording())
+
+
+def test_when_the_supervisor_is_killed_the_arms_hold_and_nobody_lives_on(demo: Run) -> None:
+    fault_ns = time.monotonic_ns()
+    demo.process.kill()
+    demo.process.wait()
+    deadline_s = time.monotonic() + 10
+    while demo.pids():
+        assert time.monotonic() < deadline_s, f"still alive: {demo.pids()}"
+        time.sleep(0.05)
+    assert held_after_s(demo.recording(), fault_ns) < 0.1 + SLACK_S
+
+
+def test_when_the_recorder_dies_the_robot_goes_on(demo: Run) -> None:
+    strike(demo, "recorder", signal.SIGKILL)
+    assert demo.finish() == 1
+    assert commands(demo.recording())[-1].provenance.source is Source.POLICY
+    assert len(demo.pids()) < len(STAGES)

@@ -108,12 +108,14 @@ class Bench:
         intent: IntentPolicy = INTENT,
         control: ControlConfig = CONTROL,
         distance: Callable[[Float64, Float64], float] = lambda left, right: 1.0,
+        safety: SafetyLimits = LIMITS,
     ) -> None:
         self.now_ns = 1_000 * NS_PER_S
         self.arms = [IdealArm("left"), IdealArm("right")]
         self.distance = distance
+        base = ArmConfig()
         config = RigConfig(
-            name="bench", kind="twin", left=ArmConfig(), right=ArmConfig(), intent=intent, control=control
+            name="bench", kind="twin", left=base, right=base, intent=intent, control=control, safety=safety
         )
         drivers: dict[ArmName, ArmDriver] = {"left": self.arms[0], "right": self.arms[1]}
         self.stage = RobotStage(drivers, config, lambda left, right: self.distance(left, right))
@@ -975,13 +977,25 @@ def test_arms_too_close_hold_within_20_ms(distance_m: float) -> None:
 
 
 def test_arms_that_approach_fast_stop_before_the_limit_and_not_beyond_it() -> None:
-    bench = Bench(distance=lambda left, right: towards_each_other(left, right) + 0.07)
+    """It is where the arms would stand if they braked now that must not be too close."""
+    safety = msgspec.structs.replace(LIMITS, arm_distance_slow_factor=1.0, arm_distance_every_ticks=1)
+    bench = Bench(distance=lambda left, right: 0.12 + 0.5 * float(left[0] - right[0]), safety=safety)
     bench.enable()
     bench.tick(bench.chunk(apart(-0.8)))
     while bench.mode() is Mode.ENABLED:
         bench.tick()
     bench.assert_holds("arm_distance_hold")
-    assert bench.distance(bench.pose[:6], bench.pose[6:]) >= 0.015
+    assert 0.014 <= bench.distance(bench.pose[:6], bench.pose[6:]) <= 0.02
+
+
+def test_a_distance_that_is_not_a_number_where_the_arms_are_heading_holds() -> None:
+    bench = Bench(distance=lambda left, right: 0.06 if left[0] < 0.2 else nan)
+    bench.enable()
+    bench.tick(bench.chunk(1.0))
+    while bench.mode() is Mode.ENABLED:
+        bench.tick()
+    bench.assert_holds("arm_distance_hold")
+    assert bench.arms[0].commands[-40][0] < 0.2
 
 
 def test_arms_held_too_close_may_move_apart_and_not_closer() -> None:

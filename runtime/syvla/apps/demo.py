@@ -16,8 +16,8 @@ from syvla.apps.director import Director, Episode, Outcome
 from syvla.clock import to_ns
 from syvla.config import RunConfig
 from syvla.hosts.supervisor import Supervisor
-from syvla.messages import Health, Mode, OperatorCommand, SafetyState
-from syvla.protocols import Inbox, Received
+from syvla.messages import Health, Message, Mode, OperatorCommand, SafetyState
+from syvla.protocols import Header, Inbox, Received
 from syvla.report.write import write_report
 from syvla.rig import RunFolder, open_bus
 from syvla.transport.inlet import Inlet
@@ -57,6 +57,10 @@ class _Watch:
             if isinstance(message, Health) and message.process == "robot" and message.lateness_s is not None:
                 self.lateness_s.extend(message.lateness_s.tolist())
                 self.realtime = message.realtime
+
+    def note(self, topic: str, message: Message, now_ns: int) -> None:
+        """Remember what the console itself sent."""
+        self.latest[topic] = Received(Header(topic, 0, 0, now_ns, 0), message, now_ns, tuple)
 
     def quantiles_s(self) -> tuple[float, float] | None:
         if not self.lateness_s:
@@ -110,6 +114,7 @@ def run_realtime(run: RunConfig, episodes: Sequence[Episode], folder: RunFolder,
                 next_step_ns = now_ns + director.trigger.period_ns
                 for topic, message in director.step(now_ns, Inbox(watch.latest, ())):
                     outlet.publish(topic, message, now_ns, 0)
+                    watch.note(topic, message, now_ns)
             if live is not None and now_ns >= next_panel_ns:
                 next_panel_ns = now_ns + round(1e9 / PANEL_HZ)
                 live.update(_panel(run, director, watch, notices, now_ns, len(episodes)), refresh=True)

@@ -17,6 +17,7 @@ from syvla.messages import (
     JointCommand,
     Message,
     Mode,
+    Reason,
     SafetyState,
     SimTruth,
     Splice,
@@ -34,6 +35,7 @@ _MODE_STYLE = {
     Mode.SOFT_STOP: "black on orange1",
     Mode.FAULT: "white on red3",
 }
+HOLDING = (Mode.HOLD, Mode.SOFT_STOP, Mode.FAULT)
 THOUGHT_LINES = 4
 
 
@@ -71,9 +73,15 @@ def render(
         rows.add_row("progress", ProgressBar(total=1.0, completed=truth.progress, width=40))
     body: list[RenderableType] = [rows]
     if isinstance(safety, SafetyState):
-        body += [Text(f"HELD {r.code}: {r.detail} -> {r.next_step}", style="bold red") for r in safety.reasons]
+        body += [_reason(reason, safety.mode in HOLDING) for reason in safety.reasons]
     body += [Text(notice, style="yellow") for notice in notices[-3:]]
     return Panel(Group(*body), title=title, border_style="cyan")
+
+
+def _reason(reason: Reason, holding: bool) -> Text:
+    if holding:
+        return Text(f"HELD {reason.code}: {reason.detail} -> {reason.next_step}", style="bold red")
+    return Text(f"{reason.code}: {reason.detail}", style="yellow")
 
 
 def _mode(safety: Message | None) -> Text:

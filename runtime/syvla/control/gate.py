@@ -32,6 +32,7 @@ ArmDistance = Callable[[Float64, Float64], float]  # left (6,) and right (6,) ra
 
 OPERATOR_FRESH_S = 1.0  # what permits motion must be recent; what stops is always obeyed
 FEEDBACK_LOST_S = 0.5  # silence for this long is a fault, not a hold
+ARM_REACH_M = 1.0  # an upper bound: from the first joint's axis to the fingertips
 ESCAPE_TOLERANCE_M = 1e-4  # arms held too close may move only apart, give or take this
 MAX_AHEAD_S = 0.1  # the measured pose is carried at most this far to when a row is due
 EVENT_S = 1.0  # how long an event that only warns stays visible
@@ -371,9 +372,15 @@ class Gate:
 
     def _measure_distance(self) -> float:
         """The distance of the arms as measured, and as they would stand if they braked now: the smaller."""
-        q, stop = np.array(self.measured), np.array(self.limiter.stop_pose())
-        near, committed = self._distance(q[:6], q[6:12]), self._distance(stop[:6], stop[6:])
-        self._slow = 1.0 if near >= self._limits.arm_distance_slow_m else self._limits.arm_distance_slow_factor
+        limits, stop_pose = self._limits, self.limiter.stop_pose()
+        q = np.array(self.measured)
+        near = committed = self._distance(q[:6], q[6:12])
+        # One radian of a joint moves no point of an arm further than its reach: far apart, one look is enough.
+        travel_m = ARM_REACH_M * sum(abs(a - b) for a, b in zip(stop_pose, self.measured, strict=False))
+        if not near - travel_m >= limits.arm_distance_slow_m:
+            stop = np.array(stop_pose)
+            committed = self._distance(stop[:6], stop[6:])
+        self._slow = 1.0 if near >= limits.arm_distance_slow_m else limits.arm_distance_slow_factor
         # min() would hide a NaN; "not >= limit" must be true of it.
         self.arm_distance_m = min(near, committed) if isfinite(near) and isfinite(committed) else 0.0
         return self.arm_distance_m

@@ -160,9 +160,11 @@ class ReferenceExpert:
             self._anchor_both(proprioception)
 
     def _anchor_both(self, proprioception: Float64) -> None:
+        """Rest as measured; what comes before the first waypoint of the intent counts as completed."""
         for side, arm in enumerate(BOTH_ARMS):
             state = proprioception[7 * side : 7 * side + 7]
-            self._motions[arm].anchor(state[:ARM_JOINTS], float(state[ARM_JOINTS]), completed=0)
+            completed = self._rows[arm][0].number - 1 if self._rows[arm] else 0
+            self._motions[arm].anchor(state[:ARM_JOINTS], float(state[ARM_JOINTS]), completed)
 
     def _anchor_where_off(self, observation_ns: int, proprioception: Float64) -> None:
         """Start again from the measured pose where an arm is further from the plan than its servos' lag explains."""

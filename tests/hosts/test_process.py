@@ -1,0 +1,130 @@
+"""The bus host's parts: a step in the worker thread, and the rate keeper."""
+
+import threading
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from syvla.config import RealtimeConfig
+from syvla.hosts.process import _WorkerStep
+from syvla.hosts.realtime import RateKeeper, go_realtime
+from syvla.messages import Thought
+from syvla.protocols import Emit, Inbox, OnNew
+
+LATENCY_NS = 300_000_000
+INBOX = Inbox({}, ())
+
+
+class Speaker:
+    """Yields the words it was given; waits for ``go`` before the last one."""
+
+    name = "planner"
+    reads: tuple[str, ...] = ()
+    writes = ("thought",)
+    trigger = OnNew(())
+    lossless = False
+    stopped = True
+
+    def __init__(self, *words: str) -> None:
+        self.words = words
+        self.go = threading.Event()
+        self.error: Exception | None = None
+
+    def step(self, now_ns: int, inbox: Inbox) -> Iterable[Emit]:
+        for i, word in enumerate(self.words):
+            if i == len(self.words) - 1:
+                self.go.wait(5)
+            thought = Thought(task_id=0, intent_id=0, observation_ns=now_ns, text=word, complete=False)
+            yield Emit("thought", thought)
+        if self.error is not None:
+            raise self.error
+
+    def request_stop(self) -> None:
+        return
+
+    def close(self) -> None:
+        return
+
+
+def words(emits: list[Emit]) -> list[str]:
+    return [emit.message.text for emit in emits]  # type: ignore[attr-defined]
+
+
+def settle(woken: threading.Event) -> None:
+    assert woken.wait(5)
+    woken.clear()
+
+
+def test_without_latency_a_word_leaves_as_it_is_yielded() -> None:
+    speaker, woken = Speaker("a", "b"), threading.Event()
+    step = _WorkerStep(speaker, 0, woken.set)
+    with ThreadPoolExecutor(1) as worker:
+        step.start(worker, 0, INBOX)
+        settle(woken)
+        assert words(step.due(1)) == ["a"], "the first word left while the step still ran"
+        assert not step.finish(1)
+        speaker.go.set()
+        while not step.finish(2):
+            settle(woken)
+            assert words(step.due(2)) in (["b"], [])
+    assert not step.running
+
+
+def test_with_a_latency_the_words_are_spread_over_it_and_the_step_lasts_as_long() -> None:
+    speaker, woken = Speaker("a", "b", "c"), threading.Event()
+    speaker.go.set()
+    step = _WorkerStep(speaker, LATENCY_NS, woken.set)
+    with ThreadPoolExecutor(1) as worker:
+        step.start(worker, 0, INBOX)
+        settle(woken)
+        assert words(step.due(99_000_000)) == []
+        assert step.next_due_ns(10**12) == 100_000_000
+        assert words(step.due(200_000_000)) == ["a", "b"]
+        assert not step.finish(299_000_000)
+        assert words(step.due(300_000_000)) == ["c"]
+        assert step.finish(300_000_000)
+
+
+def test_a_step_that_yields_nothing_costs_no_latency() -> None:
+    """A planner that met a stale observation did nothing, yet was kept busy for its whole 0.3 s: the intent aged."""
+    woken = threading.Event()
+    step = _WorkerStep(Speaker(), LATENCY_NS, woken.set)
+    with ThreadPoolExecutor(1) as worker:
+        step.start(worker, 0, INBOX)
+        settle(woken)
+        assert step.due(1) == []
+        assert step.finish(1)
+
+
+def test_an_error_of_the_stage_reaches_the_host() -> None:
+    speaker, woken = Speaker(), threading.Event()
+    speaker.error = ValueError("the model broke")
+    step = _WorkerStep(speaker, 0, woken.set)
+    with ThreadPoolExecutor(1) as worker:
+        step.start(worker, 0, INBOX)
+        settle(woken)
+        with pytest.raises(ValueError, match="the model broke"):
+            step.finish(1)
+
+
+def test_deadlines_stay_on_their_grid_and_missed_ticks_are_counted() -> None:
+    start_ns = time.monotonic_ns()
+    keeper = RateKeeper(5_000_000, start_ns)
+    for _ in range(5):
+        now_ns, lateness_ns = keeper.wait()
+        assert (keeper.deadline_ns - start_ns) % 5_000_000 == 0
+        assert now_ns - lateness_ns == keeper.deadline_ns
+        assert lateness_ns >= 0
+    missed = keeper.missed
+    time.sleep(0.022)
+    keeper.wait()
+    assert keeper.missed >= missed + 3
+    assert (keeper.deadline_ns - start_ns) % 5_000_000 == 0
+
+
+def test_what_was_not_asked_for_is_said() -> None:
+    assert go_realtime(RealtimeConfig(fifo_priority=0, lock_memory=False)) == (
+        "SCHED_OTHER (configured), memory not locked"
+    )

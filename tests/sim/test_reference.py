@@ -1,0 +1,325 @@
+"""The reference policy in a small closed loop: world, planner, expert, set-points interpolated from chunks."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from syvla.control.kinematics import HOME_RAD, Base, arm_distance_m, forward_tcp
+from syvla.messages import ActionChunk, Float64, Intent, Observation, SimReset, Task
+from syvla.protocols import PartialThought
+from syvla.rig import load_rig
+from syvla.sim.model import ARMS_QPOS
+from syvla.sim.motion import quaternion_from_rotation
+from syvla.sim.reference import OFF_PLAN_RAD, ReferenceExpert, ReferencePlanner
+from syvla.sim.tasks import TASKS
+from syvla.sim.waypoints import Waypoint, decode, encode
+from syvla.sim.world import TwinWorld
+
+RIG = load_rig("twin")
+STEP_NS = 5_000_000
+_BASES = (Base.of(RIG.left), Base.of(RIG.right))
+
+
+class Result(NamedTuple):
+    """How an episode went."""
+
+    success: bool
+    duration_s: float
+    least_distance_m: float
+    farthest_first_row_rad: float
+
+
+class Loop:
+    """One twin with the reference policy on it; episodes follow one another without a reset of the arms."""
+
+    def __init__(self) -> None:
+        self.world = TwinWorld(RIG, TASKS)
+        self.planner = ReferencePlanner(RIG)
+        self.expert = ReferenceExpert(RIG)
+        self.now_ns = 0
+        self._episodes = 0
+        self._chunks = 0
+
+    def proprioception(self) -> Float64:
+        """Both arms as measured, (14,)."""
+        states = [self.world.plant(arm).measured() for arm in ("left", "right")]
+        return np.concatenate([np.append(position, width) for position, _, _, width in states])
+
+    def run(
+        self,
+        task: str,
+        seed: int,
+        split: str = "id",
+        planner_s: float = 0.0,
+        expert_s: float = 0.0,
+        instruction: str | None = None,
+        limit_s: float = 60.0,
+        disturb: Callable[[float, "Loop"], bool] | None = None,
+    ) -> Result:
+        """One episode. ``disturb`` is called every 5 ms with the episode's time; True: the arms do not obey."""
+        self._episodes += 1
+        start_ns = self.now_ns
+        self.world.reset(SimReset(reset_id=self._episodes, task=task, split=split, seed=seed))
+        wanted = instruction or self.world.truth(start_ns).instruction
+        order = Task(task_id=self._episodes, instruction=wanted, issued_ns=start_ns)
+        intents: list[tuple[int, Intent]] = []
+        chunks: list[tuple[int, ActionChunk]] = []
+        intent, chunk = None, None
+        next_plan_ns = next_act_ns = start_ns
+        least_m, first_row_rad = math.inf, 0.0
+        while self.now_ns < start_ns + limit_s * 1e9:
+            now_ns = self.now_ns
+            self.world.advance(now_ns)
+            if now_ns >= next_plan_ns:
+                truth = self.world.truth(now_ns)
+                if truth.success:
+                    return Result(True, (now_ns - start_ns) / 1e9, least_m, first_row_rad)
+                senses = Observation(
+                    observation_ns=now_ns, proprioception=self.proprioception(), frames=(), source_age_s={}
+                )
+                products = self.planner.think(senses, order, now_ns // STEP_NS, truth)
+                intents += [(now_ns + round(planner_s * 1e9), p) for p in products if isinstance(p, Intent)]
+                next_plan_ns = now_ns + max(round(planner_s * 1e9), 50_000_000)
+            while intents and intents[0][0] <= now_ns:
+                intent = intents.pop(0)[1]
+            if now_ns >= next_act_ns and intent is not None:
+                measured = self.proprioception()
+                new = self.expert.act(intent, now_ns, measured, chunk, self._chunks, round(expert_s * 30))
+                self._chunks += 1
+                joints = np.concatenate((measured[:6], measured[7:13]))
+                first_row_rad = max(first_row_rad, float(np.abs(new.position_rad[0] - joints).max()))
+                chunks.append((now_ns + round(expert_s * 1e9), new))
+                next_act_ns = now_ns + 50_000_000
+            while chunks and chunks[0][0] <= now_ns:
+                chunk = chunks.pop(0)[1]
+            obeys = not (disturb is not None and disturb((now_ns - start_ns) / 1e9, self))
+            if chunk is not None and obeys:
+                self._command(chunk, now_ns)
+            if (now_ns - start_ns) % (8 * STEP_NS) == 0:
+                q = self.proprioception()
+                least_m = min(least_m, arm_distance_m(q[:6], q[7:13], *_BASES))
+            self.now_ns += STEP_NS
+        return Result(False, limit_s, least_m, first_row_rad)
+
+    def _command(self, chunk: ActionChunk, now_ns: int) -> None:
+        rows = np.concatenate((chunk.position_rad, chunk.gripper_width_m), axis=1, dtype=np.float64)
+        at = min((now_ns - chunk.observation_ns) / chunk.period_ns, len(rows) - 1.001)
+        row = rows[int(at)] + (at - int(at)) * (rows[int(at) + 1] - rows[int(at)])
+        self.world.plant("left").target(row[:6], float(row[12]))
+        self.world.plant("right").target(row[6:12], float(row[13]))
+
+
+# ---------------------------------------------------------------- the whole policy
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("split", ["id", "ood_position", "ood_wording"])
+def test_the_demonstrator_solves_every_split(task: str, split: str) -> None:
+    """Episodes in a row: each begins with the arms where the one before left them."""
+    loop = Loop()
+    for seed in range(3):
+        result = loop.run(task, seed, split)
+        assert result.success, f"seed {seed}"
+        assert result.least_distance_m > 0.05
+        assert result.farthest_first_row_rad < 0.1
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_slow_planner_and_a_slow_expert_do_not_matter(task: str) -> None:
+    loop = Loop()
+    for seed in range(3):
+        quick, slow = loop.run(task, seed), loop.run(task, seed, planner_s=0.3, expert_s=0.03)
+        assert quick.success
+        assert slow.success
+        assert slow.least_distance_m > 0.05
+        assert slow.duration_s < quick.duration_s + 5.0
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_another_instruction_fails_the_episode(task: str) -> None:
+    """The goal comes from the words, not from the truth."""
+    right = TASKS[task].reset(0, "id").instruction
+    other = next(
+        text
+        for text in (TASKS[task].reset(seed, "id").instruction for seed in range(1, 50))
+        if TASKS[task].goal(text) != TASKS[task].goal(right)
+    )
+    assert not Loop().run(task, 0, instruction=other, limit_s=25.0).success
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_arms_that_stop_obeying_for_a_while_go_on_afterwards(task: str) -> None:
+    result = Loop().run(task, 1, planner_s=0.3, expert_s=0.03, disturb=lambda time_s, _: 3.0 < time_s < 5.0)
+    assert result.success
+    assert result.least_distance_m > 0.05
+    assert result.farthest_first_row_rad < 0.1
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_thing_that_was_dropped_is_picked_up_again(task: str) -> None:
+    drops: list[str] = []
+
+    def drop(_: float, loop: Loop) -> bool:
+        table = loop.world.table()
+        for row, (name, arm) in enumerate(zip(table.names, table.held_by, strict=True)):
+            if arm and not drops and table.pose[row, 2] > 0.08:
+                drops.append(name)
+                start = ARMS_QPOS + 7 * row
+                loop.world._data.qpos[start : start + 3] = (0.3, math.copysign(0.45, table.pose[row, 1]), 0.02)
+                loop.world._data.qpos[start + 3 : start + 7] = (1.0, 0.0, 0.0, 0.0)
+        return False
+
+    assert Loop().run(task, 2, planner_s=0.3, expert_s=0.03, disturb=drop).success
+    assert drops
+
+
+def test_a_planner_that_is_restarted_starts_over() -> None:
+    def restart(time_s: float, loop: Loop) -> bool:
+        if time_s == 5.0:
+            loop.planner = ReferencePlanner(RIG)
+        return False
+
+    assert Loop().run("snack_loading", 3, planner_s=0.3, expert_s=0.03, disturb=restart).success
+
+
+def test_an_expert_that_is_restarted_goes_on() -> None:
+    def restart(time_s: float, loop: Loop) -> bool:
+        if time_s in (4.0, 7.0, 9.0):
+            loop.expert = ReferenceExpert(RIG)
+        return False
+
+    assert Loop().run("snack_loading", 3, planner_s=0.3, expert_s=0.03, disturb=restart).success
+
+
+# ---------------------------------------------------------------- the planner
+
+
+def think(instruction: str | None = None, truth_known: bool = True) -> list[PartialThought | Intent]:
+    loop = Loop()
+    loop.world.reset(SimReset(reset_id=0, task="snack_loading", split="id", seed=0))
+    truth = loop.world.truth(0)
+    senses = Observation(observation_ns=0, proprioception=loop.proprioception(), frames=(), source_age_s={})
+    order = Task(task_id=4, instruction=instruction or truth.instruction, issued_ns=0)
+    return list(loop.planner.think(senses, order, 9, truth if truth_known else None))
+
+
+def test_thoughts_grow_into_the_intents_chain_of_thought() -> None:
+    *thoughts, intent = think()
+    assert isinstance(intent, Intent)
+    assert (intent.intent_id, intent.task_id) == (9, 4)
+    texts = [t.text for t in thoughts if isinstance(t, PartialThought)]
+    assert len(texts) == len(thoughts) >= 3
+    for shorter, longer in zip(texts, texts[1:], strict=False):
+        assert longer.startswith(shorter)
+        assert len(longer) > len(shorter)
+    assert texts[-1] == intent.chain_of_thought
+    assert len(decode(intent.feature_query_states)[1]) == 20
+
+
+def test_without_the_truth_nothing_is_wanted() -> None:
+    assert think(truth_known=False) == []
+
+
+def test_an_instruction_that_says_nothing_makes_no_intent() -> None:
+    products = think("Please be nice.")
+    assert all(isinstance(p, PartialThought) for p in products)
+    assert len(products) == 1
+
+
+# ---------------------------------------------------------------- the expert
+
+
+def intent_of(waypoints: list[Waypoint], intent_id: int = 0, task_id: int = 0, plan: int = 1) -> Intent:
+    return Intent(
+        intent_id=intent_id,
+        task_id=task_id,
+        observation_ns=0,
+        chain_of_thought="",
+        feature_query_states=encode(waypoints, plan),
+        model_id="test",
+    )
+
+
+def home_state() -> Float64:
+    return np.array([*HOME_RAD, 0.05, *HOME_RAD, 0.05])
+
+
+def near_home(number: int, dz_m: float, arm: str = "left", after: int = 0) -> Waypoint:
+    base = _BASES[0] if arm == "left" else _BASES[1]
+    position, rotation = base.to_world(*forward_tcp(HOME_RAD))
+    x, y, z = position.tolist()
+    quaternion = quaternion_from_rotation(rotation)
+    return Waypoint("left" if arm == "left" else "right", number, (x, y, z + dz_m), quaternion, 0.05, after=after)
+
+
+def planned(chunk: ActionChunk, row: int) -> Float64:
+    both = chunk.position_rad[row].astype(np.float64)
+    width = chunk.gripper_width_m[row].astype(np.float64)
+    return np.concatenate((both[:6], width[:1], both[6:], width[1:]))
+
+
+def test_without_waypoints_the_arms_stay() -> None:
+    chunk = ReferenceExpert(RIG).act(intent_of([]), 10**9, home_state(), None, 0, 0)
+    assert chunk.position_rad.shape == (50, 12)
+    assert np.allclose(chunk.position_rad, np.tile(HOME_RAD, 2))
+    assert np.allclose(chunk.gripper_width_m, 0.05)
+
+
+def test_successive_chunks_agree_where_they_overlap() -> None:
+    expert, intent = ReferenceExpert(RIG), intent_of([near_home(1, -0.08), near_home(2, 0.0), near_home(3, -0.05)])
+    first = expert.act(intent, 0, home_state(), None, 0, 0)
+    second = expert.act(intent, 3 * first.period_ns, planned(first, 3), first, 1, 1)
+    assert np.ptp(first.position_rad, axis=0).max() > 0.1
+    assert np.array_equal(second.position_rad[:-3], first.position_rad[3:])
+
+
+def test_a_changed_waypoint_counts_unless_it_has_started() -> None:
+    expert = ReferenceExpert(RIG)
+    first = expert.act(intent_of([near_home(1, -0.08), near_home(2, 0.0)]), 0, home_state(), None, 0, 0)
+    changed = intent_of([near_home(1, 0.05), near_home(2, -0.04)], intent_id=1)
+    second = expert.act(changed, 3 * first.period_ns, planned(first, 3), first, 1, 1)
+    start, _ = forward_tcp(HOME_RAD)
+    heights = np.array([forward_tcp(row[:6])[0][2] for row in second.position_rad]) - start[2]
+    assert heights.min() == pytest.approx(-0.08, abs=1e-3)
+    assert heights[-1] == pytest.approx(-0.04, abs=1e-3)
+
+
+def test_a_waypoint_waits_for_the_other_arms() -> None:
+    expert = ReferenceExpert(RIG)
+    rows = [near_home(1, -0.05, after=2), near_home(1, -0.05, "right"), near_home(2, 0.0, "right")]
+    chunk = expert.act(intent_of(rows), 0, home_state(), None, 0, 0)
+    moving = np.abs(np.diff(chunk.position_rad, axis=0)) > 1e-6
+    left, right = moving[:, :6].any(axis=1), moving[:, 6:].any(axis=1)
+    assert left.any()
+    assert right.any()
+    assert np.flatnonzero(left)[0] >= np.flatnonzero(right)[-1]
+
+
+def test_an_arm_that_left_the_plan_is_planned_from_where_it_is() -> None:
+    expert, intent = ReferenceExpert(RIG), intent_of([near_home(1, -0.08), near_home(2, -0.02)])
+    first = expert.act(intent, 0, home_state(), None, 0, 0)
+    pushed = planned(first, 6)
+    pushed[0] += 2.0 * OFF_PLAN_RAD
+    second = expert.act(intent, 6 * first.period_ns, pushed, first, 1, 1)
+    assert np.allclose(second.position_rad[0, :6], pushed[:6], atol=1e-6)
+    lowest = min(forward_tcp(row[:6])[0][2] for row in second.position_rad)
+    assert lowest == pytest.approx(forward_tcp(HOME_RAD)[0][2] - 0.08, abs=1e-3)  # the first waypoint is not skipped
+
+
+def test_another_task_starts_from_the_measured_pose() -> None:
+    expert = ReferenceExpert(RIG)
+    first = expert.act(intent_of([near_home(1, -0.08), near_home(2, 0.0)]), 0, home_state(), None, 0, 0)
+    measured = planned(first, 9)
+    second = expert.act(intent_of([], intent_id=1, task_id=1), 9 * first.period_ns, measured, first, 1, 1)
+    assert np.allclose(second.position_rad, np.concatenate((measured[:6], measured[7:13])), atol=1e-6)
+
+
+def test_a_waypoint_out_of_reach_stops_its_arm_only() -> None:
+    expert = ReferenceExpert(RIG)
+    rows = [near_home(1, 1.0), near_home(2, -0.05), near_home(1, -0.05, "right")]
+    chunk = expert.act(intent_of(rows), 0, home_state(), None, 0, 0)
+    assert np.ptp(chunk.position_rad[:, :6], axis=0).max() == 0.0
+    assert np.ptp(chunk.position_rad[:, 6:], axis=0).max() > 0.05

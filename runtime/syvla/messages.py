@@ -65,6 +65,9 @@ class ArraySpec(NamedTuple):
         return f"({', '.join(sizes)})"
 
 
+_SHORT = 32
+
+
 class _ArrayCheck(NamedTuple):
     """An array field, prepared for the common case, in which nothing has to be said."""
 
@@ -73,7 +76,7 @@ class _ArrayCheck(NamedTuple):
     dtype: np.dtype[np.generic]
     least: tuple[int, ...]
     most: tuple[int, ...]
-    finite: Literal["any", "dot", "all"]  # the dot product of a vector is finite only if the vector is
+    finite: bool
 
     @classmethod
     def prepare(cls, field: str, spec: ArraySpec) -> "_ArrayCheck":
@@ -81,15 +84,7 @@ class _ArrayCheck(NamedTuple):
         dtype = np.dtype(spec.dtype)
         least = tuple(size if isinstance(size, int) else size[0] for size in spec.shape)
         most = tuple(size if isinstance(size, int) else size[1] for size in spec.shape)
-        vector = len(spec.shape) == 1 and spec.dtype in ("f4", "f8")
-        return cls(
-            field,
-            spec,
-            dtype,
-            least,
-            most,
-            "any" if dtype.kind != "f" or not spec.finite else "dot" if vector else "all",
-        )
+        return cls(field, spec, dtype, least, most, spec.finite and dtype.kind == "f")
 
     def passes_at_once(self, value: Array) -> bool:
         """Whether ``value`` is surely right; if not, :meth:`ArraySpec.refusal` decides."""
@@ -100,9 +95,11 @@ class _ArrayCheck(NamedTuple):
             len(shape) != len(self.least) or not all(map(le, self.least, shape)) or not all(map(le, shape, self.most))
         ):
             return False
-        if self.finite == "any":
+        if not self.finite:
             return True
-        return isfinite(value.dot(value)) if self.finite == "dot" else bool(np.isfinite(value).all())
+        if len(shape) == 1 and shape[0] <= _SHORT:  # a list is quicker than numpy here
+            return all(map(isfinite, value.tolist()))
+        return bool(np.isfinite(value).all())
 
 
 class _Checks(NamedTuple):

@@ -215,7 +215,7 @@ def _build(name: str, run: RunConfig, folder: RunFolder) -> Stage:
     builders: dict[str, Callable[[], Stage]] = {
         "twin": lambda: _twin(run),
         "cameras": lambda: _twin_cameras(run),
-        "planner": lambda: _planner_stage(run, ()),
+        "planner": lambda: _planner_stage(run, CAMERAS),
         "expert": lambda: _expert_stage(run),
         "robot": lambda: _piper_robot(run),
         "recorder": lambda: _recorder(run, folder),

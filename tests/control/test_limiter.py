@@ -136,6 +136,17 @@ def test_limited_names_the_joints_that_could_not_follow() -> None:
     assert limiter.limited == 0
 
 
+def test_after_braking_the_target_of_before_is_forgotten() -> None:
+    limiter = standing_at((0.0, 1.0, -1.0, 0.0, 0.0, 0.0) * 2)
+    for _ in range(20):
+        limiter.follow([q + 1.0 for q in limiter.position], DT)
+    while not limiter.standing:
+        limiter.brake(DT)
+    rest = list(limiter.position)
+    limiter.follow(rest, DT)
+    assert limiter.position == rest
+
+
 def test_anchoring_outside_the_limits_stands_at_the_nearest_pose_inside() -> None:
     limiter = Limiter(LIMITS)
     limiter.anchor(1, (0.0, -0.01, 0.02, 0.0, 0.0, 0.0), 0.09)

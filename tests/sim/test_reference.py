@@ -1,5 +1,6 @@
 """The reference policy in a small closed loop: world, planner, expert, set-points interpolated from chunks."""
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -212,7 +213,7 @@ def test_thoughts_grow_into_the_intents_chain_of_thought() -> None:
     assert (intent.intent_id, intent.task_id) == (9, 4)
     texts = [t.text for t in thoughts if isinstance(t, PartialThought)]
     assert len(texts) == len(thoughts) >= 3
-    for shorter, longer in zip(texts, texts[1:], strict=False):
+    for shorter, longer in itertools.pairwise(texts):
         assert longer.startswith(shorter)
         assert len(longer) > len(shorter)
     assert texts[-1] == intent.chain_of_thought

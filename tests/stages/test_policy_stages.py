@@ -107,18 +107,17 @@ class Topics:
 def test_two_arms_are_brought_to_the_older_of_their_stamps() -> None:
     left, right = arm("left", 1000 * MS, 0.5, 2.0), arm("right", 1004 * MS, 0.3, -1.0)
     senses = proprioception(left, right, 1000 * MS)
-    assert senses is not None
     assert senses == pytest.approx([*[0.5] * 6, 0.02, *[0.304] * 6, 0.02])
 
 
-def test_arms_too_far_apart_in_time_are_not_one_observation() -> None:
-    assert proprioception(arm("left", 0), arm("right", 101 * MS), 0) is None
-    assert observe(arm("left", 0), arm("right", 101 * MS), ()) is None
+def test_an_arm_is_carried_by_a_tenth_of_a_second_at_most() -> None:
+    senses = proprioception(arm("left", 300 * MS, 0.5, 1.0), arm("right", 0, 0.5, 1.0), 0)
+    assert senses[:6] == pytest.approx([0.4] * 6)
+    assert senses[7:13] == pytest.approx([0.5] * 6)
 
 
 def test_an_observation_is_as_old_as_its_oldest_source_and_says_each_age() -> None:
     seen = observe(arm("left", 50 * MS), arm("right", 55 * MS), (frame("cam_high", 20 * MS),))
-    assert seen is not None
     assert seen.observation_ns == 20 * MS
     assert seen.source_age_s == pytest.approx({"left": -0.03, "right": -0.035, "cam_high": 0.0})
     assert [f.camera for f in seen.frames] == ["cam_high"]
@@ -179,8 +178,6 @@ def test_the_planner_needs_every_camera_fresh(lacking: str) -> None:
     topics = Topics().arms(now_ns).put("task", task()).put("camera/cam_high", frame("cam_high", now_ns))
     if lacking != "missing":
         age_ns = (201 if lacking == "stale" else 199) * MS
-        # arms and frames further apart than arms can be carried back are no observation either
-        age_ns = 90 * MS if lacking == "none" else age_ns
         topics.put("camera/cam_left_wrist", frame("cam_left_wrist", now_ns - age_ns))
     emits = list(stage.step(now_ns, topics.take()))
     assert bool(emits) == (lacking == "none")
@@ -305,7 +302,7 @@ def test_the_expert_does_nothing_without_intent_arms_or_fresh_feedback() -> None
         (Topics().put("intent", intent(1, 0)), 0),
         (Topics().put("intent", intent(1, 0)).put("arm/left", arm("left", 0)), 0),
         (Topics().put("intent", intent(1, 0)).arms(0), 51 * MS),
-        (Topics().put("intent", intent(1, 0)).arms(0).put("arm/right", arm("right", 120 * MS)), 0),
+        (Topics().put("intent", intent(1, 0)).arms(0).put("arm/right", arm("right", 60 * MS)), 60 * MS),
     ):
         actor, stage = expert()
         assert not list(stage.step(now_ns, topics.take()))

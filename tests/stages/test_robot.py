@@ -291,6 +291,7 @@ def test_enabling_stands_at_the_measured_pose_until_a_chunk_made_later_arrives()
     assert bench.mode() is Mode.ENABLED
     assert bench.pose.tolist() == [*(HOME[:6] + 0.05), *HOME[6:]]
     assert bench.last.gripper_width_m.tolist() == [0.03, 0.011]
+    assert [arm.commands[-1][6] for arm in bench.arms] == [0.03, 0.011]
     bench.tick(early)
     bench.run(0.2)
     assert bench.pose.tolist() == [*(HOME[:6] + 0.05), *HOME[6:]]
@@ -989,13 +990,43 @@ def test_arms_that_approach_fast_stop_before_the_limit_and_not_beyond_it() -> No
 
 
 def test_a_distance_that_is_not_a_number_where_the_arms_are_heading_holds() -> None:
-    bench = Bench(distance=lambda left, right: 0.06 if left[0] < 0.2 else nan)
+    safety = msgspec.structs.replace(LIMITS, arm_distance_every_ticks=1)
+    bench = Bench(distance=lambda left, right: 0.06 if left[0] < 0.2 else nan, safety=safety)
     bench.enable()
     bench.tick(bench.chunk(1.0))
     while bench.mode() is Mode.ENABLED:
         bench.tick()
+    assert bench.arms[0].position[0] < 0.19
     bench.assert_holds("arm_distance_hold")
-    assert bench.arms[0].commands[-40][0] < 0.2
+
+
+def test_an_arm_that_is_pushed_too_close_holds_although_its_set_point_is_far() -> None:
+    bench = Bench(distance=towards_each_other).enable()
+    arm = bench.arms[0]
+    arm.command = lambda position_rad, gripper_width_m: None  # type: ignore[method-assign]
+    arm.position = HOME[:6] - np.array([0.2, 0, 0, 0, 0, 0])
+    bench.run(0.02)
+    assert bench.mode() is Mode.HOLD
+    assert "arm_distance_hold" in bench.codes
+
+
+def test_a_person_may_not_bring_arms_closer_that_are_held_too_close() -> None:
+    bench = Bench(distance=lambda left, right: towards_each_other(left, right) - 0.02)
+    bench.enable()
+    bench.run(0.05)
+    bench.tick(bench.operator("resume"))
+    closer = TeleopCommand(
+        sampled_ns=bench.now_ns + 1,
+        deadman=True,
+        joint_velocity_rad_s=apart(-0.4),
+        gripper_velocity_m_s=np.zeros(2),
+        mode_request="override",
+    )
+    bench.tick(closer)
+    bench.run(0.1)
+    assert bench.mode() is Mode.HOLD
+    assert bench.distance(bench.pose[:6], bench.pose[6:]) >= 0.01 - 3e-4
+    assert_within_limits(bench.commands)
 
 
 def test_arms_held_too_close_may_move_apart_and_not_closer() -> None:
@@ -1022,6 +1053,7 @@ def test_arms_held_too_close_may_move_apart_and_not_closer() -> None:
         bench.tick(bench.chunk(apart(-0.2)))
         bench.run(0.05)
     assert bench.mode() is Mode.HOLD
+    assert bench.distance(bench.pose[:6], bench.pose[6:]) < 0.022
     assert_within_limits(bench.commands)
 
 
@@ -1125,7 +1157,7 @@ class HostileInputs(RuleBasedStateMachine):
         intent = IntentPolicy(stale_policy=policy)  # type: ignore[arg-type]
         self.bench = Bench(intent, distance=towards_each_other if near else lambda left, right: 1.0)
         self.bench.enable()
-        self.checked = self.cleared = 0  # commands judged, and the first one after a fault was cleared
+        self.checked = self.begun = 0  # commands judged, and the first of the motion that goes on
 
     @rule(ticks=st.integers(1, 40), dt_ms=st.sampled_from((5, 5, 5, 1, 3, 8, 12, 15, 20)))
     def wait(self, ticks: int, dt_ms: int) -> None:
@@ -1190,7 +1222,9 @@ class HostileInputs(RuleBasedStateMachine):
         before = self.bench.mode()
         self.bench.tick(self.bench.operator(action))
         if before is Mode.FAULT and self.bench.mode() is Mode.HOLD:
-            self.cleared = len(self.bench.commands) - 1
+            # The faulted arm goes on from where it is: the commands before this one are another motion.
+            self.judge(self.bench.commands[:-1])
+            self.begun = self.checked
 
     @rule()
     def recover(self) -> None:
@@ -1220,11 +1254,13 @@ class HostileInputs(RuleBasedStateMachine):
         for arm in self.bench.arms:
             assert np.isfinite(arm.commands).all()
             arm.commands.clear()
-        # Once a fault is cleared the arm goes on from where it is: the commands before it are another motion.
-        begin = self.cleared if self.cleared > self.checked else max(self.checked - 3, self.cleared)
-        assert_within_limits(self.bench.commands[self.checked : self.cleared])
-        assert_within_limits(self.bench.commands[begin:], from_rest=begin == self.cleared)
-        self.checked = len(self.bench.commands)
+        self.judge(self.bench.commands)
+
+    def judge(self, commands: Sequence[JointCommand]) -> None:
+        """The commands since the last judgement, and a few before them for their speed."""
+        begin = max(self.checked - 3, self.begun)
+        assert_within_limits(commands[begin:], from_rest=begin == self.begun)
+        self.checked = len(commands)
 
 
 HostileInputs.TestCase.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)

@@ -60,7 +60,7 @@ def structs(kind: type[msgspec.Struct]) -> st.SearchStrategy[Any]:
         strategy = values(field.type) if spec is None else arrays(spec)
         fields[field.name] = strategy if field.required or spec is None else st.none() | strategy
     if kind is m.ActionChunk:
-        chunks = st.integers(1, 60).flatmap(
+        return st.integers(1, 60).flatmap(
             lambda rows: st.builds(
                 kind,
                 **{
@@ -71,7 +71,6 @@ def structs(kind: type[msgspec.Struct]) -> st.SearchStrategy[Any]:
                 },
             )
         )
-        return chunks
     return st.builds(kind, **fields)
 
 
@@ -202,25 +201,25 @@ def test_what_is_too_large_or_unknown_to_msgpack_is_not_sent() -> None:
 
 
 def test_a_message_that_breaks_its_own_rules_is_not_built() -> None:
-    with pytest.raises(MessageError, match="ArmState.faults must have at most 64 items, not 65"):
+    with pytest.raises(MessageError, match=r"ArmState\.faults must have at most 64 items, not 65"):
         arm_state(faults=("x",) * 65)
-    with pytest.raises(MessageError, match="ArmState.position_rad must be finite"):
+    with pytest.raises(MessageError, match=r"ArmState\.position_rad must be finite"):
         arm_state(position_rad=np.array([0, 0, 0, 0, 0, np.nan]))
-    with pytest.raises(MessageError, match="ArmState.effort_nm must be finite"):
+    with pytest.raises(MessageError, match=r"ArmState\.effort_nm must be finite"):
         arm_state(effort_nm=np.array([0, -np.inf, 0, np.inf, 0, 0]))
     with pytest.raises(MessageError, match=r"ArmState.position_rad must have shape \(6\), not \(7,\)"):
         arm_state(position_rad=np.zeros(7))
-    with pytest.raises(MessageError, match="ArmState.position_rad must have dtype float64, not float32"):
+    with pytest.raises(MessageError, match=r"ArmState\.position_rad must have dtype float64, not float32"):
         arm_state(position_rad=np.zeros(6, np.float32))
     with pytest.raises(MessageError, match=r"CameraFrame.rgb must have shape .* not \(0, 64, 3\)"):
         m.CameraFrame(camera="c", frame_id=1, exposure_ns=2, rgb=np.zeros((0, 64, 3), np.uint8))
-    with pytest.raises(MessageError, match="CameraFrame.rgb must have 3 dimensions"):
+    with pytest.raises(MessageError, match=r"CameraFrame\.rgb must have 3 dimensions"):
         m.CameraFrame(camera="c", frame_id=1, exposure_ns=2, rgb=np.zeros((64, 3), np.uint8))
 
 
 @pytest.mark.filterwarnings("error")
 def test_numbers_too_large_to_square_are_finite_all_the_same() -> None:
-    """The quick check of a vector squares it; what overflows there must be looked at again, not refused."""
+    """A check that sums or squares a vector would overflow here."""
     state = arm_state(effort_nm=np.array([1e300, -1e300, 0, 0, 0, 0]))
     assert state.effort_nm[0] == 1e300
 

@@ -81,7 +81,6 @@ class Arbiter:
             intent_ns = sample.chunk.intent_observation_ns
             request = Request(Source.POLICY, sample.set_point, None, sample.overrun_ns, intent_ns)
             return Choice(request, sample.provenance())
-        timeline.clear()
         if gate.mode is Mode.OVERRIDE and teleop is not None:
             age_ns = now_ns - teleop.sampled_ns
             velocity = [*teleop.joint_velocity_rad_s.tolist(), *teleop.gripper_velocity_m_s.tolist()]

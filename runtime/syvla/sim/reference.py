@@ -24,7 +24,7 @@ from syvla.messages import (
 from syvla.protocols import PartialThought
 from syvla.sim.motion import ArmMotion, MotionLimits
 from syvla.sim.scene import Table
-from syvla.sim.script import Script, by_name
+from syvla.sim.script import Script
 from syvla.sim.tasks import TASKS
 from syvla.sim.tasks.goal import Goal, LanguageTask
 from syvla.sim.waypoints import BOTH_ARMS, OTHER_ARM, Waypoint, decode, encode
@@ -62,7 +62,7 @@ class ReferencePlanner:
             self._episode = episode
             self._plan = observation.observation_ns // to_ns(0.01) % 2047 + 1  # another one after a restart, too
             self._goal = known.goal(task.instruction)
-            scene = by_name(known.reset(0, known.splits[0]).scene)  # sizes are the same for every seed
+            scene = known.reset(0, known.splits[0]).scene  # sizes are the same for every seed
             self._script = None if self._goal is None else Script(self._rig, self._goal, scene, table)
         if self._goal is None or self._script is None:
             yield PartialThought("I cannot tell from the instruction what is wanted, so the arms stay where they are.")

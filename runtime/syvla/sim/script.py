@@ -8,96 +8,32 @@ in the container, the hand has left). The space over the containers is entered b
 
 import itertools
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 
 from syvla.config import RigConfig
-from syvla.control.kinematics import HOME_RAD, LIMITS, Base, JointLimits, forward_tcp, hand_rotation, inverse_tcp
+from syvla.control.kinematics import HOME_RAD
 from syvla.messages import ARM_JOINTS, FEATURE_QUERIES, ArmName, Float64
-from syvla.sim.motion import quaternion_from_rotation
-from syvla.sim.scene import Container, FreeObject, Scene, Table
+from syvla.sim.jobs import LOOSE_M, PUSH_M, TRAVEL_M, Hands, Home, Job, Place, Push
+from syvla.sim.scene import Scene, Table
 from syvla.sim.tasks.goal import Goal, loaded_of, pushed_m
 from syvla.sim.waypoints import BOTH_ARMS, OTHER_ARM, Waypoint
 
-_TRAVEL_M = 0.115  # height of the grasp point between places
-_PUSH_M = 0.085  # how far the box is pushed
-_OPEN_M, _RELEASE_M, _SQUEEZE_M = 0.022, 0.014, 0.014  # beyond, beyond and below the thing's width
-_LOOSE_M = 0.005  # a hand this much wider or narrower than a thing does not hold it
-_LOWEST_GRASP_M = 0.017  # the pads reach 12 mm beyond the grasp point
-_IDLE_WIDTH_M = 0.05
 _ATTEMPTS = 4
-_MARGIN_RAD = 0.03
-_NEAR = JointLimits(
-    *(tuple(v + s for v in edge) for edge, s in ((LIMITS.lower_rad, _MARGIN_RAD), (LIMITS.upper_rad, -_MARGIN_RAD)))  # type: ignore[arg-type]
-)
-_TILTS_RAD = np.radians(np.arange(0.0, 52.0, 3.0))
 _AT_HOME_RAD = 0.06
-
-
-class _Pose(NamedTuple):
-    """Of the hand, in the world."""
-
-    position_m: tuple[float, float, float]
-    quaternion: tuple[float, float, float, float]
-
-
-@dataclass
-class _Job:
-    """Waypoints that belong together. ``first`` is the row from which they are still to come."""
-
-    arm: ArmName
-    number: int  # of the first waypoint
-    count: int
-    first: int = 0
-    waypoints: tuple[Waypoint, ...] = ()  # filled in when the job comes into view
-    impossible: bool = False  # a pose is out of reach
-
-    @property
-    def exit(self) -> int:
-        """Number of the arm's next waypoint after this job: once completed, the arm is elsewhere."""
-        return self.number + self.count
-
-
-@dataclass
-class _Home(_Job):
-    """Straight up where the hand is low, then home."""
-
-
-@dataclass
-class _Place(_Job):
-    """Rows: above, down, close, lift, over the slot, lower, open, raise."""
-
-    thing: str = ""
-    slot_m: tuple[float, float] = (0.0, 0.0)
-    lower_m: float = 0.0
-    after: int = 0
-    opened: bool = False  # the hand was seen wide enough for the thing
-    built_for: Float64 = field(default_factory=lambda: np.zeros(3))
-
-    LIFT, RAISE = 3, 7
-
-
-@dataclass
-class _Push(_Job):
-    """Rows: beside the box, down, push, raise."""
-
-    after: int = 0
 
 
 class Script:
     """One episode's plan; ``step`` is called with each new observation."""
 
-    def __init__(self, rig: RigConfig, goal: Goal, scene: Mapping[str, FreeObject | Container], table: Table) -> None:
-        """Queue the jobs that ``goal`` needs, seeing ``table``; ``scene`` knows the things' sizes by name."""
-        self._bases: dict[ArmName, Base] = {"left": Base.of(rig.left), "right": Base.of(rig.right)}
-        self._goal, self._scene = goal, scene
+    def __init__(self, rig: RigConfig, goal: Goal, scene: Scene, table: Table) -> None:
+        """Queue the jobs that ``goal`` needs, seeing ``table``; ``scene`` knows the things' sizes."""
+        self._hands = Hands(rig, scene)
+        self._goal = goal
         self._numbers: dict[ArmName, int] = {"left": 1, "right": 1}
-        self._queues: dict[ArmName, list[_Job]] = {"left": [], "right": []}
+        self._queues: dict[ArmName, list[Job]] = {"left": [], "right": []}
         self._attempts: dict[str, int] = {}
-        self._last_place: dict[ArmName, _Place] = {}
+        self._last_place: dict[ArmName, Place] = {}
         self._slots: dict[ArmName, int] = {"left": 0, "right": 0}
         self._rest_m = float(table.position_m(goal.container)[1]) if goal.container in table.index else 0.0
         self._pushes = 0
@@ -126,23 +62,24 @@ class Script:
 
     # ------------------------------------------------------------ queues
 
-    def _add(self, job: _Job) -> None:
+    def _add(self, job: Job) -> None:
         self._queues[job.arm].append(job)
         self._numbers[job.arm] += job.count
 
     def _add_home(self, arm: ArmName) -> None:
-        self._add(_Home(arm, self._numbers[arm], 2))
+        self._add(Home(arm, self._numbers[arm], 2))
 
     def _queue_places(self, table: Table) -> None:
         """Queue all that is still to be placed, the arms taking turns, and the way home."""
         goal = self._goal
         if goal.container not in table.index:
             return
-        centre = table.position_m(goal.container)
         todo = [n for n in goal.candidates if n in table.index and table.inside[table.index[n]] != goal.container]
         todo = [n for n in todo if self._attempts.get(n, 0) < _ATTEMPTS]
-        # Nearest to the container first; things tried before last.
-        todo.sort(key=lambda n: (self._attempts.get(n, 0), float(np.linalg.norm(table.position_m(n) - centre))))
+        if goal.count < len(goal.candidates):  # any will do: the nearest
+            centre = table.position_m(goal.container)
+            todo.sort(key=lambda n: float(np.linalg.norm(table.position_m(n) - centre)))
+        todo.sort(key=lambda n: self._attempts.get(n, 0))  # what was tried before comes last
         todo = todo[: max(goal.count - len(loaded_of(goal, table)), 0)]
         by_arm: dict[ArmName, list[str]] = {arm: [] for arm in BOTH_ARMS}
         for name in todo:
@@ -157,11 +94,11 @@ class Script:
                 self._add_home(arm)
 
     def _add_place(self, arm: ArmName, thing: str, table: Table) -> None:
-        container = self._container()
+        container = self._hands.container(self._goal.container)
         half_x = container.inner_m[0] / 2.0
         k, inwards = self._slots[arm], (1.0 if arm == "left" else -1.0)
         self._slots[arm] += 1
-        size = self._size(thing)
+        size = self._hands.thing(thing).size_m
         if self._goal.push is None:  # a tray: each arm has its half, and begins at opposite ends
             dx, dy = inwards * (half_x - 0.041) * (1.0 if k % 2 == 0 else -1.0), inwards * 0.032
             lower = size[2] / 2.0 + 0.014
@@ -170,7 +107,7 @@ class Script:
             lower = container.wall_height_m + 0.014
         x, y, _ = table.position_m(container.name).tolist()
         other = self._last_place.get(OTHER_ARM[arm])
-        job = _Place(
+        job = Place(
             arm,
             self._numbers[arm],
             8,
@@ -189,13 +126,23 @@ class Script:
         if goal.push is None or goal.container not in table.index or len(loaded_of(goal, table)) != goal.count:
             return
         pusher: ArmName = "right" if goal.push == "left" else "left"
-        busy = any(isinstance(job, _Push) for job in self._queues[pusher])
-        if busy or self._pushes >= _ATTEMPTS or pushed_m(goal, table, self._rest_m) >= 0.9 * _PUSH_M:
+        busy = any(isinstance(job, Push) for job in self._queues[pusher])
+        done_m = pushed_m(goal, table, self._rest_m)
+        if busy or self._pushes >= _ATTEMPTS or done_m >= 0.9 * PUSH_M:
             return
-        packer: ArmName = "left" if pusher == "right" else "right"
-        last = self._last_place.get(packer)
+        last = self._last_place.get(OTHER_ARM[pusher])
         self._pushes += 1
-        self._add(_Push(pusher, self._numbers[pusher], 4, after=last.exit if last is not None else 0))
+        self._add(
+            Push(
+                pusher,
+                self._numbers[pusher],
+                4,
+                box=goal.container,
+                towards=goal.push,
+                distance_m=PUSH_M - done_m,
+                after=last.exit if last is not None else 0,
+            )
+        )
         self._add_home(pusher)
 
     # ------------------------------------------------------------ progress
@@ -203,46 +150,45 @@ class Script:
     def _follow(self, arm: ArmName, table: Table, q: Float64, width_m: float) -> None:
         """Move on in the arm's queue by what can be seen."""
         queue = self._queues[arm]
-        position, _ = self._bases[arm].to_world(*forward_tcp(q))
+        position = self._hands.grasp_point(arm, q)
         while queue:
             job = queue[0]
             if job.impossible:
                 over = True
-            elif isinstance(job, _Place):
+            elif isinstance(job, Place):
                 over = self._follow_place(job, table, position, width_m)
-            elif isinstance(job, _Push):
-                over = self._follow_push(job, table, position)
+            elif isinstance(job, Push):
+                over = self._follow_push(job, position)
             else:
                 over = len(queue) > 1 and float(np.abs(q - HOME_RAD).max()) < _AT_HOME_RAD
             if not over:
                 return
             queue.pop(0)
-            if isinstance(job, _Place) and not any(isinstance(j, _Place) for qs in self._queues.values() for j in qs):
+            if isinstance(job, Place) and not any(isinstance(j, Place) for qs in self._queues.values() for j in qs):
                 self._queue_places(table)  # what was lost is tried again
 
-    def _follow_place(self, job: _Place, table: Table, position: Float64, width_m: float) -> bool:
+    def _follow_place(self, job: Place, table: Table, position: Float64, width_m: float) -> bool:
         index = table.index[job.thing]
         at_slot = math.dist(position[:2].tolist(), job.slot_m) < 0.03
         if table.held_by[index] == job.arm:
             job.first = max(job.first, job.LIFT)
         elif table.inside[index] == self._goal.container and (at_slot or job.first > 0):
             job.first = job.RAISE
-        elif width_m > self._width(job.thing) + _LOOSE_M:
+        elif width_m > self._hands.width_m(job.thing) + LOOSE_M:
             job.opened = True
             if job.first == job.LIFT:  # it was to be released, and is neither held nor inside: lost
                 job.first = job.RAISE
-        elif job.opened and width_m < self._width(job.thing) - _LOOSE_M:
+        elif job.opened and width_m < self._hands.width_m(job.thing) - LOOSE_M:
             job.first = max(job.first, job.LIFT)  # the hand closed on nothing
-        return job.first == job.RAISE and (not at_slot or position[2] > _TRAVEL_M - 0.03)
+        return job.first == job.RAISE and (not at_slot or position[2] > TRAVEL_M - 0.03)
 
-    def _follow_push(self, job: _Push, table: Table, position: Float64) -> bool:
+    def _follow_push(self, job: Push, position: Float64) -> bool:
         if not job.waypoints:
             return False
-        low = position[2] < _TRAVEL_M - 0.03
-        goal_m = job.waypoints[2].position_m
-        if low and math.dist(position[:2].tolist(), goal_m[:2]) < 0.02:
-            job.first = 3
-        return job.first == 3 and not low
+        x, y, _ = job.waypoints[job.RAISE].position_m
+        if math.dist(position[:2].tolist(), (x, y)) < 0.02:
+            job.first = job.RAISE
+        return job.first == job.RAISE and bool(position[2] > TRAVEL_M - 0.03)
 
     # ------------------------------------------------------------ waypoints
 
@@ -252,127 +198,14 @@ class Script:
         for index, job in enumerate(self._queues[arm]):
             if len(view) >= FEATURE_QUERIES:
                 break
-            if isinstance(job, _Place):
+            if isinstance(job, Place):
                 here = np.array([*table.position_m(job.thing)[:2], table.yaw_rad(job.thing)])
                 if not job.waypoints or (index > 0 and np.abs(here - job.built_for)[:2].max() > 0.004):
-                    job.waypoints, job.built_for = self._place_rows(job, table), here
-            elif not job.waypoints:
-                job.waypoints = self._push_rows(job, table) if isinstance(job, _Push) else self._home_rows(job, q)
+                    job.waypoints, job.built_for = self._hands.place(job, table), here
+            elif isinstance(job, Push) and not job.waypoints:
+                job.waypoints = self._hands.push(job, table)
+            elif isinstance(job, Home) and not job.waypoints:
+                job.waypoints = self._hands.home(job, q, from_here=index == 0)
             job.impossible = not job.waypoints
             view.extend(job.waypoints[job.first :])
         return view
-
-    def _place_rows(self, job: _Place, table: Table) -> tuple[Waypoint, ...]:
-        arm = job.arm
-        x, y, z = table.position_m(job.thing).tolist()
-        width, size = self._width(job.thing), self._size(job.thing)
-        grasp_m = max(z, _LOWEST_GRASP_M)
-        yaws = self._grasp_yaws(job.thing, table.yaw_rad(job.thing), self._azimuth(arm, x, y))
-        above, down = self._pose(arm, x, y, _TRAVEL_M, yaws), self._pose(arm, x, y, grasp_m, yaws)
-        over = self._pose(arm, *job.slot_m, _TRAVEL_M, None)
-        low = self._pose(arm, *job.slot_m, job.lower_m + max(grasp_m - size[2] / 2.0, 0.0), None)
-        if above is None or down is None or over is None or low is None:
-            return ()
-        wide, shut, loose = min(width + _OPEN_M, 0.07), max(width - _SQUEEZE_M, 0.0), min(width + _RELEASE_M, 0.07)
-        n = itertools.count(job.number)
-        return (
-            Waypoint(arm, next(n), *above, wide),
-            Waypoint(arm, next(n), *down, wide, straight=True),
-            Waypoint(arm, next(n), *down, shut, dwell_s=0.12, straight=True),
-            Waypoint(arm, next(n), *above, shut, straight=True),
-            Waypoint(arm, next(n), *over, shut, after=job.after),
-            Waypoint(arm, next(n), *low, shut, straight=True),
-            Waypoint(arm, next(n), *low, loose, dwell_s=0.06, straight=True),
-            Waypoint(arm, next(n), *over, loose, straight=True),
-        )
-
-    def _push_rows(self, job: _Push, table: Table) -> tuple[Waypoint, ...]:
-        box = self._container()
-        x, y, _ = table.position_m(box.name).tolist()
-        towards = 1.0 if self._goal.push == "left" else -1.0
-        face = y - towards * (box.inner_m[1] / 2.0 + box.wall_thickness_m + 0.011)  # 11 mm: half a pad's width
-        rest = _PUSH_M - pushed_m(self._goal, table, self._rest_m)
-        start, end = face - towards * 0.025, face + towards * rest
-        poses = [
-            self._pose(job.arm, x, at, height, (0.0, math.pi))
-            for at, height in ((start, _TRAVEL_M), (start, 0.026), (end, 0.026), (end, _TRAVEL_M))
-        ]
-        rows = []
-        for k, pose in enumerate(poses):
-            if pose is None:
-                return ()
-            rows.append(Waypoint(job.arm, job.number + k, *pose, 0.0, straight=k > 0, after=job.after if k == 0 else 0))
-        return tuple(rows)
-
-    def _home_rows(self, job: _Job, q: Float64) -> tuple[Waypoint, ...]:
-        base = self._bases[job.arm]
-        position, rotation = base.to_world(*forward_tcp(HOME_RAD))
-        home = Waypoint(job.arm, job.number + 1, _triple(position), quaternion_from_rotation(rotation), _IDLE_WIDTH_M)
-        here, hand = base.to_world(*forward_tcp(q))
-        if self._queues[job.arm][0] is not job or here[2] > _TRAVEL_M - 0.02:
-            return (home,)
-        x, y, _ = here.tolist()
-        up = self._pose(job.arm, x, y, _TRAVEL_M, None) or _Pose((x, y, _TRAVEL_M), quaternion_from_rotation(hand))
-        return (Waypoint(job.arm, job.number, *up, _IDLE_WIDTH_M, straight=True), home)
-
-    # ------------------------------------------------------------ geometry
-
-    def _pose(self, arm: ArmName, x: float, y: float, z: float, yaws: tuple[float, ...] | None) -> _Pose | None:
-        """The least tilted reachable hand with its grasp point there; without ``yaws`` the easiest one."""
-        base = self._bases[arm]
-        azimuth = self._azimuth(arm, x, y)
-        options = np.array(yaws if yaws is not None else (azimuth + math.pi / 2.0, azimuth - math.pi / 2.0))
-        rotations = hand_rotation(options[None, :], _TILTS_RAD[:, None], azimuth)
-        position, turned = base.from_world((x, y, z), rotations)
-        q, reachable = inverse_tcp(position, turned, np.array(HOME_RAD), _NEAR)
-        rows = np.flatnonzero(reachable.any(axis=1))
-        if len(rows) == 0:
-            return None
-        row = int(rows[0])
-        cost = np.where(reachable[row], np.abs(q[row, :, 5]), np.inf)
-        return _Pose((x, y, z), quaternion_from_rotation(rotations[row, int(cost.argmin())]))
-
-    def _azimuth(self, arm: ArmName, x: float, y: float) -> float:
-        base = self._bases[arm]
-        return math.atan2(y - base.y_m, x - base.x_m)
-
-    def _grasp_yaws(self, name: str, yaw_rad: float, azimuth_rad: float) -> tuple[float, ...]:
-        """Directions in which the fingers may open around a thing: across its shorter side."""
-        thing = self._thing(name)
-        if thing.shape != "box":
-            return (azimuth_rad + math.pi / 2.0, azimuth_rad - math.pi / 2.0)
-        x, y, _ = thing.size_m
-        axes = [yaw_rad + math.pi / 2.0] if x > y else [yaw_rad] if y > x else [yaw_rad, yaw_rad + math.pi / 2.0]
-        # Of a square, the side that is nearer to the arm's own plane's normal.
-        best = min(axes, key=lambda a: abs(math.cos(a - azimuth_rad)))
-        return (best, best + math.pi)
-
-    def _thing(self, name: str) -> FreeObject:
-        thing = self._scene[name]
-        if not isinstance(thing, FreeObject):
-            raise TypeError(f"{name} cannot be grasped")
-        return thing
-
-    def _container(self) -> Container:
-        container = self._scene[self._goal.container]
-        if not isinstance(container, Container):
-            raise TypeError(f"{self._goal.container} holds nothing")
-        return container
-
-    def _size(self, name: str) -> tuple[float, float, float]:
-        return self._thing(name).size_m
-
-    def _width(self, name: str) -> float:
-        x, y, _ = self._thing(name).size_m
-        return min(x, y)
-
-
-def by_name(scene: Scene) -> dict[str, FreeObject | Container]:
-    """The things of a scene by their names."""
-    things: tuple[FreeObject | Container, ...] = (*scene.objects, *scene.containers)
-    return {thing.name: thing for thing in things}
-
-
-def _triple(position: Float64) -> tuple[float, float, float]:
-    x, y, z = position.tolist()
-    return x, y, z

@@ -93,11 +93,11 @@ class ExpertStage:
         if now_ns - intent.observation_ns > self._max_age_s * 1e9:
             return ()
         observation_ns = min(left.measured_ns, right.measured_ns)
-        senses = proprioception(left, right, observation_ns)
-        if senses is None or now_ns - observation_ns > self._arm_stale_ns:
+        if now_ns - observation_ns > self._arm_stale_ns:
             return ()
         chunk_id = self._next_id
         self._next_id += 1
+        senses = proprioception(left, right, observation_ns)
         chunk = self._expert.act(intent, observation_ns, senses, self._committed(inbox), chunk_id, self.delay.steps)
         self._sent[chunk_id] = chunk
         self._sent.pop(chunk_id - REMEMBERED_CHUNKS, None)

@@ -18,6 +18,7 @@ QUEUE_MESSAGES = 4096
 QUEUE_BYTES = 64 * 1024 * 1024
 MAX_PEERS = 64
 PEER_EXPIRES_NS = 10_000_000_000  # without a grant; a living subscriber sends ten a second
+PEER_QUIET_NS = 1_000_000_000  # without a grant, after which it must make room for a new one
 GRANTS_PER_POLL = 256
 ZERO_COPY_BYTES = 65_536  # below it libzmq's copy costs less than keeping account of the buffer
 
@@ -182,7 +183,10 @@ class Outlet:
 
     def _take(self, identity: bytes, grants: Sequence[Grant], now_ns: int) -> None:
         if identity not in self._heard_ns and len(self._heard_ns) >= MAX_PEERS:
-            raise MessageError(f"grant: {MAX_PEERS} subscribers are connected already")
+            quietest = min(self._heard_ns, key=self._heard_ns.__getitem__)
+            if now_ns - self._heard_ns[quietest] < PEER_QUIET_NS:
+                raise MessageError(f"grant: {MAX_PEERS} subscribers are connected already")
+            self._forget(quietest)
         self._heard_ns[identity] = now_ns
         for grant in grants:
             position = grant.sequence if grant.epoch == self.epoch else -1

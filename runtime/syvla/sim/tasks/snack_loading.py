@@ -95,12 +95,17 @@ class SnackLoading:
         if done:
             verb = "is" if len(done) == 1 else "are"
             text += f" {in_words(done).capitalize()} {verb} already in the {goal.container}."
-        held = [(n, by) for n, by in zip(table.names, table.held_by, strict=True) if by and n in goal.candidates]
-        rest = [n for n in goal.candidates if n not in done]
+        rest = [name for name in goal.candidates if name not in done]
         if not rest:
             return f"{text} Everything is loaded, so the arms go home."
-        if held:
-            name, arm = held[0]
-            return f"{text} Next the {arm} arm puts the {name} into the tray."
-        arm = "left" if table.position_m(rest[0])[1] > 0.0 else "right"
-        return f"{text} Next the {arm} arm picks up the {rest[0]}."
+        steps = []
+        for arm in ("left", "right"):
+            held = [name for name in rest if table.held_by[table.index[name]] == arm]
+            near = [
+                n for n in rest if not table.held_by[table.index[n]] and (table.position_m(n)[1] > 0) == (arm == "left")
+            ]
+            if held:
+                steps.append(f"the {arm} arm puts the {held[0]} into the tray")
+            elif near:
+                steps.append(f"the {arm} arm picks up the {near[0]}")
+        return f"{text} Next {' and '.join(steps)}."

@@ -1,0 +1,211 @@
+"""The jobs of one arm, and the waypoints each consists of: how a thing is grasped, placed, and a box pushed.
+
+A hand points straight down wherever it can reach so, and otherwise tilts outwards by the least that will do.
+"""
+
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple, cast
+
+import numpy as np
+
+from syvla.config import RigConfig, Six
+from syvla.control.kinematics import HOME_RAD, LIMITS, Base, JointLimits, forward_tcp, hand_rotation, inverse_tcp
+from syvla.errors import ConfigError
+from syvla.messages import ArmName, Float64
+from syvla.sim.motion import quaternion_from_rotation
+from syvla.sim.scene import Container, FreeObject, Scene, Table
+from syvla.sim.tasks.goal import Side
+from syvla.sim.waypoints import Waypoint
+
+TRAVEL_M = 0.115  # height of the grasp point between places
+PUSH_M = 0.085  # how far the box is pushed
+LOOSE_M = 0.005  # a hand this much wider or narrower than a thing does not hold it
+_OPEN_M, _RELEASE_M, _SQUEEZE_M = 0.022, 0.014, 0.014  # beyond, beyond and below the thing's width
+_WIDEST_M, _IDLE_WIDTH_M = 0.07, 0.05
+_LOWEST_GRASP_M = 0.017  # the pads reach 12 mm beyond the grasp point
+_HALF_PAD_M = 0.011
+_MARGIN_RAD = 0.03  # kept from the joints' limits
+_NEAR = JointLimits(
+    cast(Six, tuple(v + _MARGIN_RAD for v in LIMITS.lower_rad)),
+    cast(Six, tuple(v - _MARGIN_RAD for v in LIMITS.upper_rad)),
+)
+_TILTS_RAD = np.radians(np.arange(0.0, 52.0, 3.0))
+
+
+class Pose(NamedTuple):
+    """Of the hand, in the world."""
+
+    position_m: tuple[float, float, float]
+    quaternion: tuple[float, float, float, float]
+
+
+@dataclass
+class Job:
+    """Waypoints that belong together. ``first`` is the row from which they are still to come."""
+
+    arm: ArmName
+    number: int  # of the first waypoint
+    count: int
+    first: int = 0
+    waypoints: tuple[Waypoint, ...] = ()  # filled in when the job comes into view
+    impossible: bool = False  # a pose is out of reach
+
+    @property
+    def exit(self) -> int:
+        """Number of the arm's next waypoint after this job: once completed, the arm is elsewhere."""
+        return self.number + self.count
+
+
+@dataclass
+class Home(Job):
+    """Straight up where the hand is low, then home."""
+
+
+@dataclass
+class Place(Job):
+    """Rows: above, down, close, lift, over the slot, lower, open, raise."""
+
+    thing: str = ""
+    slot_m: tuple[float, float] = (0.0, 0.0)
+    lower_m: float = 0.0
+    after: int = 0
+    opened: bool = False  # the hand was seen wide enough for the thing
+    built_for: Float64 = field(default_factory=lambda: np.zeros(3))
+
+    LIFT, RAISE = 3, 7
+
+
+@dataclass
+class Push(Job):
+    """Rows: beside the box, down, push, raise."""
+
+    box: str = ""
+    towards: Side = "left"
+    distance_m: float = 0.0
+    after: int = 0
+
+    RAISE = 3
+
+
+class Hands:
+    """Turns jobs into waypoints, knowing where the arms stand and how large things are."""
+
+    def __init__(self, rig: RigConfig, scene: Scene) -> None:
+        """For the arms of ``rig`` and the sizes of the things in ``scene``."""
+        self._bases: dict[ArmName, Base] = {"left": Base.of(rig.left), "right": Base.of(rig.right)}
+        self._objects: Mapping[str, FreeObject] = {thing.name: thing for thing in scene.objects}
+        self._containers: Mapping[str, Container] = {thing.name: thing for thing in scene.containers}
+
+    def thing(self, name: str) -> FreeObject:
+        """What can be grasped by that name."""
+        if name not in self._objects:
+            raise ConfigError(f"nothing to grasp is called {name!r}; there are {', '.join(self._objects)}")
+        return self._objects[name]
+
+    def container(self, name: str) -> Container:
+        """What can be filled by that name."""
+        if name not in self._containers:
+            raise ConfigError(f"no container is called {name!r}; there are {', '.join(self._containers)}")
+        return self._containers[name]
+
+    def width_m(self, name: str) -> float:
+        """How far apart the fingers are when they hold the thing."""
+        x, y, _ = self.thing(name).size_m
+        return min(x, y)
+
+    def grasp_point(self, arm: ArmName, q_rad: Float64) -> Float64:
+        """(3,) in the world."""
+        return self._bases[arm].to_world(*forward_tcp(q_rad))[0]
+
+    def place(self, job: Place, table: Table) -> tuple[Waypoint, ...]:
+        """The rows of a place job; none if one is out of reach."""
+        arm = job.arm
+        x, y, z = table.position_m(job.thing).tolist()
+        width, size = self.width_m(job.thing), self.thing(job.thing).size_m
+        grasp_m = max(z, _LOWEST_GRASP_M)
+        yaws = self._grasp_yaws(job.thing, table.yaw_rad(job.thing), self._azimuth(arm, x, y))
+        above, down = self._pose(arm, x, y, TRAVEL_M, yaws), self._pose(arm, x, y, grasp_m, yaws)
+        over = self._pose(arm, *job.slot_m, TRAVEL_M, None)
+        low = self._pose(arm, *job.slot_m, job.lower_m + max(grasp_m - size[2] / 2.0, 0.0), None)
+        if above is None or down is None or over is None or low is None:
+            return ()
+        wide, shut, loose = (
+            min(width + _OPEN_M, _WIDEST_M),
+            max(width - _SQUEEZE_M, 0.0),
+            min(width + _RELEASE_M, _WIDEST_M),
+        )
+        n = itertools.count(job.number)
+        return (
+            Waypoint(arm, next(n), *above, wide),
+            Waypoint(arm, next(n), *down, wide, straight=True),
+            Waypoint(arm, next(n), *down, shut, dwell_s=0.12, straight=True),
+            Waypoint(arm, next(n), *above, shut, straight=True),
+            Waypoint(arm, next(n), *over, shut, after=job.after),
+            Waypoint(arm, next(n), *low, shut, straight=True),
+            Waypoint(arm, next(n), *low, loose, dwell_s=0.06, straight=True),
+            Waypoint(arm, next(n), *over, loose, straight=True),
+        )
+
+    def push(self, job: Push, table: Table) -> tuple[Waypoint, ...]:
+        """The rows of a push job, with the fingers closed; none if one is out of reach."""
+        box = self.container(job.box)
+        x, y, _ = table.position_m(box.name).tolist()
+        towards = 1.0 if job.towards == "left" else -1.0
+        face = y - towards * (box.inner_m[1] / 2.0 + box.wall_thickness_m + _HALF_PAD_M)
+        start, end = face - towards * 0.025, face + towards * job.distance_m
+        poses = [
+            self._pose(job.arm, x, at, height, (0.0, math.pi))
+            for at, height in ((start, TRAVEL_M), (start, 0.026), (end, 0.026), (end, TRAVEL_M))
+        ]
+        rows = []
+        for k, pose in enumerate(poses):
+            if pose is None:
+                return ()
+            rows.append(Waypoint(job.arm, job.number + k, *pose, 0.0, straight=k > 0, after=job.after if k == 0 else 0))
+        return tuple(rows)
+
+    def home(self, job: Home, q: Float64, from_here: bool) -> tuple[Waypoint, ...]:
+        """The way home; if it starts ``from_here``, from joints ``q`` with the hand low, straight up first."""
+        base = self._bases[job.arm]
+        position, rotation = base.to_world(*forward_tcp(HOME_RAD))
+        x, y, z = position.tolist()
+        home = Waypoint(job.arm, job.number + 1, (x, y, z), quaternion_from_rotation(rotation), _IDLE_WIDTH_M)
+        here, hand = base.to_world(*forward_tcp(q))
+        if not from_here or here[2] > TRAVEL_M - 0.02:
+            return (home,)
+        x, y, _ = here.tolist()
+        up = self._pose(job.arm, x, y, TRAVEL_M, None) or Pose((x, y, TRAVEL_M), quaternion_from_rotation(hand))
+        return (Waypoint(job.arm, job.number, *up, _IDLE_WIDTH_M, straight=True), home)
+
+    def _pose(self, arm: ArmName, x: float, y: float, z: float, yaws: tuple[float, ...] | None) -> Pose | None:
+        """The least tilted reachable hand with its grasp point there; without ``yaws`` the easiest one."""
+        base = self._bases[arm]
+        azimuth = self._azimuth(arm, x, y)
+        options = np.array(yaws if yaws is not None else (azimuth + math.pi / 2.0, azimuth - math.pi / 2.0))
+        rotations = hand_rotation(options[None, :], _TILTS_RAD[:, None], azimuth)
+        position, turned = base.from_world((x, y, z), rotations)
+        q, reachable = inverse_tcp(position, turned, np.array(HOME_RAD), _NEAR)
+        rows = np.flatnonzero(reachable.any(axis=1))
+        if len(rows) == 0:
+            return None
+        row = int(rows[0])
+        cost = np.where(reachable[row], np.abs(q[row, :, 5]), np.inf)
+        return Pose((x, y, z), quaternion_from_rotation(rotations[row, int(cost.argmin())]))
+
+    def _azimuth(self, arm: ArmName, x: float, y: float) -> float:
+        base = self._bases[arm]
+        return math.atan2(y - base.y_m, x - base.x_m)
+
+    def _grasp_yaws(self, name: str, yaw_rad: float, azimuth_rad: float) -> tuple[float, ...]:
+        """Directions in which the fingers may open around a thing: across its shorter side."""
+        thing = self.thing(name)
+        if thing.shape != "box":
+            return (azimuth_rad + math.pi / 2.0, azimuth_rad - math.pi / 2.0)
+        x, y, _ = thing.size_m
+        axes = [yaw_rad + math.pi / 2.0] if x > y else [yaw_rad] if y > x else [yaw_rad, yaw_rad + math.pi / 2.0]
+        # Of a square, the side that is nearer to the arm's own plane's normal.
+        best = min(axes, key=lambda a: abs(math.cos(a - azimuth_rad)))
+        return (best, best + math.pi)

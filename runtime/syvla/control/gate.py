@@ -146,7 +146,7 @@ class Gate:
             self._first_ns = self._now_ns = now_ns
         dt_ns = now_ns - self._now_ns
         self._now_ns = max(now_ns, self._now_ns)
-        self._dt_ns = min(max(dt_ns, 0), self._longest_ns)
+        self._dt_ns = max(dt_ns, 0)
         self._tick += 1
         self._present = {}
         if dt_ns > self._longest_ns and self.mode in MOVING:

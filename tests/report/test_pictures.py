@@ -87,4 +87,8 @@ def test_the_whole_report(two_cameras: Path, blind: Path, tmp_path: Path) -> Non
     stem = "snack_loading-7"
     assert [path.name for path in made] == [f"{stem}.summary.json", f"{stem}.timeline.png", f"{stem}.mp4"]
     assert json.loads(made[0].read_text())["rig"] == "test_twin"
-    assert [path.suffix for path in write_report(blind, tmp_path)] == [".json", ".png"]
+    before = made[0].read_bytes()
+    with pytest.raises(RecordingError, match="exists"):
+        write_report(two_cameras, tmp_path)
+    assert made[0].read_bytes() == before
+    assert [path.suffix for path in write_report(blind, tmp_path / "blind")] == [".json", ".png"]

@@ -66,6 +66,7 @@ def _plan(kind: type[Message]) -> _Plan:
 # what crosses the bus, and what stands in its place in a recording
 _KINDS: tuple[type[Message], ...] = (*(row.type for row in TOPICS.values()), CompressedFrame)
 _PLANS: dict[type[Message], _Plan] = {kind: _plan(kind) for kind in dict.fromkeys(_KINDS)}
+_TOPIC_PLANS = {row.name: _PLANS[row.type] for row in TOPICS.values()}
 _HEADER_DECODER = msgspec.msgpack.Decoder(_WireHeader)
 _HEADER_ENCODER = msgspec.msgpack.Encoder()
 
@@ -144,21 +145,19 @@ def decode_header(frame: Buffer) -> tuple[Header, int]:
 
 
 def decode_body(topic_or_type: str | type[Message], frames: Sequence[Buffer]) -> Message:
-    """The message in ``frames`` (body, array frames) of a topic or of a type.
+    """The message in ``frames`` (body, array frames; a memoryview is one of bytes) of a topic or of a type.
 
     Raises:
         MessageError: whatever is wrong with the frames; the text names the topic or type and the field.
     """
     if isinstance(topic_or_type, str):
-        where = topic_or_type
-        if where not in TOPICS:
+        where, plan = topic_or_type, _TOPIC_PLANS.get(topic_or_type)
+        if plan is None:
             raise MessageError(f"no topic {where!r}")
-        plan = _PLANS[TOPICS[where].type]
     else:
-        where = topic_or_type.__name__
-        if topic_or_type not in _PLANS:
+        where, plan = topic_or_type.__name__, _PLANS.get(topic_or_type)
+        if plan is None:
             raise MessageError(f"{where} is the type of no topic")
-        plan = _PLANS[topic_or_type]
     _check_sizes(where, frames)
     try:
         wire = plan.decoder.decode(frames[0])

@@ -13,91 +13,23 @@ from syvla.transport.addresses import check_address
 from syvla.transport.codec import decode_body, decode_header
 from syvla.transport.credit import (
     GRANT_PERIOD_NS,
-    MAX_MESSAGE_FRAME,
-    WINDOW_BYTES,
-    Grant,
     Socket,
     Subscription,
-    configure,
-    encode_grants,
     has_input,
 )
+from syvla.transport.link import Feed, Link
 from syvla.transport.wire import MAX_ARRAY_FRAMES, Buffer
 
 MESSAGES_PER_DRAIN = 4096  # from one publisher; one that keeps to its windows sends fewer
 
 
-class _Feed:
-    """One subscribed topic: how far it has been read, and what has been granted."""
-
-    __slots__ = ("accepted", "lossless", "mode", "seen", "topic", "untold", "untold_bytes", "window")
-
-    def __init__(self, subscription: Subscription) -> None:
-        self.topic = subscription.topic
-        self.mode = subscription.mode
-        self.lossless = subscription.mode == "lossless"
-        self.window = subscription.checked_window()
-        self.seen = (-1, -1)  # (epoch, sequence) up to which messages came, whatever was in them: what is granted
-        self.accepted = (-1, -1)  # (epoch, sequence) of the newest good message: not beyond it is a replay
-        self.untold = 0  # messages that came since the last grant
-        self.untold_bytes = 0
-
-    def see(self, position: tuple[int, int], size: int) -> int:
-        """Note that a message came; how many before it did not."""
-        self.untold += 1
-        self.untold_bytes += size
-        epoch, sequence = position
-        if epoch != self.seen[0]:
-            self.seen = position
-            return 0
-        missed = sequence - self.seen[1] - 1
-        if missed >= 0:
-            self.seen = position
-        return max(0, missed)
-
-    def grant(self) -> Grant:
-        self.untold = self.untold_bytes = 0
-        return Grant(self.topic, self.mode, self.window, *self.seen)
-
-
 class _Arrival(NamedTuple):
     """A message whose header is read and whose body is not."""
 
-    feed: _Feed
+    feed: Feed
     header: Header
+    position: tuple[int, int]  # epoch, sequence
     body: list[Buffer]  # body, array frames
-
-    @property
-    def position(self) -> tuple[int, int]:
-        """Where it stands in its topic: epoch, sequence."""
-        return self.header.epoch, self.header.sequence
-
-
-class _Link:
-    """The connection to one publisher."""
-
-    __slots__ = ("feeds", "grants_due", "socket")
-
-    def __init__(self, socket: Socket, feeds: dict[str, _Feed]) -> None:
-        self.socket = socket
-        self.feeds = feeds
-        self.grants_due = True
-
-    def grant(self, everything: bool) -> None:
-        """Tell the publisher how far we are: of every topic, or of those where half the window is used up."""
-        everything = everything or self.grants_due
-        grants = [
-            feed.grant()
-            for feed in self.feeds.values()
-            if everything or 2 * feed.untold >= feed.window or 2 * feed.untold_bytes >= WINDOW_BYTES
-        ]
-        if not grants:
-            return
-        try:
-            self.socket.send(encode_grants(grants), zmq.NOBLOCK)
-            self.grants_due = False
-        except zmq.Again:
-            self.grants_due = True
 
 
 class Inlet:
@@ -127,24 +59,21 @@ class Inlet:
         self.superseded = 0
         self.last_refusal = ""
         self._next_grant_ns = 0
-        by_address: dict[str, dict[str, _Feed]] = {}
+        by_address: dict[str, dict[str, Feed]] = {}
         seen: set[str] = set()
         for subscription in subscriptions:
             if subscription.topic in seen:
                 raise TransportError(f"{subscription.topic} is subscribed to twice")
             seen.add(subscription.topic)
             feeds = by_address.setdefault(check_address(subscription.address), {})
-            feeds[subscription.topic] = _Feed(subscription)
-        self._links: list[_Link] = []
-        for address, feeds in by_address.items():
-            socket: Socket = (context or zmq.Context.instance()).socket(zmq.DEALER)
-            configure(socket, MAX_MESSAGE_FRAME)
-            self._links.append(_Link(socket, feeds))
-            try:
-                socket.connect(address)
-            except zmq.ZMQError as error:
-                self.close()
-                raise TransportError(f"{address}: {error}") from error
+            feeds[subscription.topic] = Feed(subscription)
+        self._links: list[Link] = []
+        try:
+            for address, feeds in by_address.items():
+                self._links.append(Link(address, feeds, context or zmq.Context.instance()))
+        except zmq.ZMQError as error:
+            self.close()
+            raise TransportError(f"{address}: {error}") from error
         self.sockets: tuple[Socket, ...] = tuple(link.socket for link in self._links)
         for link in self._links:
             link.grant(everything=True)
@@ -165,14 +94,21 @@ class Inlet:
                 self._accept(arrival, now_ns, accepted)
         if grants_due:
             self._next_grant_ns = now_ns + GRANT_PERIOD_NS
+            self._mend()
         return accepted
 
     def close(self) -> None:
         """Stop receiving."""
         for link in self._links:
-            link.socket.close()
+            link.close()
 
-    def _read(self, link: _Link) -> list[_Arrival]:
+    def _mend(self) -> None:
+        for link in self._links:
+            if link.mend():
+                topics = ", ".join(link.feeds)
+                self._refuse(MessageError(f"{topics}: the publisher broke the protocol or a limit of size"))
+
+    def _read(self, link: Link) -> list[_Arrival]:
         """Everything that lies ready, with its headers checked."""
         arrivals: list[_Arrival] = []
         socket = link.socket
@@ -186,7 +122,8 @@ class Inlet:
                 feed = link.feeds.get(header.topic)
                 if feed is None:
                     raise MessageError(f"{header.topic}: came without a subscription")
-                missed = feed.see((header.epoch, header.sequence), sum(map(len, body)))
+                position = header.epoch, header.sequence
+                missed = feed.see(position, sum(map(len, body)))
                 if feed.lossless:
                     self.dropped += missed
                 if excess or len(body) != 1 + arrays:
@@ -194,7 +131,7 @@ class Inlet:
             except MessageError as error:
                 self._refuse(error)
                 continue
-            arrivals.append(_Arrival(feed, header, body))
+            arrivals.append(_Arrival(feed, header, position, body))
         return arrivals
 
     def _newest(self, arrivals: list[_Arrival]) -> Iterable[_Arrival]:
@@ -212,8 +149,8 @@ class Inlet:
                 self.superseded += 1
 
     def _accept(self, arrival: _Arrival, now_ns: int, accepted: list[Received]) -> None:
-        feed, header, body = arrival
-        if arrival.position <= feed.accepted:
+        feed, header, position, body = arrival
+        if position <= feed.accepted:
             self.replayed += 1
             return
         try:
@@ -221,7 +158,7 @@ class Inlet:
         except MessageError as error:
             self._refuse(error)
             return
-        feed.accepted = arrival.position
+        feed.accepted = position
         self.received += 1
         accepted.append(Received(header, message, now_ns, functools.partial(tuple, body)))
 

@@ -8,10 +8,12 @@ list and map, so that the first wrong byte ends the decoding.
 import types
 import typing
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 from msgspec import UNSET, Meta, UnsetType
 
 from syvla.errors import MessageError
@@ -53,33 +55,30 @@ class ArrayFrames:
 
     def array(self, wire: WireArray, field: str) -> Array:
         """The array described by ``wire``, a view of the bytes that came; MessageError naming ``field``."""
-        data, frame = wire.data, wire.frame
-        if frame is UNSET:
-            if data is UNSET:
-                raise MessageError(f"{field} must have data or frame")
-            buffer: Buffer = data
-            size = len(data)
-        elif data is not UNSET:
+        buffer = self._claim(wire.frame, field) if wire.data is UNSET else wire.data
+        if wire.data is not UNSET and wire.frame is not UNSET:
             raise MessageError(f"{field} must have data or frame, not both")
-        else:
-            if frame >= len(self._frames):
-                raise MessageError(f"{field} is in array frame {frame}, but {len(self._frames)} came")
-            if self._claimed >> frame & 1:
-                raise MessageError(f"{field} is in array frame {frame}, which another array has")
-            self._claimed |= 1 << frame
-            buffer = self._frames[frame]
-            size = buffer.nbytes if isinstance(buffer, memoryview) else len(buffer)
         dtype, shape = DTYPES[wire.dtype], wire.shape
-        expected = dtype.itemsize
-        for length in shape:
-            expected *= length
-        if expected != size:
-            raise MessageError(f"{field} of {wire.dtype} and shape {shape} must have {expected} bytes, not {size}")
+        expected = prod(shape) * dtype.itemsize
+        if expected != len(buffer):
+            raise MessageError(
+                f"{field} of {wire.dtype} and shape {shape} must have {expected} bytes, not {len(buffer)}"
+            )
         try:
             array: Array = np.ndarray(shape, dtype, buffer)
         except ValueError as error:
             raise MessageError(f"{field}: {error}") from None
         return array
+
+    def _claim(self, frame: int | UnsetType, field: str) -> Buffer:
+        if frame is UNSET:
+            raise MessageError(f"{field} must have data or frame")
+        if frame >= len(self._frames):
+            raise MessageError(f"{field} is in array frame {frame}, but {len(self._frames)} came")
+        if self._claimed >> frame & 1:
+            raise MessageError(f"{field} is in array frame {frame}, which another array has")
+        self._claimed |= 1 << frame
+        return self._frames[frame]
 
     def finish(self) -> None:
         """Refuse a message with array frames that no array claimed."""
@@ -91,36 +90,45 @@ Restore = Callable[[Any, ArrayFrames], Any]
 
 
 class Form(NamedTuple):
-    """A struct type, its wire form, and how to restore those fields that differ between the two."""
+    """A struct type, its wire form, and what differs between the two."""
 
     kind: type[msgspec.Struct]
     wire: type[msgspec.Struct]
-    restores: tuple[tuple[str, Restore], ...]
+    arrays: tuple[tuple[str, str], ...]  # field, and how errors call it
+    structs: tuple[tuple[str, Restore], ...]  # field, and how it is restored
 
     def restore(self, wire: msgspec.Struct, frames: ArrayFrames) -> Any:
         """The struct of ``kind`` with the fields of ``wire``; its own checks run as it is built."""
         fields = msgspec.structs.asdict(wire)
-        for name, restore in self.restores:
-            fields[name] = restore(fields[name], frames)
+        for field, label in self.arrays:
+            array = fields[field]
+            if array is not None:
+                fields[field] = frames.array(array, label)
+        for field, restore in self.structs:
+            fields[field] = restore(fields[field], frames)
         return self.kind(**fields)
 
 
 def form_of(kind: type[msgspec.Struct]) -> Form:
     """The wire form of ``kind``; TypeError if one of its fields has a type that has none."""
     fields: list[tuple[str, Any] | tuple[str, Any, Any]] = []
-    restores: list[tuple[str, Restore]] = []
+    arrays: list[tuple[str, str]] = []
+    structs: list[tuple[str, Restore]] = []
     for field in msgspec.structs.fields(kind):
-        wire, restore = _wire_of(field.type, f"{kind.__name__}.{field.name}")
+        label = f"{kind.__name__}.{field.name}"
+        wire, restore = _wire_of(field.type, label)
         has_default = field.default is not msgspec.NODEFAULT
         fields.append((field.name, wire, field.default) if has_default else (field.name, wire))
-        if restore is not None:
-            restores.append((field.name, restore))
+        if wire in (WireArray, WireArray | None):
+            arrays.append((field.name, label))
+        elif restore is not None:
+            structs.append((field.name, restore))
     wire_struct = msgspec.defstruct(kind.__name__, fields, frozen=True, kw_only=True, forbid_unknown_fields=True)
-    return Form(kind, wire_struct, tuple(restores))
+    return Form(kind, wire_struct, tuple(arrays), tuple(structs))
 
 
 def _wire_of(hint: Any, name: str) -> tuple[Any, Restore | None]:
-    """The bounded type of a field, and how to restore the field from it (None: as it is)."""
+    """The bounded type of a field, and how to restore structs from it."""
     if hint is int:
         return Int, None
     if hint is str:
@@ -128,8 +136,8 @@ def _wire_of(hint: Any, name: str) -> tuple[Any, Restore | None]:
     if hint in (bool, float):
         return hint, None
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is np.ndarray:
-        return WireArray, lambda wire, frames: frames.array(wire, name)
+    if origin in (np.ndarray, npt.NDArray):  # numpy 2.5 made NDArray an alias that keeps its own name
+        return WireArray, None
     if origin in (typing.Union, types.UnionType) and len(arguments) == 2 and arguments[1] is type(None):
         wire, restore = _wire_of(arguments[0], name)
         return wire | None, restore and _optional(restore)

@@ -1,15 +1,45 @@
 """Evaluation and demonstration in lockstep: the right statistics, and the same bytes for the same seed."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
 from syvla.apps.demonstrate import demonstrate
-from syvla.apps.director import Episode, Outcome
+from syvla.apps.director import Director, Episode, Outcome
 from syvla.apps.evaluate import rates, run_lockstep, wilson
 from syvla.config import RunConfig
 from syvla.errors import ConfigError
-from syvla.rig import lockstep_run
+from syvla.messages import Mode, SafetyState
+from syvla.protocols import Emit, Inbox, OnNew
+from syvla.rig import lockstep_host, lockstep_run
+
+
+class SafetyLog:
+    """Notes the modes the gate went through."""
+
+    name = "recorder"
+    reads = ("safety",)
+    writes: tuple[str, ...] = ()
+    trigger = OnNew(("safety",))
+    lossless = True
+    stopped = True
+
+    def __init__(self) -> None:
+        self.modes: list[Mode] = []
+
+    def step(self, now_ns: int, inbox: Inbox) -> Iterable[Emit]:
+        for message in inbox.new("safety"):
+            assert isinstance(message, SafetyState)
+            if self.modes[-1:] != [message.mode]:
+                self.modes.append(message.mode)
+        return ()
+
+    def request_stop(self) -> None:
+        return
+
+    def close(self) -> None:
+        return
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +86,17 @@ def test_the_same_seed_gives_the_same_recording_byte_for_byte(run: RunConfig, tm
     assert first == second
     list(demonstrate(run, [episode._replace(seed=6)], tmp_path / "three", cameras))
     assert (tmp_path / "three" / "same.mcap").read_bytes() != first
+
+
+def test_episodes_in_a_row_on_one_robot_never_hold_it(run: RunConfig) -> None:
+    episodes = [Episode(task, "id", seed, "n") for seed in (7, 8) for task in ("snack_loading", "math_packaging")]
+    director, seen = Director(episodes), SafetyLog()
+    host = lockstep_host(run, [director, seen])
+    while not director.finished:
+        host.run_until(host.now_ns + 100_000_000)
+    host.stop()
+    assert [outcome.why for outcome in director.outcomes] == ["", "", "", ""]
+    assert seen.modes == [Mode.DISABLED, Mode.ENABLED, Mode.HOLD], "the last one is the stop's"
 
 
 def test_bad_choices_are_refused_with_the_valid_ones() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from syvla.config import IntentPolicy, PolicyConfig
 from syvla.control.observation import observe, proprioception
-from syvla.errors import ConfigError
+from syvla.errors import ConfigError, MessageError
 from syvla.messages import (
     ActionChunk,
     ArmName,
@@ -234,6 +234,7 @@ class Actor:
 
     def __init__(self) -> None:
         self.intents: list[int] = []
+        self.refuses: set[int] = set()
         self.committed: list[ActionChunk | None] = []
         self.delays: list[int] = []
         self.seen: list[tuple[int, Float64]] = []
@@ -249,6 +250,8 @@ class Actor:
     ) -> ActionChunk:
         """A chunk that stands still."""
         self.intents.append(intent.intent_id)
+        if intent.intent_id in self.refuses:
+            raise MessageError("waypoints must have shape (20, 32), not (20, 4)")
         self.committed.append(committed)
         self.delays.append(inference_delay_steps)
         self.seen.append((observation_ns, proprioception))
@@ -338,6 +341,19 @@ def test_stale_duplicate_and_old_epoch_intents_are_dropped_and_counted() -> None
         # accepted: the first, and the first of the planner that started anew
         assert stage.dropped == {0: 0, 1: 1, 2: 2, 3: 3, 4: 3, 5: 4, 6: 5}[dropped]
     assert actor.intents == [5, 5, 5, 5, 0, 0, 0]
+
+
+def test_an_intent_that_the_expert_refuses_is_dropped_once_and_the_next_one_is_acted_on() -> None:
+    """An intent of another model's width ended the expert's process: the arms held, and nothing came back."""
+    actor, stage = expert()
+    actor.refuses = {5}
+    topics = Topics().arms(0)
+    assert list(stage.step(0, topics.put("intent", intent(5, 100)).take())) == []
+    assert list(stage.step(0, topics.arms(1).take())) == []
+    assert stage.dropped == 1
+    (emit,) = stage.step(0, topics.put("intent", intent(6, 200)).take())
+    assert emit.topic == "chunk"
+    assert actor.intents == [5, 6]
 
 
 def test_the_inference_delay_is_a_high_quantile_of_what_was_executed_without_warm_up() -> None:

@@ -1,5 +1,6 @@
 """The expert stage: the fast system, from the newest intent and proprioception to the next action chunk."""
 
+import logging
 from collections import deque
 from collections.abc import Sequence
 from math import ceil
@@ -7,9 +8,12 @@ from math import ceil
 from syvla.clock import to_ns
 from syvla.config import IntentPolicy, PolicyConfig
 from syvla.control.observation import proprioception
+from syvla.errors import MessageError
 from syvla.messages import ActionChunk, ArmState, Intent, JointCommand, Source, Splice, Task
 from syvla.protocols import Emit, Expert, Inbox, OnNew, Received
 from syvla.topics import topic
+
+_log = logging.getLogger(__name__)
 
 DELAY_WINDOW = 32  # splices from which the inference delay is estimated
 DELAY_QUANTILE = 0.9
@@ -46,7 +50,7 @@ class ExpertStage:
     It does nothing without an intent, with one of another task than the current, or with one too old to be
     executed: past its time to live where that holds the arms, past ``slow_down_hold_after_s`` times that where it
     slows them down, never where age is ignored. Intents seen before, of a past session of the planner, or made
-    from an older observation than the one in use are dropped and counted.
+    from an older observation than the one in use, and those that the expert refuses, are dropped and counted.
 
     Args:
         expert: the fast system.
@@ -70,6 +74,7 @@ class ExpertStage:
         self._max_age_s = ages_s[intent.stale_policy]
         self._arm_stale_ns = to_ns(topic("arm/left").stale_after_s or 0.0)
         self._intent: Intent | None = None
+        self._refused: Intent | None = None
         self._epoch: int | None = None
         self._past_epochs: set[int] = set()
         self._sent: dict[int, ActionChunk] = {}
@@ -86,7 +91,12 @@ class ExpertStage:
                 self._take(received, received.message)
         intent, task = self._intent, inbox.get("task")
         left, right = inbox.get("arm/left"), inbox.get("arm/right")
-        if intent is None or not isinstance(left, ArmState) or not isinstance(right, ArmState):
+        if (
+            intent is None
+            or intent is self._refused
+            or not isinstance(left, ArmState)
+            or not isinstance(right, ArmState)
+        ):
             return ()
         if isinstance(task, Task) and task.task_id != intent.task_id:
             return ()
@@ -98,7 +108,13 @@ class ExpertStage:
         chunk_id = self._next_id
         self._next_id += 1
         senses = proprioception(left, right, observation_ns)
-        chunk = self._expert.act(intent, observation_ns, senses, self._committed(inbox), chunk_id, self.delay.steps)
+        try:
+            chunk = self._expert.act(intent, observation_ns, senses, self._committed(inbox), chunk_id, self.delay.steps)
+        except MessageError as error:  # not an intent for this expert: the next one may be
+            _log.warning("intent %d of %s refused: %s", intent.intent_id, intent.model_id, error)
+            self._refused = intent
+            self.dropped += 1
+            return ()
         self._sent[chunk_id] = chunk
         self._sent.pop(chunk_id - REMEMBERED_CHUNKS, None)
         return (Emit("chunk", chunk),)

@@ -10,7 +10,6 @@ import enum
 import functools
 import typing
 from math import isfinite
-from operator import le
 from typing import ClassVar, Literal, NamedTuple
 
 import msgspec
@@ -66,40 +65,30 @@ class ArraySpec(NamedTuple):
 
 
 _SHORT = 32
+_KNOWN_SHAPES = 16
 
 
 class _ArrayCheck(NamedTuple):
-    """An array field, prepared for the common case, in which nothing has to be said."""
+    """An array field, prepared for the common case: a shape that was found right before."""
 
     field: str
     spec: ArraySpec
     dtype: np.dtype[np.generic]
-    least: tuple[int, ...]
-    most: tuple[int, ...]
     finite: bool
+    known_shapes: set[tuple[int, ...]]
 
-    @classmethod
-    def prepare(cls, field: str, spec: ArraySpec) -> "_ArrayCheck":
-        """The check of ``field``."""
-        dtype = np.dtype(spec.dtype)
-        least = tuple(size if isinstance(size, int) else size[0] for size in spec.shape)
-        most = tuple(size if isinstance(size, int) else size[1] for size in spec.shape)
-        return cls(field, spec, dtype, least, most, spec.finite and dtype.kind == "f")
-
-    def passes_at_once(self, value: Array) -> bool:
-        """Whether ``value`` is surely right; if not, :meth:`ArraySpec.refusal` decides."""
-        if type(value) is not np.ndarray or value.dtype is not self.dtype:
-            return False
-        shape = value.shape
-        if shape != self.least and (
-            len(shape) != len(self.least) or not all(map(le, self.least, shape)) or not all(map(le, shape, self.most))
-        ):
-            return False
-        if not self.finite:
-            return True
-        if len(shape) == 1 and shape[0] <= _SHORT:  # a list is quicker than numpy here
-            return all(map(isfinite, value.tolist()))
-        return bool(np.isfinite(value).all())
+    def refusal(self, value: Array) -> str | None:
+        """Why ``value`` is not right, or None."""
+        if value.__class__ is np.ndarray and value.dtype is self.dtype and value.shape in self.known_shapes:
+            if not self.finite:
+                return None
+            if value.ndim == 1 and len(value) <= _SHORT:  # a list is quicker than numpy here
+                return None if all(map(isfinite, value.tolist())) else "must be finite"
+            return None if np.isfinite(value).all() else "must be finite"
+        refusal = self.spec.refusal(value)
+        if refusal is None and len(self.known_shapes) < _KNOWN_SHAPES:
+            self.known_shapes.add(value.shape)
+        return refusal
 
 
 class _Checks(NamedTuple):
@@ -111,7 +100,10 @@ class _Checks(NamedTuple):
 
 @functools.cache
 def _checks(kind: "type[Message]") -> _Checks:
-    arrays = (_ArrayCheck.prepare(field, spec) for field, spec in kind.ARRAYS.items())
+    arrays = []
+    for field, spec in kind.ARRAYS.items():
+        dtype = np.dtype(spec.dtype)
+        arrays.append(_ArrayCheck(field, spec, dtype, spec.finite and dtype.kind == "f", set()))
     texts = ((field, limit, "characters") for field, limit in kind.TEXT_LIMITS.items())
     fields = msgspec.structs.fields(kind)
     items = ((f.name, MAX_ITEMS, "items") for f in fields if typing.get_origin(f.type) in (tuple, dict))
@@ -133,10 +125,9 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             value = getattr(self, check.field)
             if value is None:  # the type annotation decides whether None is allowed
                 continue
-            if not check.passes_at_once(value):
-                refusal = check.spec.refusal(value)
-                if refusal is not None:
-                    raise MessageError(f"{type(self).__name__}.{check.field} {refusal}")
+            refusal = check.refusal(value)
+            if refusal is not None:
+                raise MessageError(f"{type(self).__name__}.{check.field} {refusal}")
             flags = value.flags
             if flags.writeable or not flags.c_contiguous:
                 view = np.ascontiguousarray(value).view()

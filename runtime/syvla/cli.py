@@ -97,7 +97,7 @@ def evaluate(
         count += 1
         left_s = (time.perf_counter() - started_s) / count * (len(plan) - count)
         speed = outcome.duration_s / wall_s
-        print(f"[{count}/{len(plan)}, {left_s:.0f} s left] {_verdict(outcome)} ({speed:.0f}x real time)", flush=True)
+        print(f"[{count}/{len(plan)}, {left_s:.0f} s left] {outcome.words} ({speed:.0f}x real time)", flush=True)
 
     outcomes = run_evaluation(run, plan, progress)
     table = rates(outcomes)
@@ -154,7 +154,7 @@ def demonstrate(
     failed = 0
     for i, outcome in enumerate(record(run, plan, out, cameras), 1):
         failed += not outcome.success
-        print(f"[{i}/{len(plan)}] {_verdict(outcome)}", flush=True)
+        print(f"[{i}/{len(plan)}] {outcome.words}", flush=True)
     print(f"{len(plan) - failed} of {len(plan)} demonstrations in {out}")
     return 0 if failed == 0 else 1
 
@@ -221,11 +221,6 @@ def _chosen(what: str, names: Sequence[str], valid: Sequence[str] | dict[str, An
         if name not in valid:
             raise ConfigError(f"no {what} {name!r}; there are {', '.join(valid)}")
     return names or tuple(valid)
-
-
-def _verdict(outcome: "Outcome") -> str:
-    verdict = "done" if outcome.success else f"NOT DONE ({outcome.why})"
-    return f"{outcome.episode.name}: {verdict} in {outcome.duration_s:.1f} s"
 
 
 def _write_json(path: Path | None, result: object) -> None:

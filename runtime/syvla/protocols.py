@@ -3,14 +3,13 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
+from syvla.message import Float64, Message
 from syvla.messages import (
     ActionChunk,
     ArmName,
     ArmState,
     CameraFrame,
-    Float64,
     Intent,
-    Message,
     Observation,
     SimReset,
     SimState,

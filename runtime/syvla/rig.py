@@ -29,10 +29,7 @@ from syvla.stages.recorder import RecorderStage
 from syvla.stages.robot import RobotStage
 from syvla.stages.twin import TwinStage
 from syvla.topics import CAMERAS, topic
-from syvla.transport.addresses import ipc_directory
-from syvla.transport.credit import Mode, Subscription
-from syvla.transport.inlet import Inlet
-from syvla.transport.outlet import Outlet
+from syvla.transport.bus import Inlet, Mode, Outlet, Subscription, ipc_directory
 
 TWIN_PERIOD_NS = 5_000_000
 TWIN_BELOW_ROBOT = 20  # of FIFO priority

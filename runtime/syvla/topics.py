@@ -4,13 +4,14 @@ from typing import NamedTuple
 
 from syvla import messages as m
 from syvla.errors import ConfigError
+from syvla.message import Message
 
 
 class Topic(NamedTuple):
     """One row. ``rate_hz`` None: an event; ``stale_after_s`` None: it does not age; ``writer`` is the one stage."""
 
     name: str
-    type: type[m.Message]
+    type: type[Message]
     rate_hz: float | None
     stale_after_s: float | None
     writer: str

@@ -3,18 +3,8 @@
 import numpy as np
 
 from syvla.apps.director import Director, Episode
-from syvla.messages import (
-    EpisodeControl,
-    Message,
-    Mode,
-    OperatorCommand,
-    Reason,
-    SafetyState,
-    SimReset,
-    SimTruth,
-    Source,
-    Task,
-)
+from syvla.message import Message
+from syvla.messages import EpisodeControl, Mode, OperatorCommand, Reason, SafetyState, SimReset, SimTruth, Source, Task
 from syvla.protocols import Header, Inbox, Received
 
 STEP_NS = 50_000_000

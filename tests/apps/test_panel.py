@@ -5,7 +5,8 @@ from rich.console import Console
 
 from syvla.apps.panel import render
 from syvla.config import IntentPolicy
-from syvla.messages import Intent, Message, Mode, Reason, SafetyState, Source, Splice, Task, Thought
+from syvla.message import Message
+from syvla.messages import Intent, Mode, Reason, SafetyState, Source, Splice, Task, Thought
 from syvla.protocols import Header, Received
 
 SECOND = 1_000_000_000

@@ -23,7 +23,7 @@ from syvla.control.kinematics import (
     inverse_tcp,
     link_points,
 )
-from syvla.messages import Float64
+from syvla.message import Float64
 
 LEFT, RIGHT = Base(y_m=0.3), Base(y_m=-0.3)
 LOWER, UPPER = np.array(LIMITS.lower_rad), np.array(LIMITS.upper_rad)

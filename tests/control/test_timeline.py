@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from syvla.config import ControlConfig
 from syvla.control.timeline import MAX_LAYERS, Timeline
-from syvla.messages import ActionChunk, Float64, Source
+from syvla.message import Float64
+from syvla.messages import ActionChunk, Source
 
 PERIOD = 33_333_333
 MS = 1_000_000

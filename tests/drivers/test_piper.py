@@ -21,7 +21,8 @@ from syvla.drivers.piper_emulator import DESCENT_RAD_S, FIRMWARE_VERSION, Emulat
 from syvla.drivers.piper_protocol import JOINT_MAX, JOINT_MIN, RAD_PER_UNIT
 from syvla.drivers.simcan import FRAME, free_channels
 from syvla.errors import ConfigError, DriverError
-from syvla.messages import ArmName, ArmState, Float64
+from syvla.message import Float64
+from syvla.messages import ArmName, ArmState
 
 TICK_NS = 5_000_000
 UNIT = RAD_PER_UNIT  # 0.001 deg

@@ -13,6 +13,7 @@ from mcap.reader import make_reader
 
 from syvla import messages as m
 from syvla.errors import RecordingError
+from syvla.message import Message
 from syvla.protocols import Header
 from syvla.recording.mcap_log import McapLog, checked_name
 from syvla.recording.mcap_read import Recording, read
@@ -20,7 +21,7 @@ from syvla.topics import TOPICS
 from syvla.transport.codec import encode_body
 
 
-def samples(seed: int = 1) -> dict[type[m.Message], m.Message]:
+def samples(seed: int = 1) -> dict[type[Message], Message]:
     """One message of every type that is recorded, with something in every optional field."""
     rng = np.random.default_rng(seed)
     frame = m.CameraFrame(
@@ -29,7 +30,7 @@ def samples(seed: int = 1) -> dict[type[m.Message], m.Message]:
     )  # fmt: skip
     provenance = m.Provenance(source=m.Source.POLICY, observation_ns=1, intent_id=2, chunk_id=3, chunk_row=4)
     reason = m.Reason(code="intent_stale", detail="1.2 s old", next_step="resume")
-    made: list[m.Message] = [
+    made: list[Message] = [
         frame,
         m.CompressedFrame(camera="cam_high", frame_id=4, exposure_ns=5, width=64, height=48,
                           jpeg=np.arange(2000, dtype=np.uint8), depth_mm=frame.depth_mm),
@@ -73,7 +74,7 @@ def write_all(path: Path) -> Path:
     return log.close({"outcome": "success"})
 
 
-def same(left: m.Message, right: m.Message) -> bool:
+def same(left: Message, right: Message) -> bool:
     """Whether two messages are equal in every field, NaN to NaN."""
     for field in type(left).__struct_fields__:
         a, b = getattr(left, field), getattr(right, field)

@@ -11,6 +11,7 @@ import pytest
 from syvla import messages as m
 from syvla.config import ArmConfig, RecorderConfig, RigConfig, RunConfig
 from syvla.errors import RecordingError
+from syvla.message import Message
 from syvla.protocols import Header, Inbox, OnNew, Received
 from syvla.recording.images import decompress
 from syvla.recording.mcap_read import Recorded, Recording, read
@@ -38,7 +39,7 @@ class Feed:
         self.said: list[m.RecordingState] = []
         self._count = 0
 
-    def send(self, *messages: tuple[str, m.Message]) -> None:
+    def send(self, *messages: tuple[str, Message]) -> None:
         """One step with these messages."""
         fresh = [self._received(topic, message) for topic, message in messages]
         for emit in self.stage.step(self.now_ns, Inbox({}, fresh)):
@@ -52,18 +53,18 @@ class Feed:
         assert action in ("start", "success", "failure", "discard")
         self.send(("episode", m.EpisodeControl(action=action, name=name, issued_ns=self.now_ns)))  # type: ignore[arg-type]
 
-    def _received(self, topic: str, message: m.Message) -> Received:
+    def _received(self, topic: str, message: Message) -> Received:
         self._count += 1
         header = Header(topic, 0, self._count, self.now_ns, 0)
         return Received(header, message, self.now_ns, lambda: encode_body(message))
 
 
-def task(i: int) -> tuple[str, m.Message]:
+def task(i: int) -> tuple[str, Message]:
     """A task."""
     return "task", m.Task(task_id=i, instruction=f"task {i}", issued_ns=0)
 
 
-def command(i: int) -> tuple[str, m.Message]:
+def command(i: int) -> tuple[str, Message]:
     """A joint command."""
     message = m.JointCommand(
         command_id=i, commanded_ns=i, position_rad=np.zeros(12), gripper_width_m=np.zeros(2),
@@ -72,7 +73,7 @@ def command(i: int) -> tuple[str, m.Message]:
     return "command", message
 
 
-def image(i: int) -> tuple[str, m.Message]:
+def image(i: int) -> tuple[str, Message]:
     """Noise, so that it does not compress away."""
     rgb = np.random.default_rng(i).integers(0, 255, (120, 160, 3), np.uint8)
     return "camera/cam_high", m.CameraFrame(camera="cam_high", frame_id=i, exposure_ns=i, rgb=rgb)

@@ -8,6 +8,7 @@ import pytest
 
 from syvla import messages as m
 from syvla.config import ArmConfig, RecorderConfig, RigConfig, RunConfig
+from syvla.message import Float32, Float64, Message
 from syvla.protocols import Header, Inbox, Received
 from syvla.stages.recorder import RecorderStage
 from syvla.topics import CAMERAS
@@ -25,7 +26,7 @@ THOUGHTS = (
 )
 
 
-def motion(t_s: float) -> tuple[m.Float64, m.Float64]:
+def motion(t_s: float) -> tuple[Float64, Float64]:
     """Joints (12,) and gripper widths (2,) at ``t_s``."""
     phase = np.arange(12) * 0.7
     scale = np.tile([0.6, 0.5, -0.4, 0.3, 0.4, 0.8], 2)
@@ -41,7 +42,7 @@ class Script:
         self.received: list[Received] = []
         self._sequence: dict[str, int] = {}
 
-    def send(self, at_ns: int, topic: str, message: m.Message, step_ns: int = 0) -> None:
+    def send(self, at_ns: int, topic: str, message: Message, step_ns: int = 0) -> None:
         """One message, sent at ``at_ns`` and received 0.2 ms later."""
         sequence = self._sequence.get(topic, 0)
         self._sequence[topic] = sequence + 1
@@ -103,7 +104,7 @@ def realistic(
     return script
 
 
-def health(stamp_ns: int, lateness: m.Float32) -> m.Health:
+def health(stamp_ns: int, lateness: Float32) -> m.Health:
     """Of the robot's process."""
     return m.Health(
         process="robot", stamp_ns=stamp_ns, pid=1, realtime="SCHED_FIFO 50, memory locked", steps=len(lateness),

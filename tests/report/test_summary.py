@@ -10,6 +10,7 @@ import pytest
 
 from syvla import messages as m
 from syvla.config import ArmConfig, IntentPolicy, RigConfig, RunConfig
+from syvla.message import Message
 from syvla.protocols import Header
 from syvla.recording.mcap_log import McapLog
 from syvla.report.summary import overlaps, summarise
@@ -18,7 +19,7 @@ from syvla.transport.codec import encode_body
 
 MS = 1_000_000
 T0 = 1_000_000_000
-Sent = tuple[int, str, m.Message]
+Sent = tuple[int, str, Message]
 
 
 def write(path: Path, sent: Iterable[Sent], run: RunConfig | None = None) -> Path:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from syvla.control.kinematics import HOME_RAD, Base, forward_tcp, hand_rotation
-from syvla.messages import Float64
+from syvla.message import Float64
 from syvla.sim.motion import ArmMotion, MotionLimits, quaternion_from_rotation, rotation_from_quaternion
 from syvla.sim.waypoints import Waypoint
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from syvla.control.kinematics import HOME_RAD, Base, arm_distance_m, forward_tcp
-from syvla.messages import ActionChunk, Float64, Intent, Observation, SimReset, Task
+from syvla.message import Float64
+from syvla.messages import ActionChunk, Intent, Observation, SimReset, Task
 from syvla.protocols import PartialThought
 from syvla.rig import load_rig
 from syvla.sim.model import ARMS_QPOS

@@ -7,7 +7,7 @@ import pytest
 
 from syvla.control.kinematics import HOME_RAD
 from syvla.errors import DriverError
-from syvla.messages import Float64
+from syvla.message import Float64
 from syvla.sim.twin_arm import TwinArm
 
 

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from syvla.errors import MessageError
-from syvla.messages import FEATURE_QUERIES, Float16
+from syvla.message import Float16
+from syvla.messages import FEATURE_QUERIES
 from syvla.sim.waypoints import BOTH_ARMS, WIDTH, Waypoint, decode, encode
 
 DOWN = (0.0, 1.0, 0.0, 0.0)

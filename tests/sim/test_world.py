@@ -10,7 +10,8 @@ import pytest
 from syvla.config import RigConfig
 from syvla.control.kinematics import HOME_RAD, LIMITS, Base, forward, forward_tcp, hand_rotation, inverse_tcp
 from syvla.errors import ConfigError, DriverError
-from syvla.messages import Float64, SimReset
+from syvla.message import Float64
+from syvla.messages import SimReset
 from syvla.sim.model import TwinModel
 from syvla.sim.scene import Container, FreeObject, Scene, Slide, Table, Task
 from syvla.sim.world import TwinArmPlant, TwinWorld

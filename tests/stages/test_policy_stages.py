@@ -8,15 +8,14 @@ import pytest
 from syvla.config import IntentPolicy, PolicyConfig
 from syvla.control.observation import observe, proprioception
 from syvla.errors import ConfigError, MessageError
+from syvla.message import Float64, Message
 from syvla.messages import (
     ActionChunk,
     ArmName,
     ArmState,
     CameraFrame,
-    Float64,
     Intent,
     JointCommand,
-    Message,
     Observation,
     Provenance,
     SimTruth,

@@ -17,13 +17,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from syvla.clock import NS_PER_S
 from syvla.config import ArmConfig, ControlConfig, IntentPolicy, RigConfig, SafetyLimits
 from syvla.errors import ConfigError, DriverError
+from syvla.message import Float64, Message
 from syvla.messages import (
     ActionChunk,
     ArmName,
     ArmState,
-    Float64,
     JointCommand,
-    Message,
     Mode,
     OperatorCommand,
     SafetyState,

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from syvla.errors import ConfigError
-from syvla.messages import Message, SimReset, SimState, SimTruth
+from syvla.message import Message
+from syvla.messages import SimReset, SimState, SimTruth
 from syvla.protocols import Emit, Header, Inbox, Received
 from syvla.stages.twin import TwinStage
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from syvla import messages as m
 from syvla.errors import MessageError
+from syvla.message import MAX_ITEMS, ArraySpec, Message
 from syvla.protocols import Header
 from syvla.topics import TOPICS
 from syvla.transport.codec import decode, decode_body, encode, encode_body, pack_record, unpack_record
@@ -25,7 +26,7 @@ TYPES = (*dict.fromkeys(row.type for row in TOPICS.values()), m.CompressedFrame)
 TOPIC_OF = {row.type: name for name, row in TOPICS.items()}
 
 
-def arrays(spec: m.ArraySpec) -> st.SearchStrategy[np.ndarray[Any, Any]]:
+def arrays(spec: ArraySpec) -> st.SearchStrategy[np.ndarray[Any, Any]]:
     sides = [st.just(s) if isinstance(s, int) else st.integers(s[0], min(s[1], s[0] + 80)) for s in spec.shape]
     finite = {"allow_nan": not spec.finite, "allow_infinity": not spec.finite} if spec.dtype[0] == "f" else {}
     elements = hnp.from_dtype(np.dtype(spec.dtype), **finite)  # type: ignore[arg-type]
@@ -53,7 +54,7 @@ def values(hint: Any) -> st.SearchStrategy[Any]:
 
 def structs(kind: type[msgspec.Struct]) -> st.SearchStrategy[Any]:
     """Any valid instance of ``kind``, made from nothing but its declarations."""
-    specs: dict[str, m.ArraySpec] = getattr(kind, "ARRAYS", {})
+    specs: dict[str, ArraySpec] = getattr(kind, "ARRAYS", {})
     fields: dict[str, st.SearchStrategy[Any]] = {}
     for field in msgspec.structs.fields(kind):
         spec = specs.get(field.name)
@@ -66,8 +67,8 @@ def structs(kind: type[msgspec.Struct]) -> st.SearchStrategy[Any]:
                 **{
                     **fields,
                     "period_ns": st.integers(1_000_000, 1_000_000_000),
-                    "position_rad": arrays(m.ArraySpec("f4", (rows, 12), finite=False)),
-                    "gripper_width_m": arrays(m.ArraySpec("f4", (rows, 2), finite=False)),
+                    "position_rad": arrays(ArraySpec("f4", (rows, 12), finite=False)),
+                    "gripper_width_m": arrays(ArraySpec("f4", (rows, 2), finite=False)),
                 },
             )
         )
@@ -104,10 +105,10 @@ def observation() -> m.Observation:
 
 
 @pytest.mark.parametrize("kind", TYPES, ids=lambda kind: str(kind.__name__))
-def test_every_message_comes_back_as_it_was(kind: type[m.Message]) -> None:
+def test_every_message_comes_back_as_it_was(kind: type[Message]) -> None:
     @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck), database=None)
     @given(message=structs(kind), epoch=st.integers(0, 2**63 - 1), sent_ns=INT64)
-    def check(message: m.Message, epoch: int, sent_ns: int) -> None:
+    def check(message: Message, epoch: int, sent_ns: int) -> None:
         if kind in TOPIC_OF:
             header = Header(TOPIC_OF[kind], epoch, 3, sent_ns, 4)
             frames = [bytes(frame) for frame in encode(header, message)]
@@ -194,7 +195,7 @@ def test_what_is_too_large_or_unknown_to_msgpack_is_not_sent() -> None:
     many = m.Observation(
         observation_ns=5,
         proprioception=np.zeros(14),
-        frames=tuple(camera_frame() for _ in range(m.MAX_ITEMS)),
+        frames=tuple(camera_frame() for _ in range(MAX_ITEMS)),
         source_age_s={},
     )
     assert len(encode_body(many)) == 1 + MAX_ARRAY_FRAMES

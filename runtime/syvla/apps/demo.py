@@ -1,9 +1,10 @@
 """``syvla demo``: the whole loop on the twin, a process for each stage, with a live panel and a report at the end."""
 
 import json
+import shutil
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,12 +17,12 @@ from syvla.apps.director import Director, Episode, Outcome
 from syvla.clock import to_ns
 from syvla.config import RunConfig
 from syvla.hosts.supervisor import Supervisor
-from syvla.messages import Health, Message, Mode, OperatorCommand, SafetyState
+from syvla.message import Message
+from syvla.messages import Health, Mode, OperatorCommand, SafetyState
 from syvla.protocols import Header, Inbox, Received
 from syvla.report.write import write_report
 from syvla.rig import RunFolder, open_bus
-from syvla.transport.inlet import Inlet
-from syvla.transport.outlet import Outlet
+from syvla.transport.bus import Inlet, Outlet
 
 PANEL_HZ = 5.0
 # Without these the arms hold at once. Without the planner they may go on until the intent's time to live is over,
@@ -73,8 +74,16 @@ class _Watch:
         return received.message.mode if received and isinstance(received.message, SafetyState) else None
 
 
-def run_realtime(run: RunConfig, episodes: Sequence[Episode], folder: RunFolder, show: Console | None) -> RunResult:
-    """Run ``episodes`` at real time over the bus; ``show`` is where the panel is drawn, None for nowhere.
+def run_realtime(
+    run: RunConfig,
+    episodes: Sequence[Episode],
+    folder: RunFolder,
+    show: Console | None = None,
+    tell: Callable[[Outcome], None] = lambda outcome: None,
+) -> RunResult:
+    """Run ``episodes`` at real time over the bus.
+
+    ``show`` is where the panel is drawn, None for nowhere; ``tell`` is called with each outcome as it comes.
 
     Ctrl-C (or SIGTERM) holds the arms, closes the recording and ends every process.
     """
@@ -112,9 +121,12 @@ def run_realtime(run: RunConfig, episodes: Sequence[Episode], folder: RunFolder,
                     _ask_hold(outlet, now_ns)
             if now_ns >= next_step_ns:
                 next_step_ns = now_ns + director.trigger.period_ns
+                known = len(director.outcomes)
                 for topic, message in director.step(now_ns, Inbox(watch.latest, ())):
                     outlet.publish(topic, message, now_ns, 0)
                     watch.note(topic, message, now_ns)
+                for outcome in director.outcomes[known:]:
+                    tell(outcome)
             if live is not None and now_ns >= next_panel_ns:
                 next_panel_ns = now_ns + round(1e9 / PANEL_HZ)
                 live.update(_panel(run, director, watch, notices, now_ns, len(episodes)), refresh=True)
@@ -131,6 +143,7 @@ def run_realtime(run: RunConfig, episodes: Sequence[Episode], folder: RunFolder,
         supervisor.close()
         inlet.close()
         outlet.close()
+        shutil.rmtree(run.bus_folder, ignore_errors=True)  # the sockets' folder; ours alone, by its name and mode
         for number, handler in previous.items():
             signal.signal(number, handler)
     return RunResult(director.outcomes, whole, watch.realtime, watch.lateness_s, notices)

@@ -47,6 +47,12 @@ class Outcome(NamedTuple):
     duration_s: float
     why: str
 
+    @property
+    def words(self) -> str:
+        """In one line."""
+        verdict = "done" if self.success else f"NOT DONE ({self.why})"
+        return f"{self.episode.name}: {verdict} in {self.duration_s:.1f} s"
+
 
 class _Phase(enum.Enum):
     LAY = "lay"

@@ -10,12 +10,12 @@ from rich.text import Text
 
 from syvla.clock import to_s
 from syvla.config import IntentPolicy
+from syvla.message import Message
 from syvla.messages import (
     ActionChunk,
     Health,
     Intent,
     JointCommand,
-    Message,
     Mode,
     Reason,
     SafetyState,

@@ -7,7 +7,7 @@ from typing import Any
 from syvla.apps.demo import run_realtime
 from syvla.apps.director import Episode
 from syvla.apps.evaluate import rates
-from syvla.bench.conditions import conditions
+from syvla.bench.conditions import conditions, progress
 from syvla.report.summary import summarise
 from syvla.rig import RunFolder, realtime_run, task_names
 
@@ -25,7 +25,7 @@ def run(repeats: int | None, quick: bool) -> tuple[dict[str, Any], list[str]]:
     with tempfile.TemporaryDirectory(prefix="syvla-bench-") as parent:
         folder = RunFolder.create(Path(parent), "closed-loop")
         run_config = realtime_run("twin", PLANNER_LATENCY_S, EXPERT_LATENCY_S)
-        result = run_realtime(run_config, episodes, folder, None)
+        result = run_realtime(run_config, episodes, folder, tell=progress(len(episodes)))
         summaries = [summarise(path) for path in sorted(folder.recordings.glob("*.mcap"))]
     table = rates(result.outcomes)
     lines = [

@@ -11,7 +11,7 @@ import numpy as np
 
 from syvla.apps.demo import run_realtime
 from syvla.apps.director import Episode
-from syvla.bench.conditions import conditions
+from syvla.bench.conditions import conditions, progress
 from syvla.rig import RunFolder, realtime_run, task_names
 
 TARGET_P99_S = 0.2e-3
@@ -26,7 +26,8 @@ def run(repeats: int | None, quick: bool) -> tuple[dict[str, Any], list[str]]:
         for task in task_names()
     ]
     with tempfile.TemporaryDirectory(prefix="syvla-bench-") as parent, hogs(HOGS):
-        result = run_realtime(realtime_run("twin", 0.3, 0.03), episodes, RunFolder.create(Path(parent), "loop"), None)
+        folder = RunFolder.create(Path(parent), "loop")
+        result = run_realtime(realtime_run("twin", 0.3, 0.03), episodes, folder, tell=progress(len(episodes)))
     lateness_s = np.asarray(result.lateness_s)
     p50, p99, p999, most = (float(q) for q in np.quantile(lateness_s, (0.5, 0.99, 0.999, 1.0)))
     fifo = "SCHED_FIFO" in result.realtime and "refused" not in result.realtime

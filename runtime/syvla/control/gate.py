@@ -16,17 +16,8 @@ from syvla.config import IntentPolicy, SafetyLimits
 from syvla.control.limiter import Limiter
 from syvla.control.mode import CAUSES, LATCHED, MOVING, Event, next_mode, reason
 from syvla.errors import ConfigError
-from syvla.messages import (
-    ARMS,
-    BOTH_ARMS_JOINTS,
-    ActionChunk,
-    ArmState,
-    Float64,
-    Mode,
-    OperatorCommand,
-    Reason,
-    Source,
-)
+from syvla.message import Float64
+from syvla.messages import ARMS, BOTH_ARMS_JOINTS, ActionChunk, ArmState, Mode, OperatorCommand, Reason, Source
 
 ArmDistance = Callable[[Float64, Float64], float]  # left (6,) and right (6,) rad -> metres between the arms
 

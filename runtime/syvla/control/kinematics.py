@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from syvla.config import ArmConfig, SafetyLimits, Six
-from syvla.messages import Float64
+from syvla.message import Float64
 
 BASE_HEIGHT_M = 0.123  # H
 UPPER_ARM_M = 0.28503  # L2

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from syvla.clock import NS_PER_S
-from syvla.messages import ArmState, CameraFrame, Float64, Observation
+from syvla.message import Float64
+from syvla.messages import ArmState, CameraFrame, Observation
 
 MAX_CARRY_S = 0.1  # a measured velocity says little about times further away
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from syvla.clock import to_ns
 from syvla.config import ControlConfig
-from syvla.messages import BOTH_ARMS_JOINTS, ActionChunk, Float64, Provenance, Source, Splice
+from syvla.message import Float64
+from syvla.messages import BOTH_ARMS_JOINTS, ActionChunk, Provenance, Source, Splice
 
 MAX_LAYERS = 8  # chunks that may be fading at one time
 

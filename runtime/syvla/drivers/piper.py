@@ -31,7 +31,8 @@ from syvla.drivers.piper_protocol import (
     RAD_PER_UNIT,
 )
 from syvla.errors import ConfigError, DriverError
-from syvla.messages import ArmName, ArmState, Float64
+from syvla.message import Float64
+from syvla.messages import ArmName, ArmState
 
 BITRATE = 1_000_000
 SPEED_PERCENT = 100  # of the arm's own profile; the safety gate limits the speed

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from syvla.errors import ConfigError
-from syvla.messages import Message
+from syvla.message import Message
 from syvla.protocols import Emit, Header, Inbox, Periodic, Received, Stage
 from syvla.transport.codec import encode_body
 

@@ -19,8 +19,7 @@ from syvla.clock import to_ns
 from syvla.hosts.health import HealthMeter
 from syvla.hosts.realtime import RateKeeper, freeze_collector
 from syvla.protocols import Emit, Inbox, Periodic, Received, Stage
-from syvla.transport.inlet import Inlet
-from syvla.transport.outlet import Outlet
+from syvla.transport.bus import Inlet, Outlet
 
 _PR_SET_PDEATHSIG = 1
 STOP_LIMIT_NS = 2_000_000_000
@@ -114,8 +113,8 @@ class ProcessHost:
         keeper = RateKeeper(period_ns, time.monotonic_ns())
         while not self._at_rest():
             now_ns, lateness_ns = keeper.wait()
-            self._outlet.poll()
             self._mailbox.put(self._inlet.drain())
+            self._outlet.poll()
             for emit in self.stage.step(now_ns, self._mailbox.take()):
                 self._publish(emit, time.monotonic_ns() - now_ns)
             self._meter.add_step(time.monotonic_ns() - now_ns, lateness_ns)
@@ -143,8 +142,8 @@ class ProcessHost:
                     due_ns = min(due_ns, not_before_ns)
                 poller.poll(max(0, -((now_ns - due_ns) // 1_000_000)))  # whole milliseconds, rounded up
                 _drain_eventfd(wake)
-                self._outlet.poll()
                 self._mailbox.put(self._inlet.drain())
+                self._outlet.poll()
                 now_ns = time.monotonic_ns()
                 for emit in step.due(now_ns):
                     self._publish(emit, now_ns - step.started_ns)

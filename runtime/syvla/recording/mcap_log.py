@@ -20,7 +20,7 @@ import msgspec
 from mcap.writer import CompressionType, Writer
 
 from syvla.errors import RecordingError
-from syvla.messages import Message
+from syvla.message import Message
 from syvla.protocols import Header
 from syvla.topics import TOPICS
 from syvla.transport.codec import VERSION, pack_record

@@ -24,7 +24,8 @@ from mcap.records import Header as FileHeader
 
 from syvla import messages
 from syvla.errors import MessageError, RecordingError
-from syvla.messages import CompressedFrame, Message
+from syvla.message import Message
+from syvla.messages import CompressedFrame
 from syvla.protocols import Header
 from syvla.recording.mcap_log import OUTCOME_METADATA, PROFILE, RUN_METADATA, McapLog
 from syvla.topics import TOPICS

@@ -11,12 +11,13 @@ import numpy.typing as npt
 from syvla import messages as m
 from syvla.clock import NS_PER_S
 from syvla.config import IntentPolicy, RunConfig
+from syvla.message import Float64, Message
 from syvla.recording.mcap_read import Recorded, Recording
 from syvla.topics import TOPICS
 
 Int64 = npt.NDArray[np.int64]
 _BULKY = frozenset(row.name for row in TOPICS.values() if row.type in (m.CameraFrame, m.SimState))
-_UNREAD = m.Message()  # stands for a message of which only the stamps are kept
+_UNREAD = Message()  # stands for a message of which only the stamps are kept
 CONFIG_ATTACHMENT = "run.json"
 STOPPED_MODES = (m.Mode.HOLD, m.Mode.SOFT_STOP, m.Mode.FAULT)
 
@@ -69,12 +70,12 @@ class Commands(NamedTuple):
     """What was sent to the arms, N rows."""
 
     at_ns: Int64
-    position_rad: m.Float64  # (N, 12)
-    gripper_m: m.Float64  # (N, 2)
+    position_rad: Float64  # (N, 12)
+    gripper_m: Float64  # (N, 2)
     source: npt.NDArray[np.str_]
     chunk_id: Int64
     chunk_row: Int64
-    intent_age_s: m.Float64  # -1 where no intent is behind the command
+    intent_age_s: Float64  # -1 where no intent is behind the command
     limited: Int64
 
 
@@ -82,8 +83,8 @@ class Measured(NamedTuple):
     """What one arm measured, N rows."""
 
     at_ns: Int64
-    position_rad: m.Float64  # (N, 6)
-    gripper_m: m.Float64  # (N,)
+    position_rad: Float64  # (N, 6)
+    gripper_m: Float64  # (N,)
 
 
 @dataclass(slots=True)
@@ -124,7 +125,7 @@ class Episode:
         """What the run was configured with, the defaults if the recording does not say."""
         return IntentPolicy() if self.config is None else self.config.rig.intent
 
-    def seconds(self, at_ns: Int64) -> m.Float64:
+    def seconds(self, at_ns: Int64) -> Float64:
         """Instants as seconds since the start."""
         return (np.asarray(at_ns) - self.start_ns) / NS_PER_S
 
@@ -180,7 +181,7 @@ def _stamps(messages: list[Recorded]) -> Stamps:
     return Stamps(*(np.array(column, np.int64) for column in columns))
 
 
-def _commands(messages: list[m.Message]) -> Commands:
+def _commands(messages: list[Message]) -> Commands:
     rows = [c for c in messages if isinstance(c, m.JointCommand)]
     return Commands(
         at_ns=np.array([c.commanded_ns for c in rows], np.int64),
@@ -194,7 +195,7 @@ def _commands(messages: list[m.Message]) -> Commands:
     )
 
 
-def _measured(messages: list[m.Message]) -> Measured:
+def _measured(messages: list[Message]) -> Measured:
     rows = [s for s in messages if isinstance(s, m.ArmState)]
     return Measured(
         at_ns=np.array([s.measured_ns for s in rows], np.int64),

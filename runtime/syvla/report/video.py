@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from syvla import messages as m
 from syvla.clock import NS_PER_S
 from syvla.errors import RecordingError
+from syvla.message import UInt8
 from syvla.recording import images
 from syvla.recording.mcap_read import Recording
 from syvla.report.episode import Episode, load
@@ -34,7 +35,7 @@ class _Shot(NamedTuple):
     """One picture of a camera."""
 
     exposure_ns: int
-    rgb: m.UInt8
+    rgb: UInt8
 
 
 class _Caption(NamedTuple):
@@ -140,7 +141,7 @@ class _Painter:
         self._plain = ImageFont.truetype(str(_FONTS / "DejaVuSans.ttf"), 18)
         self._small = ImageFont.truetype(str(_FONTS / "DejaVuSans-Bold.ttf"), 14)
 
-    def paint(self, at_ns: int, shots: dict[str, _Shot], caption: _Caption) -> m.UInt8:
+    def paint(self, at_ns: int, shots: dict[str, _Shot], caption: _Caption) -> UInt8:
         """The frame (H, W, 3)."""
         canvas = Image.new("RGB", self.size, BACKGROUND)
         brush = ImageDraw.Draw(canvas)

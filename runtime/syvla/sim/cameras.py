@@ -9,7 +9,8 @@ import numpy as np
 from syvla.config import RigConfig
 from syvla.control.kinematics import Base
 from syvla.errors import ConfigError, DriverError, MessageError
-from syvla.messages import CameraFrame, SimState, UInt8
+from syvla.message import UInt8
+from syvla.messages import CameraFrame, SimState
 from syvla.sim.model import TwinModel
 from syvla.sim.scene import Scene, Task, task_named
 from syvla.topics import CAMERAS

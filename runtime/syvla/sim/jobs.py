@@ -14,7 +14,8 @@ import numpy as np
 from syvla.config import RigConfig, Six
 from syvla.control.kinematics import HOME_RAD, LIMITS, Base, JointLimits, forward_tcp, hand_rotation, inverse_tcp
 from syvla.errors import ConfigError
-from syvla.messages import ArmName, Float64
+from syvla.message import Float64
+from syvla.messages import ArmName
 from syvla.sim.motion import quaternion_from_rotation
 from syvla.sim.scene import Container, FreeObject, Scene, Table
 from syvla.sim.tasks.goal import Side

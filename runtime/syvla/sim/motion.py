@@ -16,7 +16,8 @@ import numpy.typing as npt
 
 from syvla.clock import to_ns
 from syvla.control.kinematics import Base, forward_tcp, inverse_tcp
-from syvla.messages import ARM_JOINTS, Float64
+from syvla.message import Float64
+from syvla.messages import ARM_JOINTS
 from syvla.sim.waypoints import Waypoint
 
 _KNOTS = 8

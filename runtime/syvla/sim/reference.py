@@ -11,16 +11,8 @@ import numpy as np
 from syvla.clock import to_ns
 from syvla.config import PolicyConfig, RigConfig
 from syvla.control.kinematics import Base
-from syvla.messages import (
-    ARM_JOINTS,
-    ActionChunk,
-    ArmName,
-    Float64,
-    Intent,
-    Observation,
-    SimTruth,
-    Task,
-)
+from syvla.message import Float64
+from syvla.messages import ARM_JOINTS, ActionChunk, ArmName, Intent, Observation, SimTruth, Task
 from syvla.protocols import PartialThought
 from syvla.sim.motion import ArmMotion, MotionLimits
 from syvla.sim.scene import Table

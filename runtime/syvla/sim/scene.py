@@ -11,7 +11,8 @@ from typing import Literal, Protocol
 import numpy as np
 
 from syvla.errors import ConfigError
-from syvla.messages import Float64, SimTruth
+from syvla.message import Float64
+from syvla.messages import SimTruth
 
 Rgba = tuple[float, float, float, float]
 Vector3 = tuple[float, float, float]

@@ -13,7 +13,8 @@ import numpy as np
 
 from syvla.config import RigConfig
 from syvla.control.kinematics import HOME_RAD
-from syvla.messages import ARM_JOINTS, FEATURE_QUERIES, ArmName, Float64
+from syvla.message import Float64
+from syvla.messages import ARM_JOINTS, FEATURE_QUERIES, ArmName
 from syvla.sim.jobs import LOOSE_M, PUSH_M, TRAVEL_M, Hands, Home, Job, Place, Push
 from syvla.sim.scene import Scene, Table
 from syvla.sim.tasks.goal import Goal, loaded_of, pushed_m

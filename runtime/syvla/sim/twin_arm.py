@@ -5,7 +5,8 @@ import math
 import numpy as np
 
 from syvla.errors import DriverError
-from syvla.messages import ARM_JOINTS, ArmName, ArmState, Float64
+from syvla.message import Float64
+from syvla.messages import ARM_JOINTS, ArmName, ArmState
 from syvla.protocols import ArmPlant
 
 # Positions travel as whole 0.001 deg, speeds and torques as 0.001 rad/s and Nm, the gripper as 0.001 mm.

@@ -15,7 +15,8 @@ from typing import NamedTuple
 import numpy as np
 
 from syvla.errors import MessageError
-from syvla.messages import FEATURE_QUERIES, ArmName, Float16
+from syvla.message import Float16
+from syvla.messages import FEATURE_QUERIES, ArmName
 
 WIDTH = 32
 MAX_NUMBER = 2048  # the largest count that float16 steps through one by one

@@ -8,7 +8,8 @@ import numpy as np
 from syvla.config import RigConfig, Six
 from syvla.control.kinematics import HOME_RAD, Base
 from syvla.errors import ConfigError, DriverError
-from syvla.messages import ARM_JOINTS, ARMS, ArmName, Float64, SimReset, SimState, SimTruth
+from syvla.message import Float64
+from syvla.messages import ARM_JOINTS, ARMS, ArmName, SimReset, SimState, SimTruth
 from syvla.sim.model import ARMS_QPOS, TIMESTEP_NS, TwinModel
 from syvla.sim.piper_mjcf import ARM_DOF, GRIPPER_MAX_M
 from syvla.sim.scene import Episode, Scene, Table, Task, task_named

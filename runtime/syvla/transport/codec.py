@@ -16,7 +16,8 @@ import numpy as np
 from msgspec import Meta
 
 from syvla.errors import MessageError
-from syvla.messages import CompressedFrame, Message
+from syvla.message import Message
+from syvla.messages import CompressedFrame
 from syvla.protocols import Header
 from syvla.topics import TOPICS
 from syvla.transport.wire import (

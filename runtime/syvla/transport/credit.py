@@ -13,7 +13,8 @@ import zmq
 from msgspec import Meta
 
 from syvla.errors import MessageError, TransportError
-from syvla.messages import MAX_ITEMS, MAX_NAME
+from syvla.message import MAX_ITEMS
+from syvla.messages import MAX_NAME
 from syvla.topics import TOPICS
 from syvla.transport.wire import MAX_BODY, MAX_FRAME
 

@@ -7,7 +7,7 @@ import zmq
 
 from syvla import clock
 from syvla.errors import MessageError, TransportError
-from syvla.messages import Message
+from syvla.message import Message
 from syvla.protocols import Header
 from syvla.transport.addresses import check_address
 from syvla.transport.codec import encode

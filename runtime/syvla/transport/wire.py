@@ -17,7 +17,8 @@ import numpy.typing as npt
 from msgspec import UNSET, Meta, UnsetType
 
 from syvla.errors import MessageError
-from syvla.messages import MAX_ITEMS, MAX_NAME, MAX_TEXT, Array
+from syvla.message import MAX_ITEMS, Array
+from syvla.messages import MAX_NAME, MAX_TEXT
 
 MAX_BODY = 256 * 1024
 MAX_FRAME = 2 * 1024 * 1024

@@ -151,6 +151,11 @@ class ArmDriver(Protocol):
         """Ask for torque; call every tick until it answers True. Moves nothing."""
         ...
 
+    @property
+    def position_limits_rad(self) -> tuple[Sequence[float], Sequence[float]]:
+        """Lowest and highest set-points (6,) that the device takes; its own word once ``enable`` answered True."""
+        ...
+
     def read(self, now_ns: int) -> ArmState | None:
         """The newest feedback, None before the first; ``measured_ns`` stands still when the arm is silent."""
         ...

@@ -55,6 +55,7 @@ class IdealArm:
         self.silent = False
         self.stamp_ahead_ns = 0
         self.faults: tuple[str, ...] = ()
+        self.limits_rad = ([-10.0] * 6, [10.0] * 6)
         self.read_error = self.command_error = self.enable_error = False
         self.commands: list[Float64] = []
         self.closed = False
@@ -69,6 +70,11 @@ class IdealArm:
             raise DriverError("bus off")
         self.enabled = self.enabled or self.answers
         return self.answers
+
+    @property
+    def position_limits_rad(self) -> tuple[list[float], list[float]]:
+        """What its motors allow."""
+        return self.limits_rad
 
     def read(self, now_ns: int) -> ArmState | None:
         """What it measures now, or the last it said."""
@@ -274,6 +280,35 @@ def test_a_disabled_robot_commands_nothing_and_says_what_to_do() -> None:
     assert not any(arm.commands or arm.enabled for arm in bench.arms)
     assert bench.safety[-1].source is Source.NONE
     assert bench.safety[-1].reasons[0].code == "not_enabled"
+
+
+@pytest.mark.parametrize(("joint", "velocity"), [(4, 0.5), (3, -0.5)])
+def test_a_device_that_allows_less_than_the_rig_narrows_the_limits(joint: int, velocity: float) -> None:
+    """The gate used the rig's limits alone: beyond a motor's own, the driver refused the command and it was a fault."""
+    bench = Bench()
+    near = [HOME[joint] - 0.1, HOME[joint] + 0.1]
+    bench.arms[1].limits_rad[0][joint], bench.arms[1].limits_rad[1][joint] = near
+    bench.enable()
+    bench.tick(bench.chunk(velocity * np.eye(12)[6 + joint]))
+    bench.run(0.4)
+    assert bench.mode() is Mode.HOLD
+    assert "clamped" in bench.codes
+    reached = np.array([c.position_rad[6 + joint] for c in bench.commands])
+    limit = near[1] if velocity > 0 else near[0]
+    assert np.abs(reached - HOME[joint]).max() == pytest.approx(abs(limit - HOME[joint]), abs=1e-3)
+    assert (reached >= near[0]).all()
+    assert (reached <= near[1]).all()
+
+
+def test_a_device_whose_limits_leave_nothing_is_not_enabled() -> None:
+    bench = Bench()
+    bench.arms[0].limits_rad = ([5.0] * 6, [6.0] * 6)
+    bench.tick()
+    bench.tick(bench.operator("enable"))
+    assert bench.mode() is Mode.DISABLED
+    assert "driver_error" in bench.codes
+    assert any("joint 1 -2.618..2.618 rad" in r.detail for r in bench.stage.gate.reasons)
+    assert not bench.commands
 
 
 def test_enabling_stands_at_the_measured_pose_until_a_chunk_made_later_arrives() -> None:

@@ -52,7 +52,7 @@ class Limiter:
             raise ConfigError(f"safety.gripper_velocity_m_s must be above 0, not {limits.gripper_velocity_m_s}")
         self._least = [*limits.position_min_rad * 2, *[limits.gripper_min_m] * 2]
         self._most = [*limits.position_max_rad * 2, *[limits.gripper_max_m] * 2]
-        self._joints = list(
+        self._joints: list[tuple[int, float, float, float, float, float]] = list(
             zip(
                 range(BOTH_ARMS_JOINTS),
                 limits.position_min_rad * 2,
@@ -79,6 +79,24 @@ class Limiter:
         """How far the worst joint of (12,) or (14,) lies beyond its position limits [rad]; 0 when inside."""
         joints = zip(position[:BOTH_ARMS_JOINTS], self._least, self._most, strict=False)
         return max(0.0, *(max(lo - q, q - hi) for q, lo, hi in joints))
+
+    def narrow(self, arm: int, lower_rad: Sequence[float], upper_rad: Sequence[float]) -> None:
+        """Take the device's own limits (6,) of arm 0 or 1 into account: from now on the narrower of both hold.
+
+        ConfigError names the joint for which nothing would be left. Anchor the arm before it moves again.
+        """
+        joints = list(self._joints)
+        for j, low, high in zip(range(6 * arm, 6 * arm + 6), lower_rad, upper_rad, strict=True):
+            _, least, most, v_max, a, reach = joints[j]
+            if not max(least, low) < min(most, high):
+                raise ConfigError(
+                    f"safety.position_min_rad and position_max_rad allow joint {j - 6 * arm + 1} "
+                    f"{least}..{most} rad, of which the device takes nothing: {low}..{high}"
+                )
+            joints[j] = (j, max(least, low), min(most, high), v_max, a, reach)
+        self._joints = joints
+        self._least[:BOTH_ARMS_JOINTS] = [joint[1] for joint in joints]
+        self._most[:BOTH_ARMS_JOINTS] = [joint[2] for joint in joints]
 
     def anchor(self, arm: int, position_rad: Sequence[float], gripper_width_m: float) -> None:
         """Stand at the measured pose of arm 0 or 1, or at the nearest one inside the limits."""

@@ -1,9 +1,11 @@
 """An arm driver directly on the twin's joints: what the CAN bus would carry, without the bus."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
+from syvla.control.kinematics import LIMITS
 from syvla.errors import DriverError
 from syvla.message import Float64
 from syvla.messages import ARM_JOINTS, ArmName, ArmState
@@ -36,6 +38,11 @@ class TwinArm:
         self._plant.torque(True)
         self._enabled = True
         return True
+
+    @property
+    def position_limits_rad(self) -> tuple[Sequence[float], Sequence[float]]:
+        """The joints' stops."""
+        return LIMITS.lower_rad, LIMITS.upper_rad
 
     def read(self, now_ns: int) -> ArmState | None:
         """The joints at ``now_ns``, None before ``open``."""

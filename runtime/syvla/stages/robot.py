@@ -140,9 +140,13 @@ class RobotStage:
                 self._enable_until_ns = None
 
     def _torque(self, arm: int) -> bool:
-        """Ask one arm for torque; whether it has it."""
+        """Ask one arm for torque, and once it has it for its limits; whether it has both."""
+        driver = self._drivers[arm]
         try:
-            return self._drivers[arm].enable()
+            if not driver.enable():
+                return False
+            self.gate.limiter.narrow(arm, *driver.position_limits_rad)
+            return True
         except SyvlaError as error:
             self.gate.driver_error(arm, str(error))
             return False

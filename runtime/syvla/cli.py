@@ -3,9 +3,9 @@
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from tyro.conf import Positional
@@ -43,10 +43,10 @@ def demo(
 
     from syvla.apps.demo import demo as run_demo
     from syvla.apps.director import Episode
-    from syvla.rig import RunFolder, realtime_run, task_names
+    from syvla.rig import RunFolder, chosen_tasks, realtime_run
 
     run = realtime_run(rig, planner_latency, expert_latency)
-    names = _chosen("task", tasks, task_names())
+    names = chosen_tasks(tasks, (split,))
     folder = RunFolder.create(runs, "demo")
     episodes = [Episode(task, split, seed, f"{task}-{split}-{seed}") for task in names]
     return run_demo(run, episodes, folder, Console())
@@ -79,10 +79,11 @@ def evaluate(
     from syvla.apps.director import Episode
     from syvla.apps.evaluate import evaluate as run_evaluation
     from syvla.apps.evaluate import rates
-    from syvla.rig import lockstep_run, task_names
+    from syvla.rig import chosen_tasks, lockstep_run
 
     run = lockstep_run(rig, planner_latency, expert_latency, policy)
-    names = _chosen("task", task, task_names())
+    names = chosen_tasks(task, split)
+    _at_least_one("episodes", episodes)
     plan = [
         Episode(name, part, seed, f"{name}-{part}-{seed}")
         for name in names
@@ -105,7 +106,7 @@ def evaluate(
     for row in table:
         print(
             f"  {row.task:16s} {row.split:14s} {row.successes:4d}/{row.episodes:<4d} {row.rate:6.1%}"
-            f"  95 % interval {row.low:.1%} to {row.high:.1%}   mean {row.mean_duration_s:.1f} s"
+            f"  95 % interval {row.low:.1%} to {row.high:.1%}   mean {row.mean_duration_s or 0.0:.1f} s"
         )
     _write_json(
         json,
@@ -142,10 +143,11 @@ def demonstrate(
     """
     from syvla.apps.demonstrate import demonstrate as record
     from syvla.apps.director import Episode
-    from syvla.rig import lockstep_run, task_names
+    from syvla.rig import chosen_tasks, lockstep_run
 
     run = lockstep_run(rig, 0.0, 0.0, "reference")
-    names = _chosen("task", task, task_names())
+    names = chosen_tasks(task, (split,))
+    _at_least_one("episodes", episodes)
     plan = [
         Episode(name, split, seed, f"{name}-{split}-{seed}")
         for name in names
@@ -170,8 +172,9 @@ def bench(name: Positional[str], json: Json = None, repeats: int = 0, quick: boo
     """
     from syvla.bench import BENCHMARKS
 
-    (chosen,) = _chosen("benchmark", (name,), BENCHMARKS)
-    result, lines = BENCHMARKS[chosen](repeats or None, quick)
+    if name not in BENCHMARKS:
+        raise ConfigError(f"no benchmark {name!r}; there are {', '.join(BENCHMARKS)}")
+    result, lines = BENCHMARKS[name](repeats or None, quick)
     for line in lines:
         print(line)
     _write_json(json, result)
@@ -215,12 +218,9 @@ COMMANDS: dict[str, Callable[..., int]] = {
 }
 
 
-def _chosen(what: str, names: Sequence[str], valid: Sequence[str] | dict[str, Any]) -> Sequence[str]:
-    """``names`` (all of ``valid`` if there are none), or an error that lists the valid ones."""
-    for name in names:
-        if name not in valid:
-            raise ConfigError(f"no {what} {name!r}; there are {', '.join(valid)}")
-    return names or tuple(valid)
+def _at_least_one(name: str, value: int) -> None:
+    if value < 1:
+        raise ConfigError(f"{name} must be at least 1, not {value}")
 
 
 def _write_json(path: Path | None, result: object) -> None:

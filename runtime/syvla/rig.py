@@ -115,11 +115,16 @@ class RunFolder(NamedTuple):
         return {name: [sys.executable, "-m", "syvla.cli", "stage", name, str(self.path)] for name in STAGES}
 
 
-def task_names() -> tuple[str, ...]:
-    """The tasks of the twin."""
+def chosen_tasks(names: Sequence[str], splits: Sequence[str]) -> tuple[str, ...]:
+    """The tasks called ``names`` (all of the twin's if none is); ConfigError for an unknown task or split."""
+    from syvla.sim.scene import task_named
     from syvla.sim.tasks import TASKS
 
-    return tuple(TASKS)
+    chosen = tuple(names) or tuple(TASKS)
+    for name in chosen:
+        for split in splits:
+            task_named(TASKS, name, split)
+    return chosen
 
 
 def lockstep_run(rig: str, planner_latency_s: float, expert_latency_s: float, policy: str) -> RunConfig:

@@ -22,7 +22,7 @@ class Rate(NamedTuple):
     episodes: int
     low: float
     high: float
-    mean_duration_s: float
+    mean_duration_s: float | None  # of the successes
 
     @property
     def rate(self) -> float:
@@ -72,6 +72,6 @@ def rates(outcomes: Sequence[Outcome]) -> list[Rate]:
     found = []
     for (task, split), group in groups.items():
         successes = [outcome for outcome in group if outcome.success]
-        mean_s = sum(o.duration_s for o in successes) / len(successes) if successes else math.nan
+        mean_s = sum(o.duration_s for o in successes) / len(successes) if successes else None
         found.append(Rate(task, split, len(successes), len(group), *wilson(len(successes), len(group)), mean_s))
     return found

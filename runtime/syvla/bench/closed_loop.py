@@ -9,7 +9,7 @@ from syvla.apps.director import Episode
 from syvla.apps.evaluate import rates
 from syvla.bench.conditions import conditions, progress
 from syvla.report.summary import summarise
-from syvla.rig import RunFolder, realtime_run, task_names
+from syvla.rig import RunFolder, chosen_tasks, realtime_run
 
 TARGET_RATE = 0.95
 PLANNER_LATENCY_S = 0.3
@@ -19,9 +19,8 @@ EXPERT_LATENCY_S = 0.03
 def run(repeats: int | None, quick: bool) -> tuple[dict[str, Any], list[str]]:
     """``repeats`` seeds of each task (40 by default), each recorded and looked through."""
     seeds = repeats or (1 if quick else 40)
-    episodes = [
-        Episode(task, "id", seed, f"{task}-{seed}", limit_s=60.0) for seed in range(seeds) for task in task_names()
-    ]
+    tasks = chosen_tasks((), ("id",))
+    episodes = [Episode(task, "id", seed, f"{task}-{seed}", limit_s=60.0) for seed in range(seeds) for task in tasks]
     with tempfile.TemporaryDirectory(prefix="syvla-bench-") as parent:
         folder = RunFolder.create(Path(parent), "closed-loop")
         run_config = realtime_run("twin", PLANNER_LATENCY_S, EXPERT_LATENCY_S)
@@ -30,7 +29,7 @@ def run(repeats: int | None, quick: bool) -> tuple[dict[str, Any], list[str]]:
     table = rates(result.outcomes)
     lines = [
         f"closed loop, {row.task}: {row.successes}/{row.episodes} {row.rate:.1%} "
-        f"(95 % interval {row.low:.1%} to {row.high:.1%}; target {TARGET_RATE:.0%}), mean {row.mean_duration_s:.1f} s"
+        f"(95 % interval {row.low:.1%} to {row.high:.1%}; target {TARGET_RATE:.0%}), mean {row.mean_duration_s or 0.0:.1f} s"
         for row in table
     ]
     lines += [f"  {o.episode.name}: {o.why}" for o in result.outcomes if not o.success]

@@ -9,7 +9,7 @@ import msgspec
 from syvla.apps.director import Director, Episode
 from syvla.bench.conditions import conditions
 from syvla.config import RunConfig
-from syvla.rig import lockstep_host, lockstep_run, task_names
+from syvla.rig import chosen_tasks, lockstep_host, lockstep_run
 
 TARGET = {"no cameras": 20.0, "three cameras 224x224 at 10 Hz": 3.0}
 SLICE_NS = 100_000_000
@@ -24,7 +24,7 @@ def run(repeats: int | None, quick: bool) -> tuple[dict[str, Any], list[str]]:
     with_cameras = msgspec.structs.replace(without, rig=rig)
     speeds: dict[str, list[float]] = {name: [] for name in TARGET}
     for seed in range(repeats):
-        for task in task_names():
+        for task in chosen_tasks((), ("id",)):
             episode = Episode(task, "id", seed, f"{task}-{seed}", limit_s=3.0 if quick else 60.0)
             for name, config, seen in zip(TARGET, (without, with_cameras), (False, True), strict=True):
                 speeds[name].append(_speed(config, episode, seen))

@@ -12,7 +12,7 @@ import numpy as np
 from syvla.apps.demo import run_realtime
 from syvla.apps.director import Episode
 from syvla.bench.conditions import conditions, progress
-from syvla.rig import RunFolder, realtime_run, task_names
+from syvla.rig import RunFolder, chosen_tasks, realtime_run
 
 TARGET_P99_S = 0.2e-3
 HOGS = 1
@@ -23,7 +23,7 @@ def run(repeats: int | None, quick: bool) -> tuple[dict[str, Any], list[str]]:
     episodes = [
         Episode(task, "id", seed, f"{task}-{seed}", limit_s=5.0 if quick else 60.0)
         for seed in range(repeats or (1 if quick else 3))
-        for task in task_names()
+        for task in chosen_tasks((), ("id",))
     ]
     with tempfile.TemporaryDirectory(prefix="syvla-bench-") as parent, hogs(HOGS):
         folder = RunFolder.create(Path(parent), "loop")

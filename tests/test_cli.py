@@ -1,0 +1,69 @@
+"""The command line: what it refuses, in one line, with the valid choices and exit status 2."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from syvla.cli import main
+
+
+def status(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["syvla", *arguments])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert isinstance(left.value.code, int)
+    return left.value.code
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("eval", "--task", "juggling"), "no task 'juggling'; there are math_packaging, snack_loading"),
+        (("eval", "--split", "hard"), "has no split 'hard'; there are id, ood_position, ood_wording"),
+        (("eval", "--policy", "genius"), "no policy 'genius'; there are reference"),
+        (("eval", "--episodes", "0"), "episodes must be at least 1"),
+        (("eval", "--planner-latency", "-1"), "planner latency must be 0 to 10 s"),
+        (("demo", "--rig", "nonesuch"), "no rig 'nonesuch'; there are cobot_magic, twin"),
+        (("demo", "--rig", "cobot_magic"), "only a twin can be run so far"),
+        (("bench", "nothing"), "no benchmark 'nothing'; there are transport"),
+        (("report", __file__), "does not begin as an MCAP file"),
+        (("stage", "robot", "/nonexistent"), "run.json"),
+    ],
+)
+def test_bad_input_is_one_line_with_the_choices(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    arguments: tuple[str, ...],
+    said: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert status(monkeypatch, *arguments) == 2
+    error = capsys.readouterr().err.strip()
+    assert said in error
+    assert error.count("\n") == 0
+    assert list(tmp_path.iterdir()) == [], "nothing was left behind"
+
+
+def test_eval_prints_and_writes_what_it_measured(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "eval.json"
+    assert status(monkeypatch, "eval", "--task", "snack_loading", "--episodes", "2", "--json", str(out)) == 0
+    printed = capsys.readouterr().out
+    result = json.loads(out.read_text())
+    (rate,) = result["rates"]
+    assert (rate["task"], rate["split"], rate["episodes"]) == ("snack_loading", "id", 2)
+    assert rate["low"] < rate["rate"] <= rate["high"]
+    assert f"{rate['successes']}/2" in printed.replace(" ", "")
+    assert len(result["episodes"]) == 2
+
+
+@pytest.mark.parametrize("command", ["demo", "eval", "demonstrate", "bench", "report", "stage"])
+def test_every_command_has_help(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    assert status(monkeypatch, command, "--help") == 0
+    assert "usage" in capsys.readouterr().out

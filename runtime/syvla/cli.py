@@ -231,12 +231,15 @@ def _write_json(path: Path | None, result: object) -> None:
 
 
 def main() -> None:
-    """Entry point: 0 done, 1 not reached, 2 bad input."""
+    """Entry point: 0 done, 1 not reached, 2 bad input, 130 interrupted."""
     try:
         status = tyro.extras.subcommand_cli_from_dict(COMMANDS, description=__doc__)
     except SyvlaError as error:
         print(f"syvla: {error}", file=sys.stderr)
         status = 2
+    except KeyboardInterrupt:  # outside a run, which holds the arms and ends by itself
+        print("syvla: interrupted", file=sys.stderr)
+        status = 130
     sys.exit(status)
 
 

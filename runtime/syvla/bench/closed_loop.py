@@ -20,7 +20,7 @@ def run(repeats: int | None, quick: bool) -> tuple[dict[str, Any], list[str]]:
     """``repeats`` seeds of each task (40 by default), each recorded and looked through."""
     seeds = repeats or (1 if quick else 40)
     tasks = chosen_tasks((), ("id",))
-    episodes = [Episode(task, "id", seed, f"{task}-{seed}", limit_s=60.0) for seed in range(seeds) for task in tasks]
+    episodes = [Episode(task, "id", seed, f"{task}-{seed}") for seed in range(seeds) for task in tasks]
     with tempfile.TemporaryDirectory(prefix="syvla-bench-") as parent:
         folder = RunFolder.create(Path(parent), "closed-loop")
         run_config = realtime_run("twin", PLANNER_LATENCY_S, EXPERT_LATENCY_S)

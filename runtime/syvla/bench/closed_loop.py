@@ -29,7 +29,8 @@ def run(repeats: int | None, quick: bool) -> tuple[dict[str, Any], list[str]]:
     table = rates(result.outcomes)
     lines = [
         f"closed loop, {row.task}: {row.successes}/{row.episodes} {row.rate:.1%} "
-        f"(95 % interval {row.low:.1%} to {row.high:.1%}; target {TARGET_RATE:.0%}), mean {row.mean_duration_s or 0.0:.1f} s"
+        f"(95 % interval {row.low:.1%} to {row.high:.1%}; target {TARGET_RATE:.0%}), "
+        f"mean {row.mean_duration_s or 0.0:.1f} s"
         for row in table
     ]
     lines += [f"  {o.episode.name}: {o.why}" for o in result.outcomes if not o.success]

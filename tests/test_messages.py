@@ -63,6 +63,7 @@ def test_an_intent_has_twenty_query_states() -> None:
 
 def chunk(rows: int, gripper_rows: int, period_ns: int = 33_333_333, value: float = 0.0) -> ActionChunk:
     return ActionChunk(
+        task_id=1,
         chunk_id=1,
         intent_id=1,
         intent_observation_ns=0,

@@ -147,6 +147,7 @@ class ActionChunk(Message, frozen=True):
     """
 
     chunk_id: int
+    task_id: int
     intent_id: int
     intent_observation_ns: int
     observation_ns: int

@@ -17,6 +17,7 @@ STANDING = [0.0] * 14
 
 def chunk(chunk_id: int, observation_ns: int, rows: Float64, intent_id: int = 7) -> ActionChunk:
     return ActionChunk(
+        task_id=1,
         chunk_id=chunk_id,
         intent_id=intent_id,
         intent_observation_ns=observation_ns - 5,

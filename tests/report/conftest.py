@@ -157,7 +157,8 @@ def _act(script: Script, intents: list[tuple[int, int, int]], end: int) -> list[
         rows = [motion((at + k * PERIOD - T0) / S) for k in range(50)]
         arrival = at + 30 * MS + (chunk % 4) * MS
         message = m.ActionChunk(
-            chunk_id=chunk, intent_id=intent[0], intent_observation_ns=intent[1], observation_ns=at, period_ns=PERIOD,
+            task_id=1,
+        chunk_id=chunk, intent_id=intent[0], intent_observation_ns=intent[1], observation_ns=at, period_ns=PERIOD,
             position_rad=np.array([r[0] for r in rows], np.float32),
             gripper_width_m=np.array([r[1] for r in rows], np.float32).clip(0, 0.07), inference_delay_steps=1,
         )  # fmt: skip

@@ -74,7 +74,8 @@ def test_intents_and_chunks(tmp_path: Path) -> None:
     for i in range(10):
         observed = T0 + 100 * MS * i
         chunk = m.ActionChunk(
-            chunk_id=i, intent_id=0, intent_observation_ns=T0, observation_ns=observed, period_ns=33_333_333,
+            task_id=1,
+        chunk_id=i, intent_id=0, intent_observation_ns=T0, observation_ns=observed, period_ns=33_333_333,
             position_rad=np.zeros((50, 12), np.float32), gripper_width_m=np.zeros((50, 2), np.float32),
             inference_delay_steps=1,
         )  # fmt: skip

@@ -204,7 +204,7 @@ def think(instruction: str | None = None, truth_known: bool = True) -> list[Part
     loop.world.reset(SimReset(reset_id=0, task="snack_loading", split="id", seed=0))
     truth = loop.world.truth(0)
     senses = Observation(observation_ns=0, proprioception=loop.proprioception(), frames=(), source_age_s={})
-    order = Task(task_id=4, instruction=truth.instruction if instruction is None else instruction, issued_ns=0)
+    order = Task(task_id=4, instruction=instruction or truth.instruction, issued_ns=0)
     return list(loop.planner.think(senses, order, 9, truth if truth_known else None))
 
 
@@ -229,13 +229,6 @@ def test_an_instruction_that_says_nothing_makes_no_intent() -> None:
     products = think("Please be nice.")
     assert all(isinstance(p, PartialThought) for p in products)
     assert len(products) == 1
-
-
-def test_an_empty_instruction_asks_the_arms_to_stay() -> None:
-    """Between two episodes the intents stopped: the next episode began with the old one's time to live running out."""
-    (intent,) = think("")
-    assert isinstance(intent, Intent)
-    assert decode(intent.feature_query_states)[1] == ()
 
 
 # ---------------------------------------------------------------- the expert

@@ -167,6 +167,8 @@ def test_the_planner_does_nothing_without_task_or_arms() -> None:
     assert not list(stage.step(0, Topics().put("task", task()).take()))
     assert not list(stage.step(0, Topics().arms(0).take()))
     assert not list(stage.step(60 * MS, Topics().arms(0).put("task", task()).take()))
+    nothing = Task(task_id=2, instruction=" ", issued_ns=0)
+    assert not list(stage.step(0, Topics().arms(0).put("task", nothing).take()))
 
 
 @pytest.mark.parametrize("lacking", ["none", "stale", "missing"])
@@ -256,6 +258,7 @@ class Actor:
         self.seen.append((observation_ns, proprioception))
         return ActionChunk(
             chunk_id=chunk_id,
+            task_id=intent.task_id,
             intent_id=intent.intent_id,
             intent_observation_ns=intent.observation_ns,
             observation_ns=observation_ns,

@@ -28,6 +28,7 @@ from syvla.messages import (
     SafetyState,
     Source,
     Splice,
+    Task,
     TeleopCommand,
 )
 from syvla.protocols import ArmDriver, Header, Inbox, Received
@@ -40,7 +41,7 @@ LIMITS, INTENT, CONTROL = SafetyLimits(), IntentPolicy(), ControlConfig()
 LEAST, MOST = np.array(LIMITS.position_min_rad * 2), np.array(LIMITS.position_max_rad * 2)
 SPEED, ACCELERATION = np.array(LIMITS.velocity_rad_s * 2), np.array(LIMITS.acceleration_rad_s2 * 2)
 HOME = np.array([0.0, 1.0, -1.0, 0.0, 0.0, 0.0] * 2)
-TOPIC = {ActionChunk: "chunk", TeleopCommand: "teleop", OperatorCommand: "operator"}
+TOPIC = {Task: "task", ActionChunk: "chunk", TeleopCommand: "teleop", OperatorCommand: "operator"}
 
 
 class IdealArm:
@@ -195,6 +196,7 @@ class Bench:
         fields = {
             "chunk_id": self.sent,
             "intent_id": 5,
+            "task_id": 1,
             "intent_observation_ns": self.now_ns - 100 * MS,
             "observation_ns": self.now_ns + 1,  # later than the tick before
             "period_ns": PERIOD,
@@ -591,6 +593,28 @@ def test_a_huge_jump_inside_a_chunk_stays_within_velocity_and_acceleration() -> 
     bench.run(1.5)
     assert bench.mode() is Mode.ENABLED
     assert bench.pose[[0, 9]] == pytest.approx([2.3, -1.7], abs=1e-3)
+    assert_within_limits(bench.commands)
+
+
+def test_another_task_makes_the_old_ones_chunks_void_and_the_arms_stand_without_a_hold() -> None:
+    """Chunks of the last task ran on after a new one was given, until their intent was too old: a latched hold."""
+    bench = Bench().enable()
+    bench.tick(Task(task_id=1, instruction="one", issued_ns=bench.now_ns), bench.chunk(0.2))
+    bench.run(0.3)
+    assert bench.speed() == pytest.approx(0.2, rel=1e-2)
+    bench.tick(Task(task_id=1, instruction="one", issued_ns=bench.now_ns))
+    assert bench.source() is Source.POLICY, "the same task said again changes nothing"
+    bench.tick(Task(task_id=2, instruction="two", issued_ns=bench.now_ns), bench.chunk(0.2))
+    bench.run(0.15)
+    rest = bench.pose.copy()
+    for _ in range(400):
+        bench.tick(bench.chunk(0.5))
+    assert bench.mode() is Mode.ENABLED
+    assert bench.pose.tolist() == rest.tolist()
+    assert "waiting_for_chunk" in bench.codes
+    bench.tick(bench.chunk(0.2, task_id=2))
+    bench.run(0.3)
+    assert bench.speed() == pytest.approx(0.2, rel=1e-2)
     assert_within_limits(bench.commands)
 
 

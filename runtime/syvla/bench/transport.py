@@ -101,6 +101,7 @@ def _images() -> list[np.ndarray[Any, np.dtype[np.uint8]]]:
 
 def _chunk(observation_ns: int) -> ActionChunk:
     return ActionChunk(
+        task_id=1,
         chunk_id=observation_ns,
         intent_id=0,
         intent_observation_ns=0,

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from syvla.control.gate import Gate, Request
 from syvla.control.mode import Event
 from syvla.control.timeline import Timeline
-from syvla.messages import ActionChunk, Mode, Provenance, Source, Splice, TeleopCommand
+from syvla.messages import ActionChunk, Mode, Provenance, Source, Splice, Task, TeleopCommand
 
 
 class Choice(NamedTuple):
@@ -22,7 +22,7 @@ class Arbiter:
     """Takes in chunks and teleop, and chooses among them by the gate's mode.
 
     Nothing ever jumps: whoever takes over begins at the standing set-points of the gate, and the policy only with a
-    chunk made from what was seen after it was given (back) the command.
+    chunk of the present task, made from what was seen after it was given (back) the command.
     """
 
     def __init__(self, gate: Gate, timeline: Timeline) -> None:
@@ -31,7 +31,14 @@ class Arbiter:
         self._teleop: TeleopCommand | None = None
         self._override_id = -1
         self._since_ns = gate.resumed_ns
+        self._task_id: int | None = None
         self.dropped = 0  # chunks and teleop samples that were old, late or twice
+
+    def take_task(self, task: Task) -> None:
+        """Another task makes void what was wanted before it: the arms stand until a chunk of its own moves them."""
+        if task.task_id != self._task_id:
+            self._task_id = task.task_id
+            self._timeline.clear()
 
     def take_chunk(self, now_ns: int, chunk: ActionChunk) -> Splice | None:
         """Put ``chunk`` on the timeline if it may be executed."""
@@ -39,7 +46,8 @@ class Arbiter:
         if gate.mode is not Mode.ENABLED:
             return None
         self._begin_anew()
-        if chunk.observation_ns <= gate.resumed_ns or timeline.refusal(chunk, now_ns) is not None:
+        is_void = chunk.observation_ns <= gate.resumed_ns or self._task_id not in (None, chunk.task_id)
+        if is_void or timeline.refusal(chunk, now_ns) is not None:
             gate.check_chunk(chunk, None)
             self.dropped += 1
             return None

@@ -4,7 +4,7 @@ It proves the path that a learned policy takes later, and it demonstrates. Every
 the expert knows only the waypoints in it and the arms' own state.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -44,10 +44,7 @@ class ReferencePlanner:
     def think(
         self, observation: Observation, task: Task, intent_id: int, truth: SimTruth | None
     ) -> Iterator[PartialThought | Intent]:
-        """Yield the growing chain of thought, then the intent; nothing without the truth of a known task.
-
-        An empty instruction gives an intent without waypoints, with which the arms stay where they are.
-        """
+        """Yield the growing chain of thought, then the intent; nothing without the truth of a known task."""
         known = None if truth is None else self._tasks.get(truth.task)
         if truth is None or known is None:
             return
@@ -59,9 +56,6 @@ class ReferencePlanner:
             self._goal = known.goal(task.instruction)
             scene = known.reset(0, known.splits[0]).scene  # sizes are the same for every seed
             self._script = None if self._goal is None else Script(self._rig, self._goal, scene, table)
-        if not task.instruction.strip():
-            yield self._intent(intent_id, task, observation, "Nothing is asked of me.", ())
-            return
         if self._goal is None or self._script is None:
             yield PartialThought("I cannot tell from the instruction what is wanted, so the arms stay where they are.")
             return
@@ -70,15 +64,10 @@ class ReferencePlanner:
         for k in range(1, _PREFIXES + 1):
             yield PartialThought(" ".join(words[: len(words) * k // _PREFIXES]))
         waypoints = self._script.step(table, observation.proprioception)
-        yield self._intent(intent_id, task, observation, text, waypoints)
-
-    def _intent(
-        self, intent_id: int, task: Task, seen: Observation, text: str, waypoints: Sequence[Waypoint]
-    ) -> Intent:
-        return Intent(
+        yield Intent(
             intent_id=intent_id,
             task_id=task.task_id,
-            observation_ns=seen.observation_ns,
+            observation_ns=observation.observation_ns,
             chain_of_thought=text,
             feature_query_states=encode(waypoints, self._plan),
             model_id=self.model_id,
@@ -138,6 +127,7 @@ class ReferenceExpert:
         self._now_ns = observation_ns
         return ActionChunk(
             chunk_id=chunk_id,
+            task_id=intent.task_id,
             intent_id=intent.intent_id,
             intent_observation_ns=intent.observation_ns,
             observation_ns=observation_ns,

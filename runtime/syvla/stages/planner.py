@@ -39,7 +39,7 @@ class PlannerStage:
         task = inbox.get("task")
         truth = inbox.get("sim/truth") if self._planner.reads_truth else None
         observation = self._observation(now_ns, inbox)
-        if not isinstance(task, Task) or observation is None:
+        if not isinstance(task, Task) or not task.instruction.strip() or observation is None:
             return
         if self._planner.reads_truth and not isinstance(truth, SimTruth):
             return

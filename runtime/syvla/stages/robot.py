@@ -22,6 +22,7 @@ from syvla.messages import (
     Provenance,
     SafetyState,
     Source,
+    Task,
     TeleopCommand,
 )
 from syvla.protocols import ArmDriver, Emit, Inbox, Periodic
@@ -40,7 +41,7 @@ class RobotStage:
     """
 
     name = "robot"
-    reads: tuple[str, ...] = ("chunk", "teleop", "operator")
+    reads: tuple[str, ...] = ("task", "chunk", "teleop", "operator")
     writes: tuple[str, ...] = ("arm/left", "arm/right", "command", "splice", "safety")
     lossless = False
 
@@ -104,6 +105,8 @@ class RobotStage:
             message = received.message
             if isinstance(message, OperatorCommand):
                 self._operate(now_ns, (received.header.epoch, message.command_id), message)
+            elif isinstance(message, Task):
+                self._arbiter.take_task(message)
             elif isinstance(message, TeleopCommand):
                 self._arbiter.take_teleop(message)
             elif isinstance(message, ActionChunk):

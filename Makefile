@@ -21,6 +21,7 @@ setup: system $(VENV)/.installed
 system:
 	@[ -n "$(PYTHON)" ] || { echo "Python 3.10 to 3.13 is needed; try: sudo apt-get install python3 python3-venv"; exit 1; }
 	@need=""; \
+	export PATH="$$PATH:/usr/sbin:/sbin"; \
 	ldconfig -p | grep -q libOSMesa && ldconfig -p | grep -q 'libEGL\.so\.1' || need="$(APT_PACKAGES)"; \
 	$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 		need="$$need $$(basename $$($(PYTHON) -c 'import sys; print("python%d.%d" % sys.version_info[:2])'))-venv"; \
@@ -33,7 +34,7 @@ system:
 	$$sudo apt-get update -q >/dev/null && \
 	$$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$need >/dev/null
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.installed: pyproject.toml constraints.txt | system
 	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV) (about a minute the first time)"
 	@PIP_CONSTRAINT=$(CURDIR)/constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install -q -e '.[sim,dev]'
@@ -53,7 +54,8 @@ lint: setup
 
 bench: setup
 	@mkdir -p runs
-	@for name in transport lockstep loop closed-loop; do $(BIN)/syvla bench $$name --json runs/bench-$$name.json || exit 1; done
+	@status=0; for name in transport lockstep loop demonstrator closed-loop; do \
+		$(BIN)/syvla bench $$name --json runs/bench-$$name.json || status=1; done; exit $$status
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -29,7 +29,7 @@ def status(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
         (("demo", "--rig", "cobot_magic"), "only a twin can be run so far"),
         (("bench", "nothing"), "no benchmark 'nothing'; there are transport"),
         (("report", __file__), "does not begin as an MCAP file"),
-        (("stage", "robot", "/nonexistent"), "run.json"),
+        (("stage", "robot", "/nonexistent", "1"), "run.json"),
     ],
 )
 def test_bad_input_is_one_line_with_the_choices(

@@ -25,6 +25,7 @@ def test_shipped_rigs_load() -> None:
         ("[control]\nrate_hz = 'fast'\n", "$.control.rate_hz"),
         ("[intent]\nstale_policy = 'panic'\n", "stale_policy"),
         ("[safety]\nvelocity_rad_s = [1.0]\n", "$.safety.velocity_rad_s"),
+        ("[cameras]\nwidth = 1280\nheight = 720\n", "$.cameras"),
         ("this is not toml", "line"),
     ],
 )

@@ -45,8 +45,8 @@ def demo(
     from syvla.apps.director import Episode
     from syvla.rig import RunFolder, chosen_tasks, realtime_run
 
-    run = realtime_run(rig, planner_latency, expert_latency)
     names = chosen_tasks(tasks, (split,))
+    run = realtime_run(rig, planner_latency, expert_latency)
     folder = RunFolder.create(runs, "demo")
     episodes = [Episode(task, split, seed, f"{task}-{split}-{seed}") for task in names]
     return run_demo(run, episodes, folder, Console())
@@ -83,6 +83,7 @@ def evaluate(
 
     run = lockstep_run(rig, planner_latency, expert_latency, policy)
     names = chosen_tasks(task, split)
+    _check_writable(json)
     _at_least_one("episodes", episodes)
     plan = [
         Episode(name, part, seed, f"{name}-{part}-{seed}")
@@ -165,7 +166,7 @@ def bench(name: Positional[str], json: Json = None, repeats: int = 0, quick: boo
     """Run one benchmark and say whether it reached its target (exit status 1 if not).
 
     Args:
-        name: transport, loop, lockstep or closed-loop.
+        name: transport, loop, lockstep, demonstrator or closed-loop.
         json: also write the result to this file.
         repeats: how often to measure; 0 for the benchmark's own number.
         quick: a short run, to see that it works; its figures mean little.
@@ -174,7 +175,9 @@ def bench(name: Positional[str], json: Json = None, repeats: int = 0, quick: boo
 
     if name not in BENCHMARKS:
         raise ConfigError(f"no benchmark {name!r}; there are {', '.join(BENCHMARKS)}")
+    _check_writable(json)
     result, lines = BENCHMARKS[name](repeats or None, quick)
+    print("conditions: " + ", ".join(f"{key} {value}" for key, value in result["conditions"].items()))
     for line in lines:
         print(line)
     _write_json(json, result)
@@ -195,16 +198,17 @@ def report(recording: Positional[Path], out: Path | None = None) -> int:
     return 0
 
 
-def stage(name: Positional[str], folder: Positional[Path]) -> int:
+def stage(name: Positional[str], folder: Positional[Path], parent: Positional[int]) -> int:
     """Run one stage of a run as this process; the demo starts these.
 
     Args:
         name: the stage.
         folder: the run's folder.
+        parent: the process id of the supervisor, with which this one ends.
     """
     from syvla.rig import run_stage
 
-    run_stage(name, folder)
+    run_stage(name, folder, parent)
     return 0
 
 
@@ -223,9 +227,19 @@ def _at_least_one(name: str, value: int) -> None:
         raise ConfigError(f"{name} must be at least 1, not {value}")
 
 
+def _check_writable(path: Path | None) -> None:
+    """Before the long work, not after it."""
+    if path is None:
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.open("a").close()
+    except OSError as error:
+        raise ConfigError(f"--json {path}: {error.strerror}") from error
+
+
 def _write_json(path: Path | None, result: object) -> None:
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(result, indent=2, default=str) + "\n")
         print(f"written to {path}")
 

@@ -8,6 +8,7 @@ import msgspec
 from syvla.errors import ConfigError
 
 T = TypeVar("T")
+MAX_IMAGE_BYTES = 2 * 1024 * 1024
 Six = tuple[float, float, float, float, float, float]
 
 
@@ -37,10 +38,11 @@ class SafetyLimits(Section, frozen=True):
     gripper_velocity_m_s: float = 0.25
     first_step_rad: float = 0.1  # a chunk may start at most this far from the measured pose
     command_stale_s: float = 0.05  # the timeline ran dry
+    chunk_wait_s: float = 5.0  # how long enabled arms stand waiting for a first chunk; later ones must not move them
     feedback_stale_s: float = 0.05
     feedback_warn_s: float = 0.02
     teleop_stale_s: float = 0.15
-    clamps_to_hold: int = 10  # consecutive chunks' rows beyond a limit before the arms hold
+    clamps_to_hold: int = 10  # consecutive ticks asked beyond a position limit before the arms hold
     missed_ticks_to_hold: int = 3
     arm_distance_slow_m: float = 0.05
     arm_distance_hold_m: float = 0.02
@@ -86,11 +88,17 @@ class ArmConfig(Section, frozen=True):
 
 
 class CamerasConfig(Section, frozen=True):
-    """The three cameras."""
+    """The three cameras. An uncompressed image must fit a frame of the bus."""
 
     width: int = 640
     height: int = 480
     rate_hz: float = 30.0
+
+    def __post_init__(self) -> None:
+        if not (self.width >= 1 and self.height >= 1 and 3 * self.width * self.height <= MAX_IMAGE_BYTES):
+            raise ValueError(f"width x height x 3 must be 1..{MAX_IMAGE_BYTES} bytes, not {self.width}x{self.height}")
+        if not 0.1 <= self.rate_hz <= 120.0:
+            raise ValueError(f"rate_hz must be 0.1..120, not {self.rate_hz}")
 
 
 class RecorderConfig(Section, frozen=True):

@@ -316,6 +316,7 @@ class Health(Message, frozen=True):
     refused: int
     dropped: int
     last_refusal: str
+    missed_ticks: int = 0  # since the process started
     lateness_s: Float32 | None = None  # every single lateness behind the quantiles, so that a run's own can be exact
 
     ARRAYS: ClassVar[dict[str, ArraySpec]] = {"lateness_s": ArraySpec("f4", ((0, 4096),))}
@@ -356,7 +357,7 @@ class SimReset(Message, frozen=True):
 
 
 class SimState(Message, frozen=True):
-    """The generalised positions of the twin, for rendering it elsewhere. ``layout`` is the scene's hash."""
+    """The generalised positions of the twin, for rendering it elsewhere."""
 
     stamp_ns: int
     task: str

@@ -111,8 +111,9 @@ class RunFolder(NamedTuple):
             raise ConfigError(f"{self.configuration}: {error}") from error
 
     def commands(self) -> dict[str, list[str]]:
-        """The processes of a run on the twin."""
-        return {name: [sys.executable, "-m", "syvla.cli", "stage", name, str(self.path)] for name in STAGES}
+        """The processes of a run on the twin, children of this one."""
+        parent = str(os.getpid())
+        return {name: [sys.executable, "-m", "syvla.cli", "stage", name, str(self.path), parent] for name in STAGES}
 
 
 def chosen_tasks(names: Sequence[str], splits: Sequence[str]) -> tuple[str, ...]:
@@ -243,11 +244,11 @@ def open_bus(run: RunConfig, name: str, reads: Sequence[str], lossless: bool = F
     return Inlet(subscriptions), Outlet(name, (address(name),), monotonic_ns())
 
 
-def run_stage(name: str, path: Path) -> None:
-    """Be the process of stage ``name`` of the run in ``path`` until it is told to stop."""
+def run_stage(name: str, path: Path, parent_pid: int) -> None:
+    """Be the process of stage ``name`` of the run in ``path`` until it is told to stop, or ``parent_pid`` dies."""
     folder = RunFolder(path)
     run = folder.load()
-    stop_with_parent()
+    stop_with_parent(parent_pid)
     realtime = _go_realtime(name, run.rig.realtime)
     stage = _build(name, run, folder)
     inlet, outlet = open_bus(run, name, stage.reads, stage.lossless)

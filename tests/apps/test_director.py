@@ -124,6 +124,20 @@ def test_arms_that_do_not_enable_are_asked_again_and_then_given_up_with_the_reas
     assert "the left arm is silent" in table.director.outcomes[0].why
 
 
+def test_what_is_abandoned_gets_an_outcome_and_nothing_more_is_said() -> None:
+    table = Table(Director([EPISODE, EPISODE._replace(name="second")]))
+    table.run(1.0)
+    said = len(table.sent)
+    table.director.abandon("the expert died")
+    table.run(3.0)
+    assert [(o.episode.name, o.why, o.ran) for o in table.director.outcomes] == [
+        ("first", "the expert died", False),
+        ("second", "the expert died", False),
+    ]
+    assert table.director.finished
+    assert len(table.sent) == said, "a held robot must not be resumed after a death"
+
+
 def test_a_held_robot_is_resumed_before_the_next_episode() -> None:
     table = Table(Director([EPISODE]))
     table.mode = Mode.HOLD

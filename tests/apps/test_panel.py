@@ -22,7 +22,7 @@ def shown(*messages: tuple[str, Message], now_ns: int = 10 * SECOND, notices: tu
 
 def safety(mode: Mode, *reasons: Reason) -> SafetyState:
     return SafetyState(
-        stamp_ns=0,
+        stamp_ns=10 * SECOND,
         mode=mode,
         source=Source.HOLD,
         reasons=reasons,
@@ -48,6 +48,12 @@ def test_a_hold_shows_its_cause_and_the_next_step_and_a_warning_does_not_claim_t
     assert "clamped 3  refused 2" in text
     assert "31 cm apart" in text
     assert "HELD" not in shown(("safety", safety(Mode.ENABLED, STALE)))
+
+
+def test_a_robot_stage_that_went_silent_is_not_shown_as_enabled() -> None:
+    text = shown(("safety", safety(Mode.ENABLED)), now_ns=13 * SECOND)
+    assert "no word from the robot stage for 3.0 s" in text
+    assert "ENABLED" not in text
 
 
 def test_instruction_thought_age_latency_and_delay() -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ import pytest
 
 from syvla.messages import JointCommand, Mode, SafetyState, Source
 from syvla.recording.mcap_read import read
-from syvla.rig import STAGES
+from syvla.rig import RunFolder, open_bus
 
 MOVING_AFTER_S = 3.0  # the arms are under way by then
 SLACK_S = 0.05  # of a noisy machine, beyond the deadlines of the fault table
@@ -57,25 +58,36 @@ class Run(NamedTuple):
         return self.process.returncode
 
 
-@pytest.fixture
-def demo(tmp_path: Path) -> Iterator[Run]:
+def start(parent: Path, *tasks: str) -> subprocess.Popen[str]:
+    """A demo of ``tasks``, one after the other."""
+    arguments = [sys.executable, "-m", "syvla.cli", "demo", "--tasks", *tasks, "--runs", str(parent)]
+    return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+@contextmanager
+def under_way(parent: Path, *tasks: str) -> Iterator[Run]:
     """A demo whose arms are moving."""
-    arguments = [sys.executable, "-m", "syvla.cli", "demo", "--tasks", "snack_loading", "--runs", str(tmp_path)]
-    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    run = Run(process, tmp_path)
+    run = Run(start(parent, *tasks), parent)
     try:
         deadline_s = time.monotonic() + 30
-        while not list(tmp_path.glob("*/recordings/*.mcap*")):
+        while not list(parent.glob("*/recordings/*.mcap*")):
             assert time.monotonic() < deadline_s, "no recording was started"
-            assert process.poll() is None, process.communicate()[0]
+            assert run.process.poll() is None, run.process.communicate()[0]
             time.sleep(0.02)
         time.sleep(MOVING_AFTER_S)
         yield run
     finally:
-        process.kill()
-        process.communicate()
+        run.process.kill()
+        run.process.communicate()
         for pid in run.pids().values():
             os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def demo(tmp_path: Path) -> Iterator[Run]:
+    """A demo of one task whose arms are moving."""
+    with under_way(tmp_path, "snack_loading") as run:
+        yield run
 
 
 def commands(path: Path) -> list[JointCommand]:
@@ -135,6 +147,14 @@ def test_a_dead_or_hung_process_holds_the_arms_in_time(
     assert cause in reasons(demo.recording())
 
 
+def test_after_a_death_the_next_episode_does_not_resume_the_arms(tmp_path: Path) -> None:
+    """With another episode waiting, the director gave "resume" half a second after the hold for a dead expert."""
+    with under_way(tmp_path, "snack_loading", "math_packaging") as run:
+        fault_ns = strike(run, "expert", signal.SIGKILL)
+        assert run.finish() == 1
+        assert held_after_s(run.recording(), fault_ns) < 0.1 + SLACK_S
+
+
 def test_when_the_supervisor_is_killed_the_arms_hold_and_nobody_lives_on(demo: Run) -> None:
     fault_ns = time.monotonic_ns()
     demo.process.kill()
@@ -147,7 +167,40 @@ def test_when_the_supervisor_is_killed_the_arms_hold_and_nobody_lives_on(demo: R
 
 
 def test_when_the_recorder_dies_the_robot_goes_on(demo: Run) -> None:
-    strike(demo, "recorder", signal.SIGKILL)
+    inlet, outlet = open_bus(RunFolder(demo.folder).load(), "teleop", ("command",))  # a place on the bus that is free
+    try:
+        fault_ns = strike(demo, "recorder", signal.SIGKILL)
+        sources = set()
+        while time.monotonic_ns() < fault_ns + 1_000_000_000:
+            time.sleep(0.01)
+            for received in inlet.drain():
+                command = received.message
+                assert isinstance(command, JointCommand)
+                if command.commanded_ns > fault_ns:
+                    sources.add(command.provenance.source)
+        assert sources == {Source.POLICY}
+    finally:
+        inlet.close()
+        outlet.close()
     assert demo.finish() == 1
-    assert commands(demo.recording())[-1].provenance.source is Source.POLICY
-    assert len(demo.pids()) < len(STAGES)
+
+
+@pytest.mark.parametrize("after_s", [0.2, 1.0, 2.0])
+def test_ctrl_c_during_the_start_leaves_nothing_behind(tmp_path: Path, after_s: float) -> None:
+    run = Run(start(tmp_path, "snack_loading"), tmp_path)
+    time.sleep(after_s)
+    run.process.send_signal(signal.SIGINT)
+    run.process.send_signal(signal.SIGINT)  # an impatient operator
+    run.process.communicate(timeout=30)
+    assert run.process.returncode in (1, 130, -signal.SIGINT)  # the last two: before the run began
+    if list(tmp_path.iterdir()):
+        assert run.pids() == {}
+
+
+def test_a_second_ctrl_c_does_not_keep_the_arms_from_holding(demo: Run) -> None:
+    fault_ns = time.monotonic_ns()
+    for _ in range(3):
+        demo.process.send_signal(signal.SIGINT)
+        time.sleep(0.1)
+    demo.finish()
+    assert held_after_s(demo.recording(), fault_ns) < 0.1 + SLACK_S

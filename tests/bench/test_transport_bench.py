@@ -14,4 +14,4 @@ def test_the_transport_benchmark_reports_both_transports() -> None:
         assert 0 < row["bare_p50_ms"] <= row["bare_p99_ms"]
         assert 0 < row["bus_p50_ms"] <= row["bus_p99_ms"]
         assert row["ratios"] == [row["ratio"]]
-    assert result["reached"] == all(row["ratio"] <= result["target"] for row in result["transports"].values())
+        assert row["bus_p50_ms"] < 100 * row["bare_p50_ms"]

@@ -192,3 +192,10 @@ def test_a_bad_channel_is_refused_with_an_example(channel: str) -> None:
 def test_free_channels_share_no_port() -> None:
     ports = [parse_channel(channel)[1] for channel in free_channels("left", "right", "third")]
     assert len({port + offset for port in ports for offset in range(3)}) == 9
+
+
+def test_free_channels_go_on_from_the_first_port_after_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One run in thousands began its search at the last ports of the range and ran out of them."""
+    monkeypatch.setattr("random.randrange", lambda start, stop, step: range(start, stop, step)[-1])
+    left, right = (parse_channel(channel)[1] for channel in free_channels("left", "right"))
+    assert right < left

@@ -596,6 +596,21 @@ def test_a_huge_jump_inside_a_chunk_stays_within_velocity_and_acceleration() -> 
     assert_within_limits(bench.commands)
 
 
+def test_arms_do_not_wait_enabled_for_ever() -> None:
+    """A planner that woke up minutes later moved arms that everybody believed idle."""
+    bench = Bench().enable()
+    bench.run(LIMITS.chunk_wait_s - 0.1)
+    assert bench.mode() is Mode.ENABLED
+    bench.run(0.2)
+    bench.assert_holds("chunk_missing")
+    bench.tick(bench.operator("resume"))
+    bench.run(LIMITS.chunk_wait_s - 0.1)
+    assert bench.mode() is Mode.ENABLED, "resuming waits anew"
+    bench.tick(bench.chunk(0.2))
+    bench.run(0.3)
+    assert bench.speed() == pytest.approx(0.2, rel=1e-2)
+
+
 def test_another_task_makes_the_old_ones_chunks_void_and_the_arms_stand_without_a_hold() -> None:
     """Chunks of the last task ran on after a new one was given, until their intent was too old: a latched hold."""
     bench = Bench().enable()

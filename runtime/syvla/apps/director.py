@@ -46,6 +46,7 @@ class Outcome(NamedTuple):
     progress: float
     duration_s: float
     why: str
+    ran: bool = True  # whether the task was stated to enabled arms
 
     @property
     def words(self) -> str:
@@ -90,6 +91,11 @@ class Director:
         return self._phase is _Phase.DONE
 
     @property
+    def left(self) -> int:
+        """How many episodes have no outcome yet."""
+        return len(self._waiting) + (self._episode is not None and self._phase is not _Phase.GAP)
+
+    @property
     def current(self) -> Episode | None:
         """The episode that is being prepared or run."""
         return self._episode
@@ -108,10 +114,18 @@ class Director:
             )
         )
 
+    def abandon(self, why: str) -> None:
+        """Give up what is left: every episode without an outcome gets ``why``, and nothing is said to the robot."""
+        started = self._episode is not None and self._phase is not _Phase.GAP
+        left = [*([self._episode] if self._episode is not None and started else []), *self._waiting]
+        self.outcomes += [Outcome(episode, "", False, 0.0, 0.0, why, ran=False) for episode in left]
+        self._waiting.clear()
+        self._episode = None
+        self._phase = _Phase.DONE
+
     def request_stop(self) -> None:
         """Abandon what is left."""
-        self._waiting.clear()
-        self._phase = _Phase.DONE
+        self.abandon("stopped")
 
     @property
     def stopped(self) -> bool:
@@ -182,7 +196,8 @@ class Director:
         progress = 0.0 if truth is None else truth.progress
         instruction = "" if truth is None else truth.instruction
         duration_s = to_s(now_ns - self._phase_ns)
-        self.outcomes.append(Outcome(self._episode, instruction, success, progress, duration_s, why))
+        ran = self._phase is _Phase.RUN
+        self.outcomes.append(Outcome(self._episode, instruction, success, progress, duration_s, why, ran))
         action: Literal["success", "failure"] = "success" if success else "failure"
         yield Emit("episode", EpisodeControl(action=action, name=self._episode.name, issued_ns=now_ns))
         yield self._task(now_ns, "")  # an empty instruction: nothing is wanted any more

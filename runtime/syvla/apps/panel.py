@@ -26,7 +26,7 @@ from syvla.messages import (
 )
 from syvla.protocols import Received
 
-READS = ("task", "thought", "intent", "chunk", "command", "splice", "safety", "sim/truth", "health/robot")
+READS = ("task", "thought", "intent", "chunk", "command", "splice", "safety", "sim/truth", "health/robot", "recording")
 _MODE_STYLE = {
     Mode.DISABLED: "white on grey37",
     Mode.ENABLED: "black on green3",
@@ -37,6 +37,7 @@ _MODE_STYLE = {
 }
 HOLDING = (Mode.HOLD, Mode.SOFT_STOP, Mode.FAULT)
 THOUGHT_LINES = 4
+SILENT_S = 1.0  # the safety state comes 20 times a second
 
 
 def _latest(latest: Mapping[str, Received], topic: str, kind: type[Message]) -> Message | None:
@@ -51,7 +52,6 @@ def render(
     policy: IntentPolicy,
     lateness_s: tuple[float, float] | None,
     notices: Sequence[str],
-    limit_hz: float = 200.0,
 ) -> RenderableType:
     """The panel of this instant; ``lateness_s`` is the run's (p50, p99), ``notices`` are the newest events."""
     rows = Table.grid(padding=(0, 2), expand=True)
@@ -62,12 +62,12 @@ def render(
     task = _latest(latest, "task", Task)
     thought = _latest(latest, "thought", Thought)
     truth = _latest(latest, "sim/truth", SimTruth)
-    rows.add_row("mode", _mode(safety))
+    rows.add_row("mode", _mode(safety, now_ns))
     rows.add_row("instruction", Text(task.instruction or "(none)" if isinstance(task, Task) else "-", style="bold"))
     rows.add_row("chain of thought", _thought(thought))
     rows.add_row("intent age", _age(_latest(latest, "intent", Intent), command, now_ns, policy))
     rows.add_row("chunk latency", _chunk(_latest(latest, "splice", Splice), _latest(latest, "chunk", ActionChunk)))
-    rows.add_row(f"{limit_hz:g} Hz lateness", _lateness(_latest(latest, "health/robot", Health), lateness_s))
+    rows.add_row("200 Hz lateness", _lateness(_latest(latest, "health/robot", Health), lateness_s))
     rows.add_row("gate", _gate(safety))
     if isinstance(truth, SimTruth):
         rows.add_row("progress", ProgressBar(total=1.0, completed=truth.progress, width=40))
@@ -84,9 +84,12 @@ def _reason(reason: Reason, holding: bool) -> Text:
     return Text(f"{reason.code}: {reason.detail}", style="yellow")
 
 
-def _mode(safety: Message | None) -> Text:
+def _mode(safety: Message | None, now_ns: int) -> Text:
     if not isinstance(safety, SafetyState):
         return Text("waiting for the robot stage", style="dim")
+    silent_s = to_s(now_ns - safety.stamp_ns)
+    if silent_s > SILENT_S:
+        return Text(f" no word from the robot stage for {silent_s:.1f} s ", style="white on red3")
     text = Text(f" {safety.mode.value.upper()} ", style=_MODE_STYLE[safety.mode])
     return text.append(f"  {safety.source.value} commands", style="default on default")
 

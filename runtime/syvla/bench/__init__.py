@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from syvla.bench import closed_loop, lockstep, loop, transport
+from syvla.bench import closed_loop, demonstrator, lockstep, loop, transport
 
 Benchmark = Callable[[int | None, bool], tuple[dict[str, Any], list[str]]]
 
@@ -11,5 +11,6 @@ BENCHMARKS: dict[str, Benchmark] = {
     "transport": transport.run,
     "loop": loop.run,
     "lockstep": lockstep.run,
+    "demonstrator": demonstrator.run,
     "closed-loop": closed_loop.run,
 }

@@ -32,6 +32,7 @@ class Arbiter:
         self._override_id = -1
         self._since_ns = gate.resumed_ns
         self._task_id: int | None = None
+        self._waiting_ns: int | None = None  # since when the arms stand enabled without a chunk
         self.dropped = 0  # chunks and teleop samples that were old, late or twice
 
     def take_task(self, task: Task) -> None:
@@ -84,11 +85,15 @@ class Arbiter:
             self._begin_anew()
             sample = timeline.sample(now_ns)
             if sample is None:
-                gate.warn("waiting_for_chunk", "no chunk yet")
+                if self._waiting_ns is None:
+                    self._waiting_ns = now_ns
+                gate.wait_for_chunk(now_ns - self._waiting_ns)
                 return STANDING
+            self._waiting_ns = None
             intent_ns = sample.chunk.intent_observation_ns
             request = Request(Source.POLICY, sample.set_point, None, sample.overrun_ns, intent_ns)
             return Choice(request, sample.provenance())
+        self._waiting_ns = None
         if gate.mode is Mode.OVERRIDE and teleop is not None:
             age_ns = now_ns - teleop.sampled_ns
             velocity = [*teleop.joint_velocity_rad_s.tolist(), *teleop.gripper_velocity_m_s.tolist()]

@@ -48,7 +48,14 @@ class Gate:
     """
 
     def __init__(self, limits: SafetyLimits, intent: IntentPolicy, period_ns: int, distance: ArmDistance) -> None:
-        for name in ("first_step_rad", "command_stale_s", "feedback_stale_s", "teleop_stale_s", "arm_distance_slow_m"):
+        for name in (
+            "first_step_rad",
+            "command_stale_s",
+            "chunk_wait_s",
+            "feedback_stale_s",
+            "teleop_stale_s",
+            "arm_distance_slow_m",
+        ):
             if not 0 < getattr(limits, name) < float("inf"):
                 raise ConfigError(f"safety.{name} must be finite and above 0, not {getattr(limits, name)}")
         for name in ("clamps_to_hold", "missed_ticks_to_hold", "arm_distance_every_ticks"):
@@ -285,6 +292,13 @@ class Gate:
             self.warn("chunk_first_step", detail, EVENT_S)
         self.refused_count += 1
         return False
+
+    def wait_for_chunk(self, waited_ns: int) -> None:
+        """The arms stand enabled without a chunk: for a while, then not any more, lest one moves them unawares."""
+        if waited_ns > self._limits.chunk_wait_s * NS_PER_S:
+            self.trip("chunk_missing", f"no chunk came for {waited_ns / 1e9:.1f} s")
+        else:
+            self.warn("waiting_for_chunk", "no chunk yet")
 
     def teleop_fresh(self, sampled_ns: int) -> bool:
         """Whether a teleop sample is recent enough to act on."""

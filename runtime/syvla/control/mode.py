@@ -62,6 +62,7 @@ CAUSES: dict[str, Cause] = {
     "chunk_not_finite": Cause(Event.HOLD, "Look at the policy that made this chunk, then resume."),
     "clamped": Cause(Event.HOLD, "The policy asks for poses beyond the joint limits; look at it, then resume."),
     "command_stale": Cause(Event.HOLD, "Check that the expert runs and keeps up, then resume."),
+    "chunk_missing": Cause(Event.HOLD, "Nothing came from the policy; state a task and resume when it runs."),
     "intent_stale": Cause(Event.HOLD, "Check that the planner runs and keeps up, then resume."),
     "feedback_stale": Cause(Event.HOLD, "Check the arm's power and CAN cable, then resume."),
     "teleop_stale": Cause(Event.HOLD, "Plug the joystick in again; resume lets the policy go on."),

@@ -48,7 +48,7 @@ def parse_channel(channel: str) -> tuple[str, int]:
 def free_channels(*names: str) -> tuple[str, ...]:
     """A channel for each bus name, on ports that nobody holds now: one run asks once and hands them to both ends."""
     start = random.randrange(0, len(_FREE_PORTS), PORTS_PER_BUS)
-    candidates = deque(_FREE_PORTS[start::PORTS_PER_BUS])
+    candidates = deque((*_FREE_PORTS[start::PORTS_PER_BUS], *_FREE_PORTS[:start:PORTS_PER_BUS]))
     channels = []
     for name in names:
         while not all(_is_free(candidates[0] + offset) for offset in range(PORTS_PER_BUS)):

@@ -29,16 +29,17 @@ class HealthMeter:
         self._lateness_ns: list[int] = []
         self._next_ns = 0
 
-    def add_step(self, duration_ns: int, lateness_ns: int) -> None:
-        """Note one step."""
+    def add_step(self, duration_ns: int, lateness_ns: int | None = None) -> None:
+        """Note one step; only a periodic one can be late."""
         self._steps_ns.append(duration_ns)
-        self._lateness_ns.append(lateness_ns)
+        if lateness_ns is not None:
+            self._lateness_ns.append(lateness_ns)
 
     def due(self, now_ns: int) -> bool:
         """Whether half a second has passed."""
         return now_ns >= self._next_ns
 
-    def take(self, now_ns: int, inlet: BusStatistics, outlet_dropped: int) -> Health:
+    def take(self, now_ns: int, inlet: BusStatistics, outlet_dropped: int, missed_ticks: int) -> Health:
         """The Health since the last one; starts the next."""
         self._next_ns = now_ns + PERIOD_NS
         step = _quantiles_s(self._steps_ns)
@@ -59,6 +60,7 @@ class HealthMeter:
             refused=inlet.refused,
             dropped=inlet.dropped + outlet_dropped,
             last_refusal=inlet.last_refusal[:512],
+            missed_ticks=missed_ticks,
             lateness_s=np.asarray(self._lateness_ns[-4096:], dtype=np.float32) * np.float32(1e-9),
         )
         self._steps_ns.clear()

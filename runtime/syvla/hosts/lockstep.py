@@ -151,7 +151,7 @@ class LockstepHost:
         seat.busy = True
         for i, emit in enumerate(pending, 1):
             self._push(now_ns + seat.latency_ns * i // len(pending), seat.rank, emit)
-        # a negative count sorts before the deliveries of the same instant of other stages; it only frees the seat
+        # a negative order sorts before this seat's last delivery of the same instant; it only frees the seat
         self._count += 1
         heapq.heappush(self._heap, _Event(now_ns + seat.latency_ns, seat.rank, -self._count, None))
 

@@ -27,10 +27,10 @@ IDLE_POLL_NS = 100_000_000
 FAREWELL_S = 0.05  # the last messages leave before the sockets close
 
 
-def stop_with_parent() -> None:
+def stop_with_parent(parent_pid: int) -> None:
     """Ask the kernel for SIGHUP when the parent dies, so that no process outlives its supervisor."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGHUP, 0, 0, 0)
-    if os.getppid() == 1:  # it died before we asked
+    if os.getppid() != parent_pid:  # it died before we asked
         os.kill(os.getpid(), signal.SIGHUP)
 
 
@@ -84,6 +84,7 @@ class ProcessHost:
         self._linger_ns = to_ns(linger_s)
         self._orphaned_ns: int | None = None
         self._stop_asked_ns: int | None = None
+        self._missed_ticks = 0
         self._meter = HealthMeter(stage.name, realtime)
 
     def run(self) -> None:
@@ -113,6 +114,7 @@ class ProcessHost:
         keeper = RateKeeper(period_ns, time.monotonic_ns())
         while not self._at_rest():
             now_ns, lateness_ns = keeper.wait()
+            self._missed_ticks = keeper.missed
             self._mailbox.put(self._inlet.drain())
             self._outlet.poll()
             for emit in self.stage.step(now_ns, self._mailbox.take()):
@@ -148,7 +150,7 @@ class ProcessHost:
                 for emit in step.due(now_ns):
                     self._publish(emit, now_ns - step.started_ns)
                 if step.finish(now_ns):
-                    self._meter.add_step(now_ns - step.started_ns, 0)
+                    self._meter.add_step(now_ns - step.started_ns)
                 stopping = self._stop_asked_ns is not None
                 if not step.running and (stopping or (now_ns >= not_before_ns and self._mailbox.has_new(topics))):
                     started_ns = now_ns
@@ -163,7 +165,7 @@ class ProcessHost:
 
     def _report_health(self, now_ns: int) -> None:
         if self._meter.due(now_ns):
-            health = self._meter.take(now_ns, self._inlet, self._outlet.dropped)
+            health = self._meter.take(now_ns, self._inlet, self._outlet.dropped, self._missed_ticks)
             self._outlet.publish(f"health/{self.stage.name}", health, now_ns, 0)
 
     def _orphan(self) -> None:

@@ -70,10 +70,6 @@ class Supervisor:
             self._children[name] = child
             self._selector.register(child.pidfd, selectors.EVENT_READ, name)
 
-    def fileno(self) -> int:
-        """Readable when a process ended; for a poller."""
-        return self._selector.fileno()
-
     def poll(self, timeout_s: float = 0.0) -> list[Exited]:
         """The processes that ended since the last call."""
         ended = []

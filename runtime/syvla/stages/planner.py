@@ -49,11 +49,11 @@ class PlannerStage:
         seen = truth if isinstance(truth, SimTruth) else None
         for product in self._planner.think(observation, task, intent_id, seen):
             if isinstance(product, Intent):
-                current = inbox.get("task")
-                if isinstance(current, Task) and current.task_id == product.task_id == task.task_id:
-                    text = product.chain_of_thought
-                    yield Emit("thought", self._thought(task, intent_id, observation, text, complete=True))
-                    yield Emit("intent", product)
+                if product.task_id != task.task_id:  # not what it was asked
+                    return
+                text = product.chain_of_thought
+                yield Emit("thought", self._thought(task, intent_id, observation, text, complete=True))
+                yield Emit("intent", product)
                 return
             text = product.text
             yield Emit("thought", self._thought(task, intent_id, observation, text, complete=False))

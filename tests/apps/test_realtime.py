@@ -134,6 +134,8 @@ def test_ctrl_c_holds_the_arms_closes_the_recording_and_leaves_no_process(demo: 
         ("planner", signal.SIGKILL, 1.0, "intent_stale"),
         ("planner", signal.SIGSTOP, 1.0, "intent_stale"),
         ("expert", signal.SIGKILL, 0.1, "operator_hold"),
+        ("expert", signal.SIGSTOP, 1.0, "intent_stale"),
+        ("cameras", signal.SIGSTOP, 1.0, "intent_stale"),
         ("twin", signal.SIGSTOP, 0.05, "feedback_stale"),
         ("cameras", signal.SIGKILL, 0.2, "operator_hold"),
     ],

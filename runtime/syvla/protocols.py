@@ -49,8 +49,8 @@ class Received(NamedTuple):
 class Inbox:
     """What a stage may read in one step: the latest message of each topic, and what is new since the last step.
 
-    For a latest-wins stage ``fresh`` holds at most the newest message of a topic; for a lossless one it holds
-    every message in the order of arrival.
+    For a latest-wins stage ``fresh`` holds the newest message of a topic (all of those marked ``every`` in the table
+    of topics); for a lossless one it holds every message in the order of arrival.
     """
 
     __slots__ = ("fresh", "latest")

@@ -237,9 +237,10 @@ def open_bus(run: RunConfig, name: str, reads: Sequence[str], lossless: bool = F
     def address(stage: str) -> str:
         return f"ipc://{run.bus_folder}/{stage}"
 
-    mode: Mode = "lossless" if lossless else "latest"
+    modes: dict[bool, Mode] = {True: "lossless", False: "latest"}
+    rows = [topic(row) for row in dict.fromkeys(reads)]
     subscriptions = [
-        Subscription(row, address(topic(row).writer), mode) for row in dict.fromkeys(reads) if topic(row).writer != name
+        Subscription(row.name, address(row.writer), modes[lossless or row.every]) for row in rows if row.writer != name
     ]
     return Inlet(subscriptions), Outlet(name, (address(name),), monotonic_ns())
 

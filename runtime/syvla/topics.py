@@ -16,6 +16,7 @@ class Topic(NamedTuple):
     stale_after_s: float | None
     writer: str
     recorded: bool = True
+    every: bool = False  # every single message counts, also for a stage that otherwise reads the latest
 
 
 CAMERAS: tuple[str, ...] = ("cam_high", "cam_left_wrist", "cam_right_wrist")
@@ -30,7 +31,7 @@ _ROWS = (
     Topic("intent", m.Intent, 3.0, 1.0, "planner"),
     Topic("chunk", m.ActionChunk, 20.0, 0.5, "expert"),
     Topic("teleop", m.TeleopCommand, 50.0, 0.15, "teleop"),
-    Topic("operator", m.OperatorCommand, None, None, "console"),
+    Topic("operator", m.OperatorCommand, None, None, "console", every=True),  # a hold must not be overtaken by a resume
     Topic("episode", m.EpisodeControl, None, None, "console"),
     Topic("command", m.JointCommand, 200.0, 0.05, "robot"),
     Topic("splice", m.Splice, 20.0, None, "robot"),

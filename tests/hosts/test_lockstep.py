@@ -6,7 +6,7 @@ import pytest
 
 from syvla.errors import ConfigError
 from syvla.hosts.lockstep import LockstepHost
-from syvla.messages import Task, Thought
+from syvla.messages import OperatorCommand, Task, Thought
 from syvla.protocols import Emit, Inbox, OnNew, Periodic
 
 
@@ -127,6 +127,25 @@ def test_an_injected_message_is_delivered_and_stop_closes() -> None:
     assert (7, 0, "hello") in witness.seen
     host.stop()
     assert ticker.closed
+
+
+def test_every_operator_command_reaches_a_stage_that_reads_the_latest() -> None:
+    class Robot(Witness):
+        name = "robot"
+        reads = ("operator", "task")
+        trigger = OnNew(("operator",))
+        lossless = False
+
+        def step(self, now_ns: int, inbox: Inbox) -> Iterable[Emit]:
+            self.seen += [(0, 0, r.message.action) for r in inbox.fresh if r.header.topic == "operator"]  # type: ignore[attr-defined]
+            return ()
+
+    robot = Robot()
+    host = LockstepHost([robot])
+    host.inject("operator", OperatorCommand(command_id=1, issued_ns=0, action="hold"))
+    host.inject("operator", OperatorCommand(command_id=2, issued_ns=0, action="resume"))
+    host.run_until(1)
+    assert [what for _, _, what in robot.seen] == ["hold", "resume"]
 
 
 def test_a_latency_for_an_unknown_stage_is_refused() -> None:

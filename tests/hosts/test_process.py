@@ -4,14 +4,16 @@ import threading
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Literal
 
 import pytest
 
 from syvla.config import RealtimeConfig
-from syvla.hosts.process import _WorkerStep
+from syvla.hosts.process import _Mailbox, _WorkerStep
 from syvla.hosts.realtime import RateKeeper, go_realtime
-from syvla.messages import Thought
-from syvla.protocols import Emit, Inbox, OnNew
+from syvla.message import Message
+from syvla.messages import OperatorCommand, Task, Thought
+from syvla.protocols import Emit, Header, Inbox, OnNew, Received
 
 LATENCY_NS = 300_000_000
 INBOX = Inbox({}, ())
@@ -107,6 +109,26 @@ def test_an_error_of_the_stage_reaches_the_host() -> None:
         settle(woken)
         with pytest.raises(ValueError, match="the model broke"):
             step.finish(1)
+
+
+def test_a_hold_is_not_overtaken_by_the_resume_after_it() -> None:
+    """Both came between two ticks, and of the newest of each topic only the resume was left."""
+
+    def received(topic: str, message: Message, sequence: int) -> Received:
+        return Received(Header(topic, 0, sequence, 0, 0), message, 0, tuple)
+
+    def say(action: Literal["hold", "resume"], number: int) -> Received:
+        return received("operator", OperatorCommand(command_id=number, issued_ns=0, action=action), number)
+
+    def task(number: int) -> Received:
+        return received("task", Task(task_id=number, instruction="", issued_ns=0), number)
+
+    mailbox = _Mailbox(lossless=False)
+    mailbox.put([say("hold", 1), task(1), say("resume", 2), task(2)])
+    inbox = mailbox.take()
+    assert [m.action for m in inbox.new("operator")] == ["hold", "resume"]  # type: ignore[attr-defined]
+    assert [m.task_id for m in inbox.new("task")] == [2]  # type: ignore[attr-defined]
+    assert list(mailbox.take().fresh) == []
 
 
 def test_deadlines_stay_on_their_grid_and_missed_ticks_are_counted() -> None:

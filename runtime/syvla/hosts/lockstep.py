@@ -13,6 +13,7 @@ from typing import NamedTuple
 from syvla.errors import ConfigError
 from syvla.message import Message
 from syvla.protocols import Emit, Header, Inbox, Periodic, Received, Stage
+from syvla.topics import TOPICS
 from syvla.transport.codec import encode_body
 
 
@@ -35,7 +36,7 @@ class _Seat:
         self.rank = rank
         self.latency_ns = latency_ns
         self.latest: dict[str, Received] = {}
-        self.fresh: list[Received] | dict[str, Received] = [] if stage.lossless else {}
+        self.fresh: list[Received] | dict[tuple[str, int], Received] = [] if stage.lossless else {}
         self.busy = False
         self.scheduled = False
         self.last_step_ns: int | None = None
@@ -115,7 +116,7 @@ class LockstepHost:
     @staticmethod
     def _fresh_topics(seat: _Seat) -> Iterable[str]:
         fresh = seat.fresh
-        return fresh.keys() if isinstance(fresh, dict) else {received.header.topic for received in fresh}
+        return {received.header.topic for received in (fresh.values() if isinstance(fresh, dict) else fresh)}
 
     def _push(self, at_ns: int, rank: int, emit: Emit | None) -> None:
         self._count += 1
@@ -162,11 +163,12 @@ class LockstepHost:
         header = Header(topic, 0, sequence, self.now_ns, step_ns)
         received = Received(header, message, self.now_ns, functools.partial(encode_body, message))
         self.latest[topic] = received
+        every = TOPICS[topic].every
         for seat in self._readers.get(topic, ()):
             seat.latest[topic] = received
             if isinstance(seat.fresh, list):
                 seat.fresh.append(received)
             else:
-                seat.fresh[topic] = received
+                seat.fresh[topic, sequence if every else 0] = received
             if topic in seat.wakes_on:
                 self._schedule(seat)

@@ -19,6 +19,7 @@ from syvla.clock import to_ns
 from syvla.hosts.health import HealthMeter
 from syvla.hosts.realtime import RateKeeper, freeze_collector
 from syvla.protocols import Emit, Inbox, Periodic, Received, Stage
+from syvla.topics import TOPICS
 from syvla.transport.bus import Inlet, Outlet
 
 _PR_SET_PDEATHSIG = 1
@@ -54,7 +55,8 @@ class _Mailbox:
         fresh = self.fresh
         self.fresh = []
         if not self.lossless:
-            fresh = list({received.header.topic: received for received in fresh}.values())
+            newest = {received.header.topic: received for received in fresh}
+            fresh = [r for r in fresh if r is newest[r.header.topic] or TOPICS[r.header.topic].every]
         return Inbox(dict(self.latest), fresh)
 
 

@@ -1,0 +1,22 @@
+"""What the robot's computer needs: no torch, no simulator, nothing to draw with."""
+
+import subprocess
+import sys
+from importlib.metadata import requires
+
+HEAVY = ("torch", "transformers", "mujoco", "matplotlib", "av")
+
+
+def test_the_robots_install_names_nothing_heavy() -> None:
+    needed = [line for line in requires("syvla") or () if "extra ==" not in line]
+    assert any(line.startswith("piper") for line in needed)
+    assert not [line for line in needed if line.lower().startswith(HEAVY)]
+
+
+def test_the_robot_stage_and_its_driver_load_nothing_heavy() -> None:
+    program = (
+        "import sys, syvla.cli, syvla.rig, syvla.drivers.piper, syvla.stages.robot; "
+        f"print([name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "[]"

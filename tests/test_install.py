@@ -20,3 +20,12 @@ def test_the_robot_stage_and_its_driver_load_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_without_the_twins_packages_a_command_says_what_to_install() -> None:
+    program = "import sys; sys.modules['mujoco'] = None; sys.argv[1:] = ['eval']; from syvla.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "syvla: mujoco is missing; the twin and the reports need: pip install 'syvla[sim]'"
+    ]

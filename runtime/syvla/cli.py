@@ -212,6 +212,8 @@ def stage(name: Positional[str], folder: Positional[Path], parent: Positional[in
     return 0
 
 
+SIM_PACKAGES = ("av", "matplotlib", "mujoco")  # not on the robot's computer
+
 COMMANDS: dict[str, Callable[..., int]] = {
     "demo": demo,
     "eval": evaluate,
@@ -250,6 +252,13 @@ def main() -> None:
         status = tyro.extras.subcommand_cli_from_dict(COMMANDS, description=__doc__)
     except SyvlaError as error:
         print(f"syvla: {error}", file=sys.stderr)
+        status = 2
+    except ModuleNotFoundError as error:
+        if error.name not in SIM_PACKAGES:
+            raise
+        print(
+            f"syvla: {error.name} is missing; the twin and the reports need: pip install 'syvla[sim]'", file=sys.stderr
+        )
         status = 2
     except KeyboardInterrupt:  # outside a run, which holds the arms and ends by itself
         print("syvla: interrupted", file=sys.stderr)

@@ -3,6 +3,8 @@
 SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip
+TORCH_CPU := https://download.pytorch.org/whl/cpu
 APT_PACKAGES := libegl1 libegl-mesa0 libgl1-mesa-dri libosmesa6 libgles2
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; do \
 	$$p -c 'import sys; sys.exit(not (3,10) <= sys.version_info < (3,14))' 2>/dev/null && { echo $$p; break; }; done)
@@ -34,10 +36,14 @@ system:
 	$$sudo apt-get update -q >/dev/null && \
 	$$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$need >/dev/null
 
+# PyPI's torch for Linux brings gigabytes of CUDA. Without an NVIDIA driver PyTorch's CPU build is taken first; where its
+# index cannot be reached, whatever the second line finds will do.
 $(VENV)/.installed: pyproject.toml constraints.txt | system
 	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
-	@echo "Installing into $(VENV) (about a minute the first time)"
-	@PIP_CONSTRAINT=$(CURDIR)/constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install -q -e '.[sim,dev]'
+	@echo "Installing into $(VENV) (a few minutes the first time: torch is large)"
+	@[ "$$(uname -s)" != Linux ] || command -v nvidia-smi >/dev/null || $(PIP) install --no-deps --retries 2 --timeout 10 \
+		--index-url $(TORCH_CPU) $$(sed -n 's/^torch==[^ ]*/&/p' constraints.txt) >/dev/null 2>&1 || true
+	@PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(PIP) install -q -e '.[sim,learn,dev]'
 	@touch $@
 
 demo: setup

@@ -23,6 +23,9 @@ def status(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
         (("eval", "--task", "juggling"), "no task 'juggling'; there are math_packaging, snack_loading"),
         (("eval", "--split", "hard"), "has no split 'hard'; there are id, ood_position, ood_wording"),
         (("eval", "--policy", "genius"), "no policy 'genius'; there are reference"),
+        (("eval", "--jobs", "0"), "jobs must be at least 1"),
+        (("demo", "--policy", "genius"), "no policy 'genius'; there are reference, learned, or give the folder"),
+        (("demo", "--policy", "."), "holds no checkpoint (no syvla.json)"),
         (("eval", "--episodes", "0"), "episodes must be at least 1"),
         (("eval", "--planner-latency", "-1"), "planner latency must be 0 to 10 s"),
         (("demo", "--rig", "nonesuch"), "no rig 'nonesuch'; there are cobot_magic, twin"),
@@ -61,7 +64,7 @@ def test_eval_prints_and_writes_what_it_measured(
     assert len(result["episodes"]) == 2
 
 
-@pytest.mark.parametrize("command", ["demo", "eval", "demonstrate", "bench", "report", "stage"])
+@pytest.mark.parametrize("command", ["demo", "eval", "demonstrate", "scenes", "bench", "report", "stage"])
 def test_every_command_has_help(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
 ) -> None:

@@ -3,8 +3,9 @@
 import subprocess
 import sys
 from importlib.metadata import requires
+from pathlib import Path
 
-HEAVY = ("torch", "transformers", "mujoco", "matplotlib", "av")
+HEAVY = ("torch", "transformers", "tokenizers", "safetensors", "mujoco", "matplotlib", "av")
 
 
 def test_the_robots_install_names_nothing_heavy() -> None:
@@ -29,3 +30,15 @@ def test_without_the_twins_packages_a_command_says_what_to_install() -> None:
     assert done.stderr.splitlines() == [
         "syvla: mujoco is missing; the twin and the reports need: pip install 'syvla[sim]'"
     ]
+
+
+def test_without_its_packages_a_learned_policy_says_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "syvla.json").write_text("{}")
+    program = (
+        f"import sys; sys.modules['transformers'] = None; sys.argv[1:] = ['eval', '--policy', {str(tmp_path)!r}]; "
+        "from syvla.cli import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    (said,) = done.stderr.splitlines()
+    assert said == "syvla: transformers is missing; a learned policy needs: pip install 'syvla[learn]'"

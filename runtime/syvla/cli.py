@@ -5,17 +5,19 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from tyro.conf import Positional
 
 from syvla.errors import ConfigError, SyvlaError
+from syvla.topics import CAMERAS
 
 if TYPE_CHECKING:
     from syvla.apps.director import Outcome
 
 Json = Annotated[Path | None, tyro.conf.arg(help="also write the result to this file")]
+Policy = Annotated[str, tyro.conf.arg(metavar="reference|learned|FOLDER")]
 Tasks = tuple[str, ...]
 
 
@@ -23,9 +25,10 @@ def demo(
     tasks: Tasks = (),
     split: str = "id",
     seed: int = 0,
+    policy: Policy | None = None,
     rig: str = "twin",
-    planner_latency: float = 0.3,
-    expert_latency: float = 0.03,
+    planner_latency: float | None = None,
+    expert_latency: float | None = None,
     runs: Path = Path("runs"),
 ) -> int:
     """Run the whole loop on the twin at real time: one episode of each task, with a live panel and a report.
@@ -34,19 +37,25 @@ def demo(
         tasks: the tasks to run; all of them if none is named.
         split: in-distribution or one of the out-of-distribution splits.
         seed: lays the table and words the instruction.
+        policy: reference, learned, or the folder of a checkpoint; learned by default where that checkpoint is here.
         rig: a shipped rig, or the path of a rig file.
-        planner_latency: how long the slow system takes to think [s].
-        expert_latency: how long the fast system takes for a chunk [s].
+        planner_latency: how long the slow system takes to think [s]; 0 is its own time. By default 0 for a learned
+            policy and 0.3 for the reference, which has nothing to compute.
+        expert_latency: how long the fast system takes for a chunk [s]; by default 0 or 0.03.
         runs: the folder in which the run's folder is made.
     """
     from rich.console import Console
 
     from syvla.apps.demo import demo as run_demo
     from syvla.apps.director import Episode
-    from syvla.rig import RunFolder, chosen_tasks, realtime_run
+    from syvla.rig import RunFolder, chosen_tasks, default_policy, realtime_run
 
     names = chosen_tasks(tasks, (split,))
-    run = realtime_run(rig, planner_latency, expert_latency)
+    policy = policy or default_policy()
+    planner_s, expert_s = (0.3, 0.03) if policy == "reference" else (0.0, 0.0)
+    planner_s = planner_s if planner_latency is None else planner_latency
+    expert_s = expert_s if expert_latency is None else expert_latency
+    run = realtime_run(rig, planner_s, expert_s, policy)
     folder = RunFolder.create(runs, "demo")
     episodes = [Episode(task, split, seed, f"{task}-{split}-{seed}") for task in names]
     return run_demo(run, episodes, folder, Console())
@@ -55,12 +64,14 @@ def demo(
 def evaluate(
     task: Tasks = (),
     split: Tasks = ("id",),
-    policy: str = "reference",
+    policy: Policy = "reference",
     episodes: int = 20,
     first_seed: int = 0,
     rig: str = "twin",
     planner_latency: float = 0.3,
     expert_latency: float = 0.03,
+    blank: Literal["none", "instruction", "images"] = "none",
+    jobs: int = 1,
     json: Json = None,
 ) -> int:
     """Measure success on the twin in lockstep, by task and split, with Wilson intervals.
@@ -68,23 +79,26 @@ def evaluate(
     Args:
         task: the tasks; all of them if none is named.
         split: the splits; several may be named.
-        policy: which policy to evaluate.
+        policy: reference, learned, or the folder of a checkpoint.
         episodes: episodes of each task and split.
         first_seed: the first seed; episode i has seed first_seed + i.
         rig: a shipped rig, or the path of a rig file.
         planner_latency: how long the slow system takes to think [s].
         expert_latency: how long the fast system takes for a chunk [s].
+        blank: keep the instruction or the images from the planner, to see whether they are used.
+        jobs: how many episodes run at a time, each in a process of its own.
         json: also write the result to this file.
     """
     from syvla.apps.director import Episode
     from syvla.apps.evaluate import evaluate as run_evaluation
     from syvla.apps.evaluate import rates
-    from syvla.rig import chosen_tasks, lockstep_run
+    from syvla.rig import chosen_tasks, lockstep_run, policy_model_id
 
-    run = lockstep_run(rig, planner_latency, expert_latency, policy)
+    run = lockstep_run(rig, planner_latency, expert_latency, policy, blank)
     names = chosen_tasks(task, split)
     _check_writable(json)
     _at_least_one("episodes", episodes)
+    _at_least_one("jobs", jobs)
     plan = [
         Episode(name, part, seed, f"{name}-{part}-{seed}")
         for name in names
@@ -101,9 +115,12 @@ def evaluate(
         speed = outcome.duration_s / wall_s
         print(f"[{count}/{len(plan)}, {left_s:.0f} s left] {outcome.words} ({speed:.0f}x real time)", flush=True)
 
-    outcomes = run_evaluation(run, plan, progress)
+    outcomes = run_evaluation(run, plan, progress, jobs)
     table = rates(outcomes)
-    print(f"\npolicy {policy}, planner latency {planner_latency:g} s, expert latency {expert_latency:g} s")
+    print(
+        f"\npolicy {policy}, planner latency {planner_latency:g} s, expert latency {expert_latency:g} s"
+        f"{'' if blank == 'none' else f', without {blank}'}"
+    )
     for row in table:
         print(
             f"  {row.task:16s} {row.split:14s} {row.successes:4d}/{row.episodes:<4d} {row.rate:6.1%}"
@@ -113,6 +130,8 @@ def evaluate(
         json,
         {
             "policy": policy,
+            "model_id": policy_model_id(run),
+            "blank": blank,
             "planner_latency_s": planner_latency,
             "expert_latency_s": expert_latency,
             "rates": [{**row._asdict(), "rate": row.rate} for row in table],
@@ -129,20 +148,23 @@ def demonstrate(
     episodes: int = 10,
     first_seed: int = 0,
     rig: str = "twin",
-    cameras: bool = True,
+    cameras: tuple[str, ...] = CAMERAS,
+    jobs: int = 1,
 ) -> int:
     """Record demonstrations: the scripted demonstrator on the twin, one MCAP for each episode.
 
     Args:
-        out: the folder for the recordings; existing files are never overwritten.
+        out: the folder for the recordings; an episode that has a recording there is not run again.
         task: the tasks; all of them if none is named.
         split: the split to draw from.
         episodes: episodes of each task.
         first_seed: the first seed.
         rig: a shipped rig, or the path of a rig file.
-        cameras: render and record the three cameras.
+        cameras: the cameras that are rendered and recorded; fewer are faster, none may be named.
+        jobs: how many episodes are run at a time, each in a process of its own.
     """
     from syvla.apps.demonstrate import demonstrate as record
+    from syvla.apps.demonstrate import missing
     from syvla.apps.director import Episode
     from syvla.rig import chosen_tasks, lockstep_run
 
@@ -154,12 +176,49 @@ def demonstrate(
         for name in names
         for seed in range(first_seed, first_seed + episodes)
     ]
+    _at_least_one("jobs", jobs)
+    todo = missing(plan, out)
+    if len(todo) < len(plan):
+        print(f"{len(plan) - len(todo)} of {len(plan)} are in {out} already")
     failed = 0
-    for i, outcome in enumerate(record(run, plan, out, cameras), 1):
+    for i, outcome in enumerate(record(run, todo, out, cameras, jobs), 1):
         failed += not outcome.success
-        print(f"[{i}/{len(plan)}] {outcome.words}", flush=True)
-    print(f"{len(plan) - failed} of {len(plan)} demonstrations in {out}")
+        print(f"[{i}/{len(todo)}] {outcome.words}", flush=True)
+    print(f"{len(todo) - failed} of {len(todo)} demonstrations recorded in {out}")
     return 0 if failed == 0 else 1
+
+
+def scenes(
+    out: Positional[Path],
+    count: int = 1000,
+    seed: int = 0,
+    questions_per_image: int = 4,
+    rig: str = "twin",
+) -> int:
+    """Draw pictures of random tables of the twin, with questions and answers about them.
+
+    Args:
+        out: the folder to make; an existing one is never touched.
+        count: how many pictures.
+        seed: the first seed; picture i shows the table of seed + i.
+        questions_per_image: questions about each picture, 1 to 12.
+        rig: a shipped rig, or the path of a rig file.
+    """
+    from syvla.apps.scenes import write_scenes
+    from syvla.rig import load_rig
+
+    _at_least_one("count", count)
+    if not 0 <= seed <= 2**62:
+        raise ConfigError(f"seed must be 0 to 2**62, not {seed}")
+    if not 1 <= questions_per_image <= 12:
+        raise ConfigError(f"questions-per-image must be 1 to 12, not {questions_per_image}")
+    started_s = time.perf_counter()
+    for done in write_scenes(load_rig(rig), out, count, seed, questions_per_image):
+        if done % 100 == 0 or done == count:
+            left_s = (time.perf_counter() - started_s) / done * (count - done)
+            print(f"\r[{done}/{count}, {left_s:.0f} s left]", end="\n" if done == count else "", flush=True)
+    print(f"{count} pictures in {out}")
+    return 0
 
 
 def bench(name: Positional[str], json: Json = None, repeats: int = 0, quick: bool = False) -> int:
@@ -218,6 +277,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "demo": demo,
     "eval": evaluate,
     "demonstrate": demonstrate,
+    "scenes": scenes,
     "bench": bench,
     "report": report,
     "stage": stage,

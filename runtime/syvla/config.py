@@ -9,6 +9,7 @@ from syvla.errors import ConfigError
 
 T = TypeVar("T")
 MAX_IMAGE_BYTES = 2 * 1024 * 1024
+Blank = Literal["none", "instruction", "images"]
 Six = tuple[float, float, float, float, float, float]
 
 
@@ -129,7 +130,8 @@ class RunConfig(Section, frozen=True):
 
     rig: RigConfig
     policy: PolicyConfig = PolicyConfig()
-    policy_name: str = "reference"
+    policy_name: str = "reference"  # or the folder of a checkpoint
+    blank: Blank = "none"  # what is kept from the planner, to see if it is used
     bus_folder: str = ""  # where the processes' sockets are; chosen when the run starts
 
 

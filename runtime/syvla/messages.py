@@ -144,6 +144,10 @@ class ActionChunk(Message, frozen=True):
 
     NaN is not refused here: the safety gate judges it, because a chunk with a NaN in it must hold the arms
     and say so, not merely vanish.
+
+    An expert whose actions are relative to the hands says in ``anchor_pose`` what they were relative to: position
+    [m] and quaternion (w, x, y, z) of each grasp point in its arm's base frame. The rows are joints all the same, so
+    that executing them later does not move the anchor.
     """
 
     chunk_id: int
@@ -155,10 +159,12 @@ class ActionChunk(Message, frozen=True):
     position_rad: Float32  # (H, 12)
     gripper_width_m: Float32  # (H, 2)
     inference_delay_steps: int  # the expert's own estimate; what was executed is in the Splice
+    anchor_pose: Float64 | None = None  # (2, 7) left and right grasp points at observation_ns, of relative actions
 
     ARRAYS: ClassVar[dict[str, ArraySpec]] = {
         "position_rad": ArraySpec("f4", ((1, 256), BOTH_ARMS_JOINTS), finite=False),
         "gripper_width_m": ArraySpec("f4", ((1, 256), 2), finite=False),
+        "anchor_pose": ArraySpec("f8", (2, 7)),
     }
 
     def __post_init__(self) -> None:

@@ -76,10 +76,15 @@ class Periodic(NamedTuple):
 
 
 class OnNew(NamedTuple):
-    """Step when one of ``topics`` has something new and the last step is over, at most every ``min_period_ns``."""
+    """Step when one of ``topics`` has something new and the last step is over, at most every ``min_period_ns``.
+
+    A new message of ``preempted_by`` ends a step that is under way: its generator is closed at the next message it
+    yields, and what was not sent yet is dropped.
+    """
 
     topics: tuple[str, ...]
     min_period_ns: int = 0
+    preempted_by: tuple[str, ...] = ()
 
 
 class Stage(Protocol):

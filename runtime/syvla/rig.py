@@ -3,25 +3,27 @@
 import datetime
 import functools
 import importlib.resources
+import importlib.util
 import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 import numpy as np
 
 from syvla.clock import monotonic_ns
-from syvla.config import PolicyConfig, RealtimeConfig, RigConfig, RunConfig, load_toml
+from syvla.config import Blank, PolicyConfig, RealtimeConfig, RigConfig, RunConfig, load_toml
 from syvla.control.kinematics import Base, arm_distance_m
 from syvla.errors import ConfigError
 from syvla.hosts.lockstep import LockstepHost
 from syvla.hosts.process import ProcessHost, stop_with_parent
 from syvla.hosts.realtime import go_realtime
 from syvla.messages import ARMS, ArmName
-from syvla.protocols import ArmDriver, Stage
+from syvla.protocols import ArmDriver, Expert, Planner, Stage
+from syvla.stages.blank import BlankedPlanner
 from syvla.stages.cameras import CamerasStage
 from syvla.stages.expert import ExpertStage
 from syvla.stages.planner import PlannerStage
@@ -31,11 +33,16 @@ from syvla.stages.twin import TwinStage
 from syvla.topics import CAMERAS, topic
 from syvla.transport.bus import Inlet, Mode, Outlet, Subscription, ipc_directory
 
+if TYPE_CHECKING:
+    from syvla_models.spec import PolicySpec
+
 TWIN_PERIOD_NS = 5_000_000
 TWIN_BELOW_ROBOT = 20  # of FIFO priority
 LINGER_S = {"twin": 1.0, "recorder": 0.7}  # after the supervisor's death: the robot needs up to 0.2 s to stand
 STAGES = ("twin", "cameras", "planner", "expert", "robot", "recorder")
-POLICIES = ("reference",)
+POLICIES = ("reference", "learned")
+LEARNED = "syvla-tiny"  # the checkpoint that ships
+LEARN_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors")
 
 
 # ---------------------------------------------------------------- rigs and run folders
@@ -61,6 +68,53 @@ def load_rig(name: str) -> RigConfig:
         if not path.is_file():
             raise ConfigError(f"no rig {name!r}; there are {', '.join(rig_names())}, or give the path of a .toml file")
     return load_toml(path, RigConfig)
+
+
+def shipped_checkpoint() -> Path:
+    """The folder of the checkpoint that ships, whether it is there or not."""
+    return _shipped("models/checkpoints", "_checkpoints") / LEARNED
+
+
+def find_policy(name: str) -> str:
+    """``reference``, or the folder of the checkpoint that ``name`` means; ConfigError if it cannot be run here."""
+    if name == "reference":
+        return name
+    folder = shipped_checkpoint() if name == "learned" else Path(name)
+    if not (folder / "syvla.json").is_file():
+        choices = f"there are {', '.join(POLICIES)}, or give the folder of a checkpoint"
+        if folder.is_dir() or name == "learned":
+            raise ConfigError(f"policy {name!r}: {folder} holds no checkpoint (no syvla.json); {choices}")
+        raise ConfigError(f"no policy {name!r}; {choices}")
+    for package in LEARN_PACKAGES:
+        if importlib.util.find_spec(package) is None:
+            raise ConfigError(f"{package} is missing; a learned policy needs: pip install 'syvla[learn]'")
+    return str(folder.resolve())
+
+
+def default_policy() -> str:
+    """``learned`` where the checkpoint that ships is here, else ``reference``."""
+    return "learned" if shipped_checkpoint().is_dir() else "reference"
+
+
+def policy_cameras(run: RunConfig) -> tuple[str, ...]:
+    """The cameras that the planner cannot do without: those of a learned planner's views."""
+    spec = _spec(run)
+    return () if spec is None else tuple(dict.fromkeys(view.camera for view in spec.planner.views))
+
+
+def policy_model_id(run: RunConfig) -> str:
+    """What every intent of the run's planner carries."""
+    spec = _spec(run)
+    return "reference" if spec is None else spec.model_id
+
+
+def _spec(run: RunConfig) -> "PolicySpec | None":
+    """What the checkpoint of a learned policy says about itself; this needs no torch."""
+    if run.policy_name == "reference":
+        return None
+    from syvla_models.spec import SPEC_FILE, PolicySpec, load_json
+
+    return load_json(Path(run.policy_name) / SPEC_FILE, PolicySpec)
 
 
 class RunFolder(NamedTuple):
@@ -117,20 +171,23 @@ class RunFolder(NamedTuple):
 
 
 def chosen_tasks(names: Sequence[str], splits: Sequence[str]) -> tuple[str, ...]:
-    """The tasks called ``names`` (all of the twin's if none is); ConfigError for an unknown task or split."""
+    """The tasks called ``names`` (those that are evaluated if none is); ConfigError for an unknown task or split."""
     from syvla.sim.scene import task_named
-    from syvla.sim.tasks import TASKS
+    from syvla.sim.tasks import ALL_TASKS, TASKS
 
     chosen = tuple(names) or tuple(TASKS)
     for name in chosen:
         for split in splits:
-            task_named(TASKS, name, split)
+            task_named(ALL_TASKS, name, split)
     return chosen
 
 
-def lockstep_run(rig: str, planner_latency_s: float, expert_latency_s: float, policy: str) -> RunConfig:
+def lockstep_run(
+    rig: str, planner_latency_s: float, expert_latency_s: float, policy: str, blank: Blank = "none"
+) -> RunConfig:
     """The configuration of a run under the virtual clock."""
-    return _run(load_rig(rig), planner_latency_s, expert_latency_s, policy)
+    run = _run(load_rig(rig), planner_latency_s, expert_latency_s, policy)
+    return msgspec.structs.replace(run, blank=blank)
 
 
 def realtime_run(rig: str, planner_latency_s: float, expert_latency_s: float, policy: str = "reference") -> RunConfig:
@@ -155,25 +212,41 @@ def _run(rig: RigConfig, planner_latency_s: float, expert_latency_s: float, poli
     for name, value in (("planner latency", planner_latency_s), ("expert latency", expert_latency_s)):
         if not 0.0 <= value <= 10.0:
             raise ConfigError(f"{name} must be 0 to 10 s, not {value}")
-    if policy not in POLICIES:
-        raise ConfigError(f"no policy {policy!r}; there are {', '.join(POLICIES)}")
     latencies = PolicyConfig(planner_latency_s=planner_latency_s, expert_latency_s=expert_latency_s)
-    return RunConfig(rig=rig, policy=latencies, policy_name=policy)
+    return RunConfig(rig=rig, policy=latencies, policy_name=find_policy(policy))
 
 
 # ---------------------------------------------------------------- stages
 
 
-def _planner_stage(run: RunConfig, cameras: Sequence[str]) -> PlannerStage:
-    from syvla.sim.reference import ReferencePlanner
+def _planner_stage(run: RunConfig, cameras: Sequence[str], threads: int | None = None) -> PlannerStage:
+    """``cameras`` are those that a planner without views of its own waits for."""
+    planner: Planner
+    if run.policy_name == "reference":
+        from syvla.sim.reference import ReferencePlanner
+        from syvla.sim.tasks import ALL_TASKS
 
-    return PlannerStage(ReferencePlanner(run.rig), cameras, run.policy)
+        planner = ReferencePlanner(run.rig, ALL_TASKS)
+    else:
+        from syvla_models.policy import LearnedPlanner
+
+        planner = LearnedPlanner(Path(run.policy_name), threads)
+    if run.blank != "none":
+        planner = BlankedPlanner(planner, run.blank)
+    return PlannerStage(planner, policy_cameras(run) or cameras, run.policy)
 
 
-def _expert_stage(run: RunConfig) -> ExpertStage:
-    from syvla.sim.reference import ReferenceExpert
+def _expert_stage(run: RunConfig, threads: int | None = None) -> ExpertStage:
+    expert: Expert
+    if run.policy_name == "reference":
+        from syvla.sim.reference import ReferenceExpert
 
-    return ExpertStage(ReferenceExpert(run.rig, run.policy), run.rig.intent, run.policy)
+        expert = ReferenceExpert(run.rig, run.policy)
+    else:
+        from syvla_models.policy import LearnedExpert
+
+        expert = LearnedExpert(Path(run.policy_name), run.rig, threads)
+    return ExpertStage(expert, run.rig.intent, run.policy)
 
 
 def _robot_stage(run: RunConfig, arms: Mapping[ArmName, ArmDriver]) -> RobotStage:
@@ -192,21 +265,21 @@ def _piper_robot(run: RunConfig) -> Stage:
 
 def _twin(run: RunConfig) -> Stage:
     from syvla.drivers.piper_emulator import PiperEmulator
-    from syvla.sim.tasks import TASKS
+    from syvla.sim.tasks import ALL_TASKS
     from syvla.sim.world import TwinWorld
 
-    world = TwinWorld(run.rig, TASKS)
+    world = TwinWorld(run.rig, ALL_TASKS)
     channels = (run.rig.left.can_channel, run.rig.right.can_channel)
     emulators = [PiperEmulator(arm, world.plant(arm), channel) for arm, channel in zip(ARMS, channels, strict=True)]
     return TwinStage(world, emulators, TWIN_PERIOD_NS)
 
 
-def _twin_cameras(run: RunConfig) -> Stage:
+def _twin_cameras(run: RunConfig, cameras: Sequence[str] = CAMERAS) -> Stage:
     from syvla.sim.cameras import TwinCameras
-    from syvla.sim.tasks import TASKS
+    from syvla.sim.tasks import ALL_TASKS
 
-    source = TwinCameras(run.rig, TASKS)
-    return CamerasStage(source, CAMERAS, run.rig.cameras.rate_hz, source)
+    source = TwinCameras(run.rig, ALL_TASKS, cameras)
+    return CamerasStage(source, cameras, run.rig.cameras.rate_hz, source)
 
 
 def _recorder(run: RunConfig, folder: RunFolder) -> Stage:
@@ -273,19 +346,27 @@ def _go_realtime(name: str, config: RealtimeConfig) -> str:
 # ---------------------------------------------------------------- the lockstep host
 
 
-def lockstep_host(run: RunConfig, extra: Sequence[Stage] = (), cameras: bool = False) -> LockstepHost:
-    """Every stage on one fresh twin under the virtual clock; ``extra`` stages (director, recorder) come last."""
-    from syvla.sim.tasks import TASKS
+def lockstep_host(run: RunConfig, extra: Sequence[Stage] = (), cameras: Sequence[str] = ()) -> LockstepHost:
+    """Every stage on one fresh twin under the virtual clock; ``extra`` stages (director, recorder) come last.
+
+    The ``cameras`` and those that the planner looks at are rendered. A model gets one thread, so that what it
+    computes does not depend on the machine's number of cores.
+    """
+    from syvla.sim.tasks import ALL_TASKS
     from syvla.sim.twin_arm import TwinArm
     from syvla.sim.world import TwinWorld
 
-    world = TwinWorld(run.rig, TASKS)
+    world = TwinWorld(run.rig, ALL_TASKS)
+    unknown = [name for name in cameras if name not in CAMERAS]
+    if unknown:
+        raise ConfigError(f"no camera {unknown[0]!r}; there are {', '.join(CAMERAS)}")
+    seen = tuple(dict.fromkeys((*cameras, *policy_cameras(run))))
     stages: list[Stage] = [
         TwinStage(world, (), TWIN_PERIOD_NS),
         _robot_stage(run, {arm: TwinArm(arm, world.plant(arm)) for arm in ARMS}),
-        *([_twin_cameras(run)] if cameras else []),
-        _planner_stage(run, CAMERAS if cameras else ()),
-        _expert_stage(run),
+        *([_twin_cameras(run, seen)] if seen else []),
+        _planner_stage(run, seen, threads=1),
+        _expert_stage(run, threads=1),
         *extra,
     ]
     return LockstepHost(stages, {"planner": run.policy.planner_latency_s, "expert": run.policy.expert_latency_s})

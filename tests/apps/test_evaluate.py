@@ -3,16 +3,19 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from syvla.apps.demonstrate import demonstrate
+from syvla.apps.demonstrate import demonstrate, missing
 from syvla.apps.director import Director, Episode, Outcome
-from syvla.apps.evaluate import rates, run_lockstep, wilson
+from syvla.apps.evaluate import evaluate, rates, run_lockstep, wilson
 from syvla.config import RunConfig
 from syvla.errors import ConfigError
 from syvla.messages import Mode, SafetyState
 from syvla.protocols import Emit, Inbox, OnNew
+from syvla.recording.mcap_read import read
 from syvla.rig import lockstep_host, lockstep_run
+from syvla.topics import CAMERAS
 
 
 class SafetyLog:
@@ -76,8 +79,10 @@ def test_the_reference_policy_solves_every_split_with_both_latencies(run: RunCon
     assert outcome.success, outcome.why
 
 
-@pytest.mark.parametrize("cameras", [False, True])
-def test_the_same_seed_gives_the_same_recording_byte_for_byte(run: RunConfig, tmp_path: Path, cameras: bool) -> None:
+@pytest.mark.parametrize("cameras", [(), CAMERAS])
+def test_the_same_seed_gives_the_same_recording_byte_for_byte(
+    run: RunConfig, tmp_path: Path, cameras: tuple[str, ...]
+) -> None:
     episode = Episode("snack_loading", "id", 5, "same", limit_s=2.0 if cameras else 60.0)
     for folder in ("one", "two"):
         list(demonstrate(run, [episode], tmp_path / folder, cameras))
@@ -86,6 +91,20 @@ def test_the_same_seed_gives_the_same_recording_byte_for_byte(run: RunConfig, tm
     assert first == second
     list(demonstrate(run, [episode._replace(seed=6)], tmp_path / "three", cameras))
     assert (tmp_path / "three" / "same.mcap").read_bytes() != first
+
+
+def test_a_demonstration_that_is_there_is_not_run_again(run: RunConfig, tmp_path: Path) -> None:
+    plan = [Episode("snack_loading", "id", seed, f"n-{seed}", limit_s=1.0) for seed in (1, 2)]
+    list(demonstrate(run, plan[:1], tmp_path, ()))
+    assert missing(plan, tmp_path) == plan[1:]
+
+
+def test_only_the_cameras_that_were_named_are_recorded(run: RunConfig, tmp_path: Path) -> None:
+    list(demonstrate(run, [Episode("snack_loading", "id", 1, "n", limit_s=1.0)], tmp_path, ("cam_high",)))
+    topics = {recorded.topic for recorded in read(tmp_path / "n.mcap")}
+    assert {topic for topic in topics if topic.startswith("camera/")} == {"camera/cam_high"}
+    with pytest.raises(ConfigError, match=r"cam_low.*cam_high"):
+        list(demonstrate(run, [Episode("snack_loading", "id", 1, "m")], tmp_path, ("cam_low",)))
 
 
 def test_episodes_in_a_row_on_one_robot_never_hold_it(run: RunConfig) -> None:
@@ -97,6 +116,26 @@ def test_episodes_in_a_row_on_one_robot_never_hold_it(run: RunConfig) -> None:
     host.stop()
     assert [outcome.why for outcome in director.outcomes] == ["", "", "", ""]
     assert seen.modes == [Mode.DISABLED, Mode.ENABLED]
+
+
+def test_jobs_change_neither_the_outcomes_nor_their_order(run: RunConfig) -> None:
+    plan = [Episode(task, "id", 3, "n", limit_s=1.0 + i) for i, task in enumerate(("snack_loading", "math_packaging"))]
+    told: list[Outcome] = []
+    alone = evaluate(run, plan, lambda outcome, wall_s: told.append(outcome))
+    assert told == alone
+    assert evaluate(run, plan, lambda outcome, wall_s: None, jobs=2) == alone
+
+
+def test_an_error_in_a_job_is_the_users(run: RunConfig) -> None:
+    gone = msgspec.structs.replace(run, policy_name="/nonexistent")
+    with pytest.raises(ConfigError, match=r"/nonexistent/syvla\.json"):
+        evaluate(gone, [Episode("snack_loading", "id", 0, "n")], lambda outcome, wall_s: None, jobs=2)
+
+
+def test_the_reference_needs_its_instruction(run: RunConfig) -> None:
+    blank = lockstep_run("twin", 0.3, 0.03, "reference", blank="instruction")
+    outcome, _ = run_lockstep(blank, Episode("snack_loading", "id", 1, "n", limit_s=8.0))
+    assert not outcome.success
 
 
 def test_bad_choices_are_refused_with_the_valid_ones() -> None:

@@ -16,7 +16,7 @@ from syvla.messages import JointCommand, Mode, SafetyState, Source
 from syvla.recording.mcap_read import read
 from syvla.rig import RunFolder, open_bus
 
-MOVING_AFTER_S = 3.0  # the arms are under way by then
+MOVING_RAD_S, MOVED_RAD = 0.8, 0.15  # a joint is on its way at that speed, and has come so far
 SLACK_S = 0.05  # of a noisy machine, beyond the deadlines of the fault table
 
 
@@ -60,8 +60,37 @@ class Run(NamedTuple):
 
 def start(parent: Path, *tasks: str) -> subprocess.Popen[str]:
     """A demo of ``tasks``, one after the other."""
-    arguments = [sys.executable, "-m", "syvla.cli", "demo", "--tasks", *tasks, "--runs", str(parent)]
+    arguments = [sys.executable, "-m", "syvla.cli", "demo", "--policy", "reference"]
+    arguments += ["--tasks", *tasks, "--runs", str(parent)]
     return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def await_motion(run: Run, deadline_s: float) -> None:
+    """Return while an arm is moving fast.
+
+    A fixed time after the start was not that: once the demonstrator moved one arm at a time, three seconds fell on a
+    grasp, where everything stands, and every fault of this file struck arms that had nothing to stop.
+    """
+    inlet, outlet = open_bus(RunFolder(run.folder).load(), "teleop", ("command",))  # a place on the bus that is free
+    first: JointCommand | None = None
+    last: JointCommand | None = None
+    try:
+        while True:
+            assert time.monotonic() < deadline_s, "the arms never moved"
+            time.sleep(0.01)
+            for received in inlet.drain():
+                command = received.message
+                assert isinstance(command, JointCommand)
+                first = first or command
+                if last is not None and command.commanded_ns > last.commanded_ns:
+                    moved = abs(command.position_rad - first.position_rad).max()
+                    step_rad = abs(command.position_rad - last.position_rad).max()
+                    if moved > MOVED_RAD and step_rad > MOVING_RAD_S * (command.commanded_ns - last.commanded_ns) / 1e9:
+                        return
+                last = command
+    finally:
+        inlet.close()
+        outlet.close()
 
 
 @contextmanager
@@ -74,7 +103,7 @@ def under_way(parent: Path, *tasks: str) -> Iterator[Run]:
             assert time.monotonic() < deadline_s, "no recording was started"
             assert run.process.poll() is None, run.process.communicate()[0]
             time.sleep(0.02)
-        time.sleep(MOVING_AFTER_S)
+        await_motion(run, deadline_s)
         yield run
     finally:
         run.process.kill()

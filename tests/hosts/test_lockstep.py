@@ -48,8 +48,8 @@ class Thinker:
     lossless = False
     stopped = True
 
-    def __init__(self, min_period_ns: int = 0) -> None:
-        self.trigger = OnNew(("task",), min_period_ns)
+    def __init__(self, min_period_ns: int = 0, preempted_by: tuple[str, ...] = ()) -> None:
+        self.trigger = OnNew(("task",), min_period_ns, preempted_by)
         self.starts: list[tuple[int, int]] = []
 
     def step(self, now_ns: int, inbox: Inbox) -> Iterable[Emit]:
@@ -100,6 +100,23 @@ def test_a_latency_makes_a_stage_busy_and_spreads_its_outputs() -> None:
     assert thinker.starts == [(0, 1), (30_000_000, 4), (60_000_000, 7)]
     thoughts = [(at, what) for at, _, what in witness.seen if isinstance(what, str)]
     assert thoughts == [(10, "1a"), (20, "1b"), (30, "1c"), (40, "4a"), (50, "4b"), (60, "4c")]
+
+
+def test_a_newer_task_ends_the_thought_about_the_one_before() -> None:
+    """A preempted step says nothing more, and the next begins at once; without preemption it was 30 ms later."""
+    thinker, witness = Thinker(preempted_by=("task",)), Witness()
+    host = LockstepHost([thinker, witness], {"thinker": 0.03})
+    for number, at_ms in ((1, 0), (2, 25), (3, 100)):
+        host.run_until(at_ms * 1_000_000)
+        host.inject("task", Task(task_id=number, instruction="", issued_ns=0))
+    host.run_until(200_000_000)
+    assert thinker.starts == [(0, 1), (25_000_000, 2), (100_000_000, 3)]
+    thoughts = [(at, what) for at, _, what in witness.seen if isinstance(what, str)]
+    assert thoughts == [
+        *[(10, "1a"), (20, "1b")],
+        *[(35, "2a"), (45, "2b"), (55, "2c")],
+        *[(110, "3a"), (120, "3b"), (130, "3c")],
+    ]
 
 
 def test_without_latency_messages_arrive_at_once_and_lossless_readers_miss_none() -> None:

@@ -33,13 +33,18 @@ class Speaker:
         self.words = words
         self.go = threading.Event()
         self.error: Exception | None = None
+        self.closed = False
 
     def step(self, now_ns: int, inbox: Inbox) -> Iterable[Emit]:
         for i, word in enumerate(self.words):
             if i == len(self.words) - 1:
                 self.go.wait(5)
             thought = Thought(task_id=0, intent_id=0, observation_ns=now_ns, text=word, complete=False)
-            yield Emit("thought", thought)
+            try:
+                yield Emit("thought", thought)
+            except GeneratorExit:
+                self.closed = True
+                raise
         if self.error is not None:
             raise self.error
 
@@ -98,6 +103,41 @@ def test_a_step_that_yields_nothing_costs_no_latency() -> None:
         settle(woken)
         assert step.due(1) == []
         assert step.finish(1)
+
+
+def test_a_preempted_step_ends_at_its_next_word_and_says_nothing_more() -> None:
+    speaker, woken = Speaker("a", "b", "c"), threading.Event()
+    step = _WorkerStep(speaker, 0, woken.set)
+    with ThreadPoolExecutor(1) as worker:
+        step.start(worker, 0, INBOX)
+        settle(woken)
+        step.preempt()
+        assert step.due(1) == []
+        assert not step.finish(1), "the stage is still at work"
+        speaker.go.set()
+        while not step.finish(2):
+            settle(woken)
+            assert step.due(2) == []
+        assert speaker.closed, "the step saw its end"
+        step.start(worker, 3, INBOX)
+        said = []
+        while not step.finish(4):
+            settle(woken)
+            said += words(step.due(4))
+    assert said == ["a", "b", "c"], "the next step is whole"
+
+
+def test_a_preempted_stand_in_latency_is_over_at_once() -> None:
+    speaker, woken = Speaker("a", "b", "c"), threading.Event()
+    speaker.go.set()
+    step = _WorkerStep(speaker, LATENCY_NS, woken.set)
+    with ThreadPoolExecutor(1) as worker:
+        step.start(worker, 0, INBOX)
+        settle(woken)
+        assert words(step.due(100_000_000)) == ["a"]
+        step.preempt()
+        assert step.due(100_000_001) == []
+        assert step.finish(100_000_001)
 
 
 def test_an_error_of_the_stage_reaches_the_host() -> None:

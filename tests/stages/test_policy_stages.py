@@ -1,6 +1,7 @@
 """The planner and expert stages: what they look at, what they refuse, and what they pass on."""
 
 from collections.abc import Iterator
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from syvla.messages import (
     Thought,
 )
 from syvla.protocols import Header, Inbox, PartialThought, Received
+from syvla.stages.blank import BlankedPlanner
 from syvla.stages.expert import ExpertStage
 from syvla.stages.planner import PlannerStage
 
@@ -211,6 +213,57 @@ def test_an_intent_of_another_task_than_was_asked_is_not_sent() -> None:
     topics = Topics().arms(0).put("task", task(1))
     stage = PlannerStage(Thinker(task_id=9), (), PolicyConfig())
     assert [emit.topic for emit in stage.step(0, topics.take())] == ["thought", "thought"]
+
+
+def test_an_intent_that_cannot_be_said_is_dropped_and_the_next_one_is_sent() -> None:
+    class Overflowing(Thinker):
+        def think(
+            self, observation: Observation, task: Task, intent_id: int, truth: SimTruth | None
+        ) -> Iterator[PartialThought | Intent]:
+            if intent_id == 0:
+                yield PartialThought("first")
+                raise MessageError("the query states of intent 0 are not finite in float16")
+            yield from super().think(observation, task, intent_id, truth)
+
+    stage = PlannerStage(Overflowing(), (), PolicyConfig())
+    topics = Topics().arms(0).put("task", task())
+    assert [emit.topic for emit in stage.step(0, topics.take())] == ["thought"]
+    assert stage.dropped == 1
+    assert [emit.topic for emit in stage.step(1, topics.take())][-1] == "intent"
+    assert stage.dropped == 1
+
+
+def test_a_newer_task_ends_a_thought() -> None:
+    assert PlannerStage(Thinker(), ("cam_high",), PolicyConfig()).trigger.preempted_by == ("task",)
+
+
+@pytest.mark.parametrize("blank", ["instruction", "images"])
+def test_a_blanked_planner_sees_all_but_what_is_kept_from_it(blank: Literal["instruction", "images"]) -> None:
+    class Noting(Thinker):
+        def think(
+            self, observation: Observation, task: Task, intent_id: int, truth: SimTruth | None
+        ) -> Iterator[PartialThought | Intent]:
+            self.tasks.append(task)
+            yield from super().think(observation, task, intent_id, truth)
+
+        def __init__(self) -> None:
+            super().__init__(reads_truth=True)
+            self.tasks: list[Task] = []
+
+    inner = Noting()
+    planner = BlankedPlanner(inner, blank)
+    assert (planner.model_id, planner.reads_truth) == ("thinker", True)
+    bright = CameraFrame(camera="cam_high", frame_id=7, exposure_ns=5, rgb=np.full((4, 6, 3), 200, np.uint8))
+    seen = observe(arm("left", 5), arm("right", 5), (bright,))
+    assert isinstance(list(planner.think(seen, task(3), 9, truth(5)))[-1], Intent)
+    (observation, given_truth), given = inner.seen[0], inner.tasks[0]
+    assert given_truth is not None
+    assert given.task_id == 3
+    assert given.instruction == ("" if blank == "instruction" else "tidy up")
+    (frame_seen,) = observation.frames
+    assert (frame_seen.frame_id, frame_seen.exposure_ns, frame_seen.rgb.shape) == (7, 5, (4, 6, 3))
+    assert frame_seen.rgb.max() == (200 if blank == "instruction" else 0)
+    assert np.array_equal(observation.proprioception, seen.proprioception)
 
 
 def test_a_planner_may_want_nothing() -> None:

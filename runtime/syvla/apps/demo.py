@@ -19,6 +19,7 @@ from syvla.rig import RunFolder
 def demo(run: RunConfig, episodes: Sequence[Episode], folder: RunFolder, console: Console) -> int:
     """Run the demo and write its report; the exit status."""
     console.print(f"run folder [bold]{folder.path}[/]")
+    console.print(f"policy {run.policy_name}", markup=False, highlight=False)
     result = run_realtime(run, episodes, folder, console)
     for notice in result.notices:
         console.print(notice, style="yellow", markup=False)

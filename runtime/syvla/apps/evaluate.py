@@ -1,11 +1,13 @@
 """``syvla eval``: success rates with Wilson intervals, in lockstep with given latencies."""
 
+import functools
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from syvla.apps.director import Director, Episode, Outcome
+from syvla.apps.parallel import in_order
 from syvla.config import RunConfig
 from syvla.protocols import Stage
 from syvla.rig import lockstep_host
@@ -42,7 +44,7 @@ def wilson(successes: int, trials: int, z: float = 1.959964) -> tuple[float, flo
 
 
 def run_lockstep(
-    run: RunConfig, episode: Episode, extra: Sequence[Stage] = (), cameras: bool = False
+    run: RunConfig, episode: Episode, extra: Sequence[Stage] = (), cameras: Sequence[str] = ()
 ) -> tuple[Outcome, float]:
     """One episode on a fresh twin under the virtual clock; the outcome and how long it took on the wall."""
     director = Director([episode])
@@ -54,11 +56,15 @@ def run_lockstep(
     return director.outcomes[0], time.perf_counter() - started_s
 
 
-def evaluate(run: RunConfig, episodes: Iterable[Episode], progress: Callable[[Outcome, float], None]) -> list[Outcome]:
-    """Run every episode on a twin of its own, telling ``progress`` of each (with its wall time)."""
+def evaluate(
+    run: RunConfig, episodes: Iterable[Episode], progress: Callable[[Outcome, float], None], jobs: int = 1
+) -> list[Outcome]:
+    """Run every episode on a twin of its own, ``jobs`` at a time, telling ``progress`` of each (with its wall time).
+
+    An episode shares nothing with the others, so ``jobs`` changes neither the outcomes nor their order.
+    """
     outcomes = []
-    for episode in episodes:
-        outcome, wall_s = run_lockstep(run, episode)
+    for outcome, wall_s in in_order(functools.partial(run_lockstep, run), episodes, jobs):
         progress(outcome, wall_s)
         outcomes.append(outcome)
     return outcomes

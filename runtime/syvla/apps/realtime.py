@@ -30,6 +30,8 @@ POLL_MS = 5
 HOLDS_WHEN_DEAD = ("expert", "cameras", "twin")
 AFTER_DEATH_S = 3.0  # how long the arms are watched holding when a process has died
 HOLD_LIMIT_S = 1.0  # for the arms to come to rest after Ctrl-C
+AWAITED = ("health/planner", "health/expert")  # a model takes a while to load, and enabled arms do not wait for it
+READY_LIMIT_S = 120.0
 STOP_ORDER = ("planner", "expert", "robot", "cameras", "recorder", "twin")
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -62,7 +64,7 @@ def run_realtime(
         stack.callback(shutil.rmtree, run.bus_folder, ignore_errors=True)  # ours alone, by its name and mode
         signals = stack.enter_context(_caught_signals())
         director = Director(episodes)
-        inlet, outlet = open_bus(run, "console", (*panel.READS, *director.reads))
+        inlet, outlet = open_bus(run, "console", (*panel.READS, *director.reads, *AWAITED))
         stack.callback(inlet.close)
         stack.callback(outlet.close)
         supervisor = Supervisor(folder.commands(), folder.logs)
@@ -122,7 +124,7 @@ class _Desk:
 
     def serve(self, supervisor: Supervisor, folder: RunFolder, signals: Sequence[int]) -> None:
         """Direct the episodes to their end, or hold the arms when something ends them early."""
-        next_step_ns = next_panel_ns = time.monotonic_ns()
+        next_step_ns = next_panel_ns = started_ns = time.monotonic_ns()
         dead_ns: int | None = None
         while dead_ns is not None or not self._director.finished:
             self._poller.poll(POLL_MS)
@@ -138,7 +140,9 @@ class _Desk:
                 return
             if dead_ns is not None and now_ns - dead_ns > to_ns(AFTER_DEATH_S):
                 return
-            if dead_ns is None and now_ns >= next_step_ns:
+            if not self._ready(now_ns - started_ns):
+                next_step_ns = now_ns
+            elif dead_ns is None and now_ns >= next_step_ns:
                 next_step_ns = now_ns + self._director.trigger.period_ns
                 self._direct(now_ns)
             if now_ns >= next_panel_ns:
@@ -180,6 +184,15 @@ class _Desk:
         return RunResult(outcomes, whole, self._realtime, self._lateness_s, self._missed_ticks, self._notices)
 
     # ------------------------------------------------------------ inside
+
+    def _ready(self, waited_ns: int) -> bool:
+        """Whether the two systems have started; when they take too long, the episodes are given up."""
+        missing = [name for name in AWAITED if name not in self._latest]
+        if missing and waited_ns > to_ns(READY_LIMIT_S) and not self._director.finished:
+            why = f"{missing[0].removeprefix('health/')} did not start within {READY_LIMIT_S:g} s"
+            self._trouble(why)
+            self._director.abandon(why)
+        return not missing
 
     def _direct(self, now_ns: int) -> None:
         known = len(self._director.outcomes)

@@ -2,7 +2,8 @@
 
 Messages arrive the instant they are sent. A stage that is woken by messages may be given a latency: its step
 sees the inbox of the moment it starts, it is busy for that long, and what it yields appears spread over that
-time, the last message at its end, as on the bus host. A step that yields nothing costs nothing.
+time, the last message at its end, as on the bus host. A step that yields nothing costs nothing, and one that is
+preempted ends there and then.
 """
 
 import functools
@@ -29,7 +30,18 @@ class _Event(NamedTuple):
 class _Seat:
     """One stage with its inbox and its timing."""
 
-    __slots__ = ("busy", "fresh", "last_step_ns", "latency_ns", "latest", "rank", "scheduled", "stage", "wakes_on")
+    __slots__ = (
+        "busy",
+        "fresh",
+        "last_step_ns",
+        "latency_ns",
+        "latest",
+        "preempted_by",
+        "rank",
+        "scheduled",
+        "stage",
+        "wakes_on",
+    )
 
     def __init__(self, stage: Stage, rank: int, latency_ns: int) -> None:
         self.stage = stage
@@ -42,6 +54,7 @@ class _Seat:
         self.last_step_ns: int | None = None
         trigger = stage.trigger
         self.wakes_on = frozenset() if isinstance(trigger, Periodic) else frozenset(trigger.topics)
+        self.preempted_by = frozenset() if isinstance(trigger, Periodic) else frozenset(trigger.preempted_by)
 
     def take(self) -> Inbox:
         """The inbox of the step that starts now."""
@@ -170,5 +183,13 @@ class LockstepHost:
                 seat.fresh.append(received)
             else:
                 seat.fresh[topic, sequence if every else 0] = received
+            if seat.busy and topic in seat.preempted_by:
+                self._preempt(seat)
             if topic in seat.wakes_on:
                 self._schedule(seat)
+
+    def _preempt(self, seat: _Seat) -> None:
+        """The step under way is over: what it has not sent yet is dropped."""
+        self._heap[:] = [event for event in self._heap if event.rank != seat.rank]  # a busy seat has no others
+        heapq.heapify(self._heap)
+        seat.busy = False

@@ -9,9 +9,10 @@ import ctypes
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
+from threading import Event
 
 import zmq
 
@@ -129,7 +130,7 @@ class ProcessHost:
     def _run_woken(self) -> None:
         trigger = self.stage.trigger
         assert not isinstance(trigger, Periodic)  # noqa: S101 - narrows the type
-        topics = frozenset(trigger.topics)
+        topics, preempted_by = frozenset(trigger.topics), frozenset(trigger.preempted_by)
         wake = os.eventfd(0, os.EFD_NONBLOCK)
         poller = zmq.Poller()
         for socket in (*self._inlet.sockets, *self._outlet.sockets):
@@ -149,6 +150,8 @@ class ProcessHost:
                 self._mailbox.put(self._inlet.drain())
                 self._outlet.poll()
                 now_ns = time.monotonic_ns()
+                if step.running and self._mailbox.has_new(preempted_by):
+                    step.preempt()
                 for emit in step.due(now_ns):
                     self._publish(emit, now_ns - step.started_ns)
                 if step.finish(now_ns):
@@ -158,6 +161,8 @@ class ProcessHost:
                     started_ns = now_ns
                     step.start(worker, now_ns, self._mailbox.take())
                 self._report_health(now_ns)
+            if preempted_by:  # nobody waits for a long thought at the end
+                step.preempt()
         os.close(wake)
 
     # ------------------------------------------------------------ both
@@ -189,7 +194,8 @@ class _WorkerStep:
     """One step in the worker thread, and its messages on their way out.
 
     Without a latency each message leaves as it is yielded. With one, the stage's outputs are spread over it
-    and the step counts as running until it has passed: a stand-in for a model's compute time.
+    and the step counts as running until it has passed: a stand-in for a model's compute time. A preempted step is
+    over at the next message it yields, or at once where only the stand-in was left.
     """
 
     def __init__(self, stage: Stage, latency_ns: int, wake: Callable[[], None]) -> None:
@@ -199,6 +205,7 @@ class _WorkerStep:
         self._yielded: SimpleQueue[Emit] = SimpleQueue()
         self._pending: list[tuple[int, Emit]] = []
         self._future: Future[None] | None = None
+        self._preempted = Event()
         self._spread = False  # whether the step has yielded anything: one that has not costs no latency
         self.started_ns = 0
 
@@ -209,11 +216,21 @@ class _WorkerStep:
     def start(self, worker: ThreadPoolExecutor, now_ns: int, inbox: Inbox) -> None:
         self.started_ns = now_ns
         self._spread = False
+        self._preempted.clear()
         self._future = worker.submit(self._work, now_ns, inbox)
         self._future.add_done_callback(lambda _: self._wake())
 
+    def preempt(self) -> None:
+        """End the step at the next message it yields; nothing more of it is sent."""
+        self._preempted.set()
+
     def _work(self, now_ns: int, inbox: Inbox) -> None:
-        for emit in self._stage.step(now_ns, inbox):
+        emits = iter(self._stage.step(now_ns, inbox))
+        for emit in emits:
+            if self._preempted.is_set():
+                if isinstance(emits, Generator):
+                    emits.close()
+                return
             self._yielded.put(emit)
             if self._latency_ns == 0:
                 self._wake()
@@ -229,6 +246,9 @@ class _WorkerStep:
     def due(self, now_ns: int) -> list[Emit]:
         """The messages whose time has come."""
         done = self._future is not None and self._future.done()
+        if self._preempted.is_set():
+            self._drop()
+            return []
         if self._latency_ns == 0 or done:
             fresh = [self._yielded.get() for _ in range(self._yielded.qsize())]
             n = len(fresh)
@@ -242,11 +262,17 @@ class _WorkerStep:
         """Whether the step is over just now; an error of the stage is raised here."""
         if self._future is None or not self._future.done() or self._pending or not self._yielded.empty():
             return False
-        if self._spread and now_ns < self.started_ns + self._latency_ns:
+        if self._spread and not self._preempted.is_set() and now_ns < self.started_ns + self._latency_ns:
             return False
         future, self._future = self._future, None
         future.result()
         return True
+
+    def _drop(self) -> None:
+        """Forget what the step has yielded and not sent."""
+        self._pending.clear()
+        while not self._yielded.empty():
+            self._yielded.get()
 
 
 def _drain_eventfd(fd: int) -> None:

@@ -1,5 +1,6 @@
 """The twin's cameras: rendered from the positions in ``sim/state``, in the twin's own process or in any other."""
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 
@@ -9,7 +10,7 @@ import numpy as np
 from syvla.config import RigConfig
 from syvla.control.kinematics import Base
 from syvla.errors import ConfigError, DriverError, MessageError
-from syvla.message import UInt8
+from syvla.message import Float64, UInt8
 from syvla.messages import CameraFrame, SimState
 from syvla.sim.model import TwinModel
 from syvla.sim.scene import Scene, Task, task_named
@@ -75,6 +76,19 @@ class TwinCameras:
         ]
         self._frame_id += 1
         return frames
+
+    def place_in_image(self, camera: str, points_m: Float64) -> Float64:
+        """Where points (N, 3) of the world appear in the newest image: (N, 2) as shares of its width and height.
+
+        NaN for a point that is not in front of the camera. What stands between is not considered.
+        """
+        twin = self._twin
+        row = twin.model.camera(camera).id
+        relative = (np.asarray(points_m) - twin.data.cam_xpos[row]) @ twin.data.cam_xmat[row].reshape(3, 3)
+        ahead = np.where(relative[:, 2:] < 0.0, -relative[:, 2:], np.nan)  # a camera looks along its -z
+        half_height = math.tan(math.radians(float(twin.model.cam_fovy[row])) / 2.0)
+        half_width = half_height * self._width / self._height
+        return np.asarray(0.5 + 0.5 * relative[:, :2] / ahead * (1.0 / half_width, -1.0 / half_height))
 
     def close(self) -> None:
         """Free the OpenGL context."""

@@ -72,7 +72,8 @@ class Place(Job):
     thing: str = ""
     slot_m: tuple[float, float] = (0.0, 0.0)
     lower_m: float = 0.0
-    after: int = 0
+    after: int = 0  # of the other arm: before this one is over the container
+    start_after: int = 0  # of the other arm: before this one sets off
     opened: bool = False  # the hand was seen wide enough for the thing
     built_for: Float64 = field(default_factory=lambda: np.zeros(3))
 
@@ -140,7 +141,7 @@ class Hands:
         )
         n = itertools.count(job.number)
         return (
-            Waypoint(arm, next(n), *above, wide),
+            Waypoint(arm, next(n), *above, wide, after=job.start_after),
             Waypoint(arm, next(n), *down, wide, straight=True),
             Waypoint(arm, next(n), *down, shut, dwell_s=0.12, straight=True),
             Waypoint(arm, next(n), *above, shut, straight=True),

@@ -17,8 +17,8 @@ from syvla.sim.scene import Container, FreeObject, Scene
 TIMESTEP_NS = 2_500_000
 ARMS_QPOS = 2 * ARM_DOF
 
-_HIGH_EYE = "0.92 0 0.72"  # across the table from the arms, looking down at both hands
-_HIGH_AXES = "0 1 0 -0.64 0 0.68"
+_HIGH_EYE = "0.80 0 0.95"  # across the table from the arms, looking down at both hands
+_HIGH_AXES = "0 1 0 -0.8733 0 0.4872"
 
 _HEAD = f"""
 <mujoco model="cobot_magic_twin">
@@ -50,7 +50,7 @@ _WORLD = f"""
            castshadow="false"/>
     <geom name="table" type="plane" pos="0.32 0 0" size="0.50 0.75 0.02" material="table" friction="0.9 0.01 0.002"
           contype="{BIT_WORLD}" conaffinity="{BIT_OBJECT | BIT_LEFT | BIT_RIGHT}"/>
-    <camera name="cam_high" pos="{_HIGH_EYE}" xyaxes="{_HIGH_AXES}" fovy="56"/>
+    <camera name="cam_high" pos="{_HIGH_EYE}" xyaxes="{_HIGH_AXES}" fovy="42"/>
 """
 
 

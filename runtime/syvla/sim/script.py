@@ -3,10 +3,11 @@
 Each arm works through a queue of jobs (place a thing, push the box, go home); a job is a fixed number of
 waypoints whose numbers are given when it is queued, so that they stay the same from cycle to cycle. Only what
 is still to come is handed out: the arms are known to be past a waypoint by its effect (the thing is held, lies
-in the container, the hand has left). The space over the containers is entered by one arm at a time.
+in the container, the hand has left). One arm works at a time, the left one first, so that what comes next can be told
+from what lies where: the other sets off when the first has let go, and enters the space over the containers when it
+is gone.
 """
 
-import itertools
 import math
 
 import numpy as np
@@ -71,7 +72,7 @@ class Script:
         self._add(Home(arm, self._numbers[arm], 2))
 
     def _queue_places(self, table: Table) -> None:
-        """Queue all that is still to be placed, the arms taking turns, and the way home."""
+        """Queue all that is still to be placed, the left arm's share first, and the way home."""
         goal = self._goal
         if goal.container not in table.index:
             return
@@ -85,12 +86,9 @@ class Script:
         by_arm: dict[ArmName, list[str]] = {arm: [] for arm in BOTH_ARMS}
         for name in todo:
             by_arm["left" if table.position_m(name)[1] > 0.0 else "right"].append(name)
-        more, fewer = sorted(BOTH_ARMS, key=lambda arm: -len(by_arm[arm]))
-        for pair in itertools.zip_longest(by_arm[more], by_arm[fewer]):
-            for arm, thing in zip((more, fewer), pair, strict=True):
-                if thing is not None:
-                    self._add_place(arm, thing, table)
         for arm in BOTH_ARMS:
+            for name in by_arm[arm]:
+                self._add_place(arm, name, table)
             if by_arm[arm]:
                 self._add_home(arm)
 
@@ -116,6 +114,7 @@ class Script:
             slot_m=(x + dx, y + dy),
             lower_m=lower,
             after=other.exit if other is not None else 0,
+            start_after=other.exit - 1 if other is not None else 0,
         )
         self._attempts[thing] = self._attempts.get(thing, 0) + 1
         self._last_place[arm] = job

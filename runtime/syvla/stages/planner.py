@@ -1,19 +1,24 @@
 """The planner stage: the slow system, free-running on the newest observation of the current task."""
 
+import logging
 from collections.abc import Iterator, Sequence
 
 from syvla.clock import to_ns
 from syvla.config import PolicyConfig
 from syvla.control.observation import observe
+from syvla.errors import MessageError
 from syvla.messages import ArmState, CameraFrame, Intent, Observation, SimTruth, Task, Thought
 from syvla.protocols import Emit, Inbox, OnNew, Planner
 from syvla.topics import topic
+
+_log = logging.getLogger(__name__)
 
 
 class PlannerStage:
     """Lets ``planner`` think about the newest observation; sends its chain of thought as it grows, then the intent.
 
-    Without a task, without fresh senses, or without the truth it needs, it does nothing.
+    Without a task, without fresh senses, or without the truth it needs, it does nothing. A newer task ends a thought
+    that is under way. An intent that cannot be said (states that are not finite) is dropped and counted.
 
     Args:
         planner: the slow system.
@@ -31,8 +36,10 @@ class PlannerStage:
         names = tuple(row.name for row in self._camera_topics)
         truth = ("sim/truth",) if planner.reads_truth else ()
         self.reads: tuple[str, ...] = ("task", "arm/left", "arm/right", *names, *truth)
-        self.trigger = OnNew((*(names or ("arm/left", "arm/right")), "task"), to_ns(policy.planner_min_period_s))
+        wakes = (*(names or ("arm/left", "arm/right")), "task")
+        self.trigger = OnNew(wakes, to_ns(policy.planner_min_period_s), preempted_by=("task",))
         self._next_id = 0
+        self.dropped = 0
 
     def step(self, now_ns: int, inbox: Inbox) -> Iterator[Emit]:
         """Think once."""
@@ -45,9 +52,15 @@ class PlannerStage:
             return
         intent_id = self._next_id
         self._next_id += 1
-        text = ""
         seen = truth if isinstance(truth, SimTruth) else None
-        for product in self._planner.think(observation, task, intent_id, seen):
+        try:
+            yield from self._think(observation, task, intent_id, seen)
+        except MessageError as error:  # not an intent that anybody could use: the next one may be
+            _log.warning("no intent %d: %s", intent_id, error)
+            self.dropped += 1
+
+    def _think(self, observation: Observation, task: Task, intent_id: int, truth: SimTruth | None) -> Iterator[Emit]:
+        for product in self._planner.think(observation, task, intent_id, truth):
             if isinstance(product, Intent):
                 if product.task_id != task.task_id:  # not what it was asked
                     return
@@ -55,8 +68,7 @@ class PlannerStage:
                 yield Emit("thought", self._thought(task, intent_id, observation, text, complete=True))
                 yield Emit("intent", product)
                 return
-            text = product.text
-            yield Emit("thought", self._thought(task, intent_id, observation, text, complete=False))
+            yield Emit("thought", self._thought(task, intent_id, observation, product.text, complete=False))
 
     @staticmethod
     def _thought(task: Task, intent_id: int, seen: Observation, text: str, *, complete: bool) -> Thought:

@@ -15,14 +15,14 @@ _RESTARTS, _TRIES = 1000, 200
 
 
 def spread(
-    rng: np.random.Generator, side: Side, count: int, unseen: bool, spacing_m: float = 0.085
+    rng: np.random.Generator, side: Side, count: int, unseen: bool | None, spacing_m: float = 0.085
 ) -> list[tuple[float, float]]:
     """Positions (x, y) of ``count`` things on one arm's side [m].
 
     Centres are at least ``spacing_m`` apart, so that an open gripper fits around each thing. With ``unseen``
-    each lies outside the rectangle from which the others are drawn.
+    each lies outside the rectangle from which the others are drawn; with None anywhere within reach.
     """
-    xs, ys = (_WHOLE_X_M, _WHOLE_Y_M) if unseen else (_TRAINED_X_M, _TRAINED_Y_M)
+    xs, ys = (_TRAINED_X_M, _TRAINED_Y_M) if unseen is False else (_WHOLE_X_M, _WHOLE_Y_M)
     sign = 1.0 if side == "left" else -1.0
     for _ in range(_RESTARTS):
         found: list[tuple[float, float]] = []

@@ -2,6 +2,7 @@
 
 import re
 
+from syvla.messages import ARMS
 from syvla.sim.scene import Container, FreeObject, Rgba, Scene, Shape, Table, Vector3
 from syvla.sim.tasks.goal import SPLITS, Goal, LanguageEpisode, Side, generator, in_words, loaded_of
 from syvla.sim.tasks.layout import spread
@@ -98,14 +99,8 @@ class SnackLoading:
         rest = [name for name in goal.candidates if name not in done]
         if not rest:
             return f"{text} Everything is loaded, so the arms go home."
-        steps = []
-        for arm in ("left", "right"):
-            held = [name for name in rest if table.held_by[table.index[name]] == arm]
-            near = [
-                n for n in rest if not table.held_by[table.index[n]] and (table.position_m(n)[1] > 0) == (arm == "left")
-            ]
-            if held:
-                steps.append(f"the {arm} arm puts the {held[0]} into the tray")
-            elif near:
-                steps.append(f"the {arm} arm picks up the {near[0]}")
-        return f"{text} Next {' and '.join(steps)}."
+        holder, held = next(((a, n) for a in ARMS for n in rest if table.held_by[table.index[n]] == a), ("", ""))
+        if held:
+            return f"{text} Next the {holder} arm puts the {held} into the {goal.container}."
+        arm, following = next((a, n) for a in ARMS for n in rest if (table.position_m(n)[1] > 0) == (a == "left"))
+        return f"{text} Next the {arm} arm picks up the {following}."

@@ -1,0 +1,1 @@
+"""The SyVLA policy in torch: planner, expert, action spaces, checkpoints, training. Torch is imported nowhere else."""

@@ -1,0 +1,123 @@
+"""The ``syvla-train`` command: records what a policy learns from, trains it stage by stage, and measures it."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from syvla.cli import demonstrate, scenes
+from syvla.errors import SyvlaError
+
+_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "accelerate", "matplotlib", "av", "mujoco")
+
+
+def see(config: Path, out: Path, resume: bool = False) -> int:
+    """Teach a small planner to see: questions about the table, and where things are.
+
+    Args:
+        config: a training file of the stage ``see``.
+        out: the folder for the checkpoint, the log and the state from which a run is resumed.
+        resume: go on with the run in ``out``.
+    """
+    return _train("see", config, out, resume)
+
+
+def pretrain(config: Path, out: Path, resume: bool = False) -> int:
+    """Pre-train planner and expert on robot data mixed with questions and answers.
+
+    Args:
+        config: a training file of the stage ``pretrain``.
+        out: the folder for the checkpoint, the log and the state from which a run is resumed.
+        resume: go on with the run in ``out``.
+    """
+    return _train("pretrain", config, out, resume)
+
+
+def finetune(config: Path, out: Path, resume: bool = False) -> int:
+    """Fine-tune planner and expert on demonstrations of the tasks, with their chains of thought.
+
+    Args:
+        config: a training file of the stage ``finetune``.
+        out: the folder for the checkpoint, the log and the state from which a run is resumed.
+        resume: go on with the run in ``out``.
+    """
+    return _train("finetune", config, out, resume)
+
+
+def validate(config: Path, checkpoint: Path) -> int:
+    """Check a checkpoint's hashes and print its losses on the validation part of every source.
+
+    Args:
+        config: the training file that names the sources.
+        checkpoint: a checkpoint folder.
+    """
+    from syvla.config import load_toml
+    from syvla.rig import load_rig
+    from syvla_models.train.config import TrainConfig
+
+    loaded = load_toml(config, TrainConfig)
+    from syvla_models.train.trainer import validate_checkpoint
+
+    for name, value in validate_checkpoint(loaded, load_rig(loaded.rig), checkpoint).items():
+        print(f"{name:48s} {value:.4f}")
+    return 0
+
+
+def describe(checkpoint: Path | None = None, size: Literal["tiny", "base", "3b"] = "3b") -> int:
+    """Print parameter counts, the memory they take and the KV cache of a token.
+
+    Args:
+        checkpoint: a checkpoint folder, or a bare Qwen2.5-VL folder; without it a size by name is described.
+        size: the twin's policy, the robot's expert alone, or the robot's policy.
+    """
+    from syvla_models.describe import describe as by_size
+    from syvla_models.describe import describe_checkpoint, table
+
+    print(table(by_size(size) if checkpoint is None else describe_checkpoint(checkpoint)))
+    return 0
+
+
+COMMANDS: dict[str, Callable[..., int]] = {
+    "see": see,
+    "pretrain": pretrain,
+    "finetune": finetune,
+    "record-demos": demonstrate,
+    "record-scenes": scenes,
+    "validate": validate,
+    "describe": describe,
+}
+
+
+def _train(stage: Literal["see", "pretrain", "finetune"], config: Path, out: Path, resume: bool) -> int:
+    from syvla.rig import load_rig
+    from syvla_models.train.config import load_config
+
+    loaded = load_config(config, stage)
+    rig = load_rig(loaded.rig)
+    from syvla_models.train.trainer import train  # late: a misspelt key is answered before torch is imported
+
+    return 0 if train(loaded, rig, out, resume=resume) else 130
+
+
+def main() -> None:
+    """Entry point: 0 done, 2 bad input, 130 interrupted (training has then saved its state)."""
+    try:
+        status = tyro.extras.subcommand_cli_from_dict(COMMANDS, description=__doc__)
+    except SyvlaError as error:
+        print(f"syvla-train: {error}", file=sys.stderr)
+        status = 2
+    except ModuleNotFoundError as error:
+        if error.name not in _PACKAGES:
+            raise
+        print(f"syvla-train: {error.name} is missing; training needs: pip install 'syvla[learn]'", file=sys.stderr)
+        status = 2
+    except KeyboardInterrupt:  # outside the training loop, which saves its state and ends by itself
+        print("syvla-train: interrupted", file=sys.stderr)
+        status = 130
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,202 @@
+"""The action expert: a transformer over a noisy action chunk that looks at an intent and predicts the flow's velocity.
+
+Three kinds of input change at three rates, and each is computed only when it changes:
+
+    intent          query states (20, D) -> adapter -> keys and values of every layer     condition()   once per intent
+    chunk           measured state (32) and the intent's age -> one more key and value    context()     once per chunk
+    Euler step      flow time tau -> shifts, scales and gates                             modulation()  once per time
+
+``velocity`` puts the three together and is all that there is to the model; :mod:`syvla_models.flow` calls the parts.
+
+The flow's time modulates every layer (adaLN-zero: Peebles and Xie, Scalable Diffusion Models with Transformers, 2023,
+section 3.2). One projection serves all layers, each adding a learned table of its own (adaLN-single: Chen et al.,
+PixArt-alpha, 2023, section 2.3), because a projection for each layer would be a third of all parameters.
+"""
+
+import math
+from typing import NamedTuple
+
+import msgspec
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from syvla.errors import ConfigError
+from syvla_models.spec import SLOTS, ExpertConfig
+
+TINY = ExpertConfig(width=128, depth=4, heads=4, mlp_ratio=3.0)
+BASE = ExpertConfig(width=1024, depth=17, heads=16)  # about 300 M parameters behind Qwen2.5-VL-3B
+_PER_LAYER = 9  # shift, scale and gate of the self-attention, the cross-attention and the MLP
+_TIME_FEATURES = 128
+_SHORTEST_PERIOD, _LONGEST_PERIOD = 4e-3, 4.0  # of the time's sines; tau is 0..1
+
+
+def tiny_config(intent_width: int) -> ExpertConfig:
+    """The twin's expert, behind a planner whose hidden size is ``intent_width``."""
+    return msgspec.structs.replace(TINY, intent_width=intent_width)
+
+
+def base_config(intent_width: int) -> ExpertConfig:
+    """The robot's expert, behind a planner whose hidden size is ``intent_width``."""
+    return msgspec.structs.replace(BASE, intent_width=intent_width)
+
+
+class IntentCache(NamedTuple):
+    """Cross-attention keys and values of every layer, of one intent for each of B samples."""
+
+    key: Tensor  # (depth, B, heads, 20, width / heads)
+    value: Tensor  # (depth, B, heads, 20, width / heads)
+
+    def repeat(self, samples: int) -> "IntentCache":
+        """Each intent ``samples`` times, one after the other: (depth, B * samples, ...)."""
+        return IntentCache(*(tensor.repeat_interleave(samples, dim=1) for tensor in self))
+
+
+class Context(NamedTuple):
+    """What one chunk attends to in every layer: its intent and, last, its state."""
+
+    key: Tensor  # (depth, B, heads, 21, width / heads)
+    value: Tensor  # (depth, B, heads, 21, width / heads)
+
+
+class Modulation(NamedTuple):
+    """What the flow's time does to every layer; (N, 1 or H, ...) broadcasts over the chunk's rows."""
+
+    layers: Tensor  # (N, M, 9 * width), to which each layer adds its own table
+    out: Tensor  # (N, M, 2 * width)
+
+
+class Layer(nn.Module):
+    """Self-attention over the chunk's rows, cross-attention to the context, MLP; each modulated and gated."""
+
+    def __init__(self, config: ExpertConfig) -> None:
+        super().__init__()
+        width, hidden = config.width, round(config.width * config.mlp_ratio)
+        self.heads = config.heads
+        self.table = nn.Parameter(torch.zeros(_PER_LAYER * width))
+        self.qkv = nn.Linear(width, 3 * width)
+        self.self_out = nn.Linear(width, width)
+        self.query = nn.Linear(width, width)
+        self.cross_out = nn.Linear(width, width)
+        self.up = nn.Linear(width, hidden)
+        self.down = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor, modulation: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Rows (B, H, width), modulation (B or 1, 1 or H, 9 * width), key and value (B, heads, 21, width / heads)."""
+        shift1, scale1, gate1, shift2, scale2, gate2, shift3, scale3, gate3 = (modulation + self.table).chunk(9, -1)
+        q, k, v = self._heads(self.qkv(_modulated(x, shift1, scale1)), 3)
+        x = torch.addcmul(x, gate1, self.self_out(_merged(F.scaled_dot_product_attention(q, k, v))))
+        (q,) = self._heads(self.query(_modulated(x, shift2, scale2)), 1)
+        x = torch.addcmul(x, gate2, self.cross_out(_merged(F.scaled_dot_product_attention(q, key, value))))
+        hidden = F.gelu(self.up(_modulated(x, shift3, scale3)))
+        return torch.addcmul(x, gate3, self.down(hidden))
+
+    def _heads(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
+        """(B, H, parts * width) to ``parts`` tensors (B, heads, H, width / heads)."""
+        split: tuple[Tensor, ...] = x.view(*x.shape[:2], parts, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        return split
+
+
+class Expert(nn.Module):
+    """The fast system. Fresh weights predict a velocity of exactly 0: the output and all gates begin at zero."""
+
+    def __init__(self, config: ExpertConfig) -> None:
+        """ConfigError for sizes that cannot be."""
+        super().__init__()
+        _check(config)
+        self.config = config
+        width = config.width
+        hidden = config.adapter_width or width
+        self.adapter = nn.Sequential(nn.Linear(config.intent_width, hidden), nn.GELU(), nn.Linear(hidden, width))
+        self.state = nn.Sequential(nn.Linear(SLOTS + 1, width), nn.GELU(), nn.Linear(width, width))
+        self.context_norm = nn.LayerNorm(width)
+        self.context_key_value = nn.Linear(width, 2 * config.depth * width)  # of all layers in one product
+        self.time = nn.Sequential(nn.Linear(_TIME_FEATURES, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+        self.time_out = nn.Linear(width, (_PER_LAYER + 2) * width)
+        self.action_in = nn.Linear(config.slots, width)
+        self.row = nn.Parameter(torch.randn(config.horizon, width) * 0.02)
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.depth))
+        self.action_out = nn.Linear(width, config.slots)
+        for zero in (self.time_out, self.action_out):
+            nn.init.zeros_(zero.weight)
+            nn.init.zeros_(zero.bias)
+
+    def condition(self, query_states: Tensor) -> IntentCache:
+        """Adapter and cross-attention keys and values of query states (B, 20, D); once per intent.
+
+        A query state that was set to zero is no special case: the adapter's biases make it one constant key and value,
+        the same for every masked state, which the expert learns to read as "nothing here".
+        """
+        return IntentCache(*self._key_value(self.adapter(query_states)))
+
+    def context(self, cache: IntentCache, proprioception: Tensor, age_s: Tensor) -> Context:
+        """The cache and one more token: the measured state (B, 32), normalised, and the intent's age (B,) in s."""
+        state = self.state(torch.cat((proprioception, age_s[:, None]), dim=-1))
+        key, value = self._key_value(state[:, None])
+        return Context(torch.cat((cache.key, key), dim=-2), torch.cat((cache.value, value), dim=-2))
+
+    def modulation(self, tau: Tensor) -> Modulation:
+        """For flow times (N, M), M one or the number of rows; float32 also where the weights are not."""
+        width = self.config.width
+        features = _time_features(tau).to(self.time_out.weight.dtype)
+        return Modulation(*self.time_out(self.time(features)).split((_PER_LAYER * width, 2 * width), dim=-1))
+
+    def denoise(self, x: Tensor, modulation: Modulation, context: Context) -> Tensor:
+        """The velocity (B, H, slots) of the noisy chunk x (B, H, slots)."""
+        x = self.action_in(x) + self.row
+        for layer, key, value in zip(self.layers, context.key, context.value, strict=True):
+            x = layer(x, modulation.layers, key, value)
+        shift, scale = modulation.out.chunk(2, -1)
+        velocity: Tensor = self.action_out(_modulated(x, shift, scale))
+        return velocity
+
+    def velocity(self, x: Tensor, tau: Tensor, proprioception: Tensor, age_s: Tensor, cache: IntentCache) -> Tensor:
+        """The velocity of a noisy chunk, from all its inputs.
+
+        Args:
+            x: Noisy chunk (B, H, slots), normalised; dead slots are 0.
+            tau: Flow time of every row (B, H), 0 noise to 1 clean.
+            proprioception: The state measured at the chunk's observation, normalised, (B, 32).
+            age_s: How much older the intent's observation is than the chunk's, (B,).
+            cache: Of the intents, from :meth:`condition`.
+
+        Returns:
+            d x / d tau, (B, H, slots). What it says of dead slots means nothing.
+        """
+        return self.denoise(x, self.modulation(tau), self.context(cache, proprioception, age_s))
+
+    forward = velocity
+
+    def _key_value(self, tokens: Tensor) -> tuple[Tensor, ...]:
+        """Tokens (B, T, width) to keys and values (depth, B, heads, T, width / heads)."""
+        both: Tensor = self.context_key_value(self.context_norm(tokens))
+        both = both.view(*tokens.shape[:2], 2, self.config.depth, self.config.heads, -1)
+        return both.permute(2, 3, 0, 4, 1, 5).unbind(0)
+
+
+def _time_features(tau: Tensor) -> Tensor:
+    """Sines and cosines (..., 128) of flow times (...), float32: the fastest turn 250 times between 0 and 1."""
+    low, high = math.log10(_SHORTEST_PERIOD), math.log10(_LONGEST_PERIOD)
+    periods = torch.logspace(low, high, _TIME_FEATURES // 2, device=tau.device, dtype=torch.float32)
+    angles = 2.0 * math.pi * tau[..., None].float() / periods
+    return torch.cat((angles.sin(), angles.cos()), dim=-1)
+
+
+def _modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Rows (B, H, width), normalised, scaled and shifted."""
+    return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:]), 1.0 + scale)
+
+
+def _merged(heads: Tensor) -> Tensor:
+    """(B, heads, H, width / heads) to (B, H, width)."""
+    return heads.transpose(1, 2).flatten(2)
+
+
+def _check(config: ExpertConfig) -> None:
+    for name in ("width", "depth", "heads", "intent_width", "horizon", "slots"):
+        if getattr(config, name) < 1:
+            raise ConfigError(f"expert.{name} must be at least 1, not {getattr(config, name)}")
+    if config.width % config.heads:
+        raise ConfigError(f"expert.width ({config.width}) must be a multiple of expert.heads ({config.heads})")
+    if config.mlp_ratio <= 0.0 or config.adapter_width < 0:
+        raise ConfigError("expert.mlp_ratio must be above 0 and expert.adapter_width at least 0")

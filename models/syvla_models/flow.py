@@ -1,0 +1,146 @@
+"""Flow matching over action chunks: the training loss, the time it is taken at, and Euler integration.
+
+The path is straight: x_tau = (1 - tau) * noise + tau * actions, so its velocity is actions - noise (Lipman et al., Flow
+Matching for Generative Modeling, 2023; Liu et al., Flow Straight and Fast, 2023). tau runs from 0, noise, to 1.
+
+Each row has its own tau. Rows of a committed prefix are given clean, at tau = 1, and are out of the loss: the expert
+learns to go on from actions that will have been executed by the time the chunk arrives. At inference the prefix is
+simply given, at no cost.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from syvla_models.expert import Expert, IntentCache, Modulation
+
+_TAU_MAX = 0.999
+
+
+def draw_tau(count: int, generator: torch.Generator | None = None) -> Tensor:
+    """Flow times (count,) to train at: tau = 0.999 (1 - u), u from Beta(1.5, 1).
+
+    That is pi0's choice (Black et al., 2024, appendix B): more often near the noise. There the velocity says which of
+    all chunks fits the intent, the part that is hard; near tau = 1 the answer can nearly be read off the input.
+    """
+    # The distribution function of Beta(1.5, 1) is u^1.5.
+    return _TAU_MAX * (1.0 - torch.rand(count, generator=generator).pow(2.0 / 3.0))
+
+
+def flow_loss(
+    expert: Expert,
+    actions: Tensor,
+    live: Tensor,
+    noise: Tensor,
+    tau: Tensor,
+    prefix: Tensor,
+    proprioception: Tensor,
+    age_s: Tensor,
+    cache: IntentCache,
+) -> tuple[Tensor, Tensor]:
+    """Mean squared error of the velocity over the live slots of the rows after the prefix.
+
+    Args:
+        expert: The model.
+        actions: Normalised chunks (B, H, slots).
+        live: Which slots mean anything (slots,), bool. The others are 0 at the input whatever ``actions`` has there.
+        noise: Standard normal, (B, H, slots).
+        tau: Flow time of each sample (B,).
+        prefix: How many first rows of each sample are given clean (B,).
+        proprioception: The measured state, normalised (B, 32).
+        age_s: Of the intents (B,).
+        cache: Of the intents.
+
+    Returns:
+        The mean over the samples, and each sample's own loss (B,); 0 for a sample that is all prefix.
+    """
+    clean = _clean(prefix, actions.shape[1])
+    target = torch.where(live, actions - noise, 0.0)
+    x = torch.where(clean[..., None], actions, noise + tau[:, None, None] * (actions - noise))
+    x = torch.where(live, x, 0.0)
+    # Two times for each sample, its own and 1, instead of one for each row.
+    times = expert.modulation(torch.stack((tau, torch.ones_like(tau)), dim=1))
+    modulation = _by_row(Modulation(*(m[:, :1] for m in times)), Modulation(*(m[:, 1:] for m in times)), clean)
+    velocity = expert.denoise(x, modulation, expert.context(cache, proprioception, age_s))
+    counted = live & ~clean[..., None]
+    error = torch.where(counted, velocity.float() - target.float(), 0.0).square()
+    per_sample = error.sum(dim=(1, 2)) / counted.sum(dim=(1, 2)).clamp(min=1)
+    return per_sample.mean(), per_sample
+
+
+@torch.no_grad()
+def sample(
+    expert: Expert,
+    cache: IntentCache,
+    proprioception: Tensor,
+    age_s: Tensor,
+    noise: Tensor,
+    prefix_rows: Tensor | None,
+    prefix: Tensor | None,
+    steps: int,
+    live: Tensor,
+) -> Tensor:
+    """Chunks (B, H, slots) from noise, by ``steps`` equal Euler steps. The same noise gives the same chunk.
+
+    Args:
+        expert: The model.
+        cache: Of the intents.
+        proprioception: The measured state, normalised (B, 32).
+        age_s: Of the intents (B,).
+        noise: Standard normal (B, H, slots), drawn by the caller so that a replay is exact.
+        prefix_rows: Normalised actions (B, H, slots) of which the first ``prefix`` rows are committed; they come out
+            as they are. None for no prefix.
+        prefix: How many rows of each sample are committed (B,).
+        steps: How many times the expert is evaluated.
+        live: Which slots mean anything (slots,), bool; the others come out as 0.
+    """
+    if (prefix is None) != (prefix_rows is None):
+        raise ValueError("prefix and prefix_rows are given together or not at all")
+    context = expert.context(cache, proprioception, age_s)
+    # (steps + 1, 1, ...): all times of the integration at once, and the time of clean rows.
+    times = expert.modulation(torch.linspace(0.0, 1.0, steps + 1, device=noise.device)[:, None])
+    clean = None
+    if prefix_rows is not None and prefix is not None:
+        clean = _clean(prefix, noise.shape[1])
+        prefix_rows = torch.where(live, prefix_rows, 0.0)
+
+    def velocity(x: Tensor, step: int) -> Tensor:
+        now = Modulation(*(m[step : step + 1] for m in times))
+        if clean is not None:
+            now = _by_row(now, Modulation(*(m[steps:] for m in times)), clean)
+        return torch.where(live, expert.denoise(x, now, context), 0.0)
+
+    return integrate(velocity, torch.where(live, noise, 0.0), steps, prefix_rows, clean)
+
+
+def integrate(
+    velocity: Callable[[Tensor, int], Tensor],
+    noise: Tensor,
+    steps: int,
+    prefix_rows: Tensor | None = None,
+    clean: Tensor | None = None,
+) -> Tensor:
+    """Euler's method from ``noise`` (B, H, slots) at tau = 0 to tau = 1; ``velocity`` is given x and the step's number.
+
+    Where ``clean`` (B, H) is true, the rows are those of ``prefix_rows`` before, during and after.
+    """
+    x = noise
+    for step in range(steps):
+        x = _with_prefix(x, prefix_rows, clean)
+        x = x + velocity(x, step) / steps
+    return _with_prefix(x, prefix_rows, clean)
+
+
+def _with_prefix(x: Tensor, prefix_rows: Tensor | None, clean: Tensor | None) -> Tensor:
+    return x if prefix_rows is None or clean is None else torch.where(clean[..., None], prefix_rows, x)
+
+
+def _clean(prefix: Tensor, horizon: int) -> Tensor:
+    """Which rows are given clean: (B, H) bool, the first ``prefix`` (B,) of each sample."""
+    return torch.arange(horizon, device=prefix.device) < prefix[:, None]
+
+
+def _by_row(noisy: Modulation, clean_rows: Modulation, clean: Tensor) -> Modulation:
+    """The modulation of every row (B, H, ...), from that of the noisy and that of the clean ones (B or 1, 1, ...)."""
+    return Modulation(*(torch.where(clean[..., None], c, n) for n, c in zip(noisy, clean_rows, strict=True)))

@@ -1,0 +1,133 @@
+"""What a checkpoint says about itself: ``syvla.json``, beside the weights.
+
+A checkpoint folder is a Qwen2.5-VL folder (``config.json``, ``tokenizer.json``, ``model*.safetensors``) with three
+more files: ``syvla.json`` (this), ``planner.safetensors`` (the feature query tokens) and ``expert.safetensors`` (the
+adapter and the action expert).
+"""
+
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import msgspec
+
+from syvla.errors import ConfigError
+from syvla.messages import FEATURE_QUERIES
+
+SPEC_FILE = "syvla.json"
+SLOTS = 32  # width of the unified action tensor, see syvla_models.actions
+ActionSpaceName = Literal["joint", "end_effector"]
+Think = Literal["always", "every_s", "on_change"]
+T = TypeVar("T")
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of a table in ``syvla.json``."""
+
+
+class CameraView(Section, frozen=True):
+    """One image that the planner sees: a part of a camera's image, resized.
+
+    ``crop`` is (top, left, bottom, right) as fractions of the camera's image; ``height`` and ``width`` are pixels and
+    multiples of the vision tower's patch size times its merge size.
+    """
+
+    camera: str
+    height: int
+    width: int
+    crop: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
+
+    def __post_init__(self) -> None:
+        top, left, bottom, right = self.crop
+        if not (0.0 <= top < bottom <= 1.0 and 0.0 <= left < right <= 1.0):
+            raise ValueError(
+                f"crop must be (top, left, bottom, right) with 0 <= top < bottom <= 1 and 0 <= left < right <= 1, "
+                f"not {self.crop}"
+            )
+        if not (1 <= self.height <= 4096 and 1 <= self.width <= 4096):
+            raise ValueError(f"height and width must be 1..4096 pixels, not {self.height}x{self.width}")
+
+
+class PlannerSpec(Section, frozen=True):
+    """The slow system."""
+
+    views: tuple[CameraView, ...]
+    hidden_size: int  # D, of the language model
+    feature_queries: int = FEATURE_QUERIES
+    system_prompt: str = ""  # "": no system turn
+    instruction_first: bool = False  # the instruction before the images in the user's turn, instead of after them
+    max_thought_tokens: int = 96
+    think: Think = "always"
+    think_every_s: float = 1.0
+
+
+class ExpertConfig(Section, frozen=True):
+    """The fast system's size. ``tiny`` drives the twin, ``base`` (about 300 M) the robot."""
+
+    width: int
+    depth: int
+    heads: int
+    mlp_ratio: float = 4.0
+    adapter_width: int = 0  # hidden width of the adapter MLP; 0: the same as ``width``
+    intent_width: int = 0  # D of the feature query states; filled in from the planner's hidden size
+    horizon: int = 50
+    slots: int = SLOTS
+
+
+class ActionSpec(Section, frozen=True):
+    """How actions are represented; ``offset`` and ``scale`` (slots,) normalise a live slot to mean 0, deviation 1.
+
+    ``state_offset`` and ``state_scale`` (slots,) do the same for the measured state, which fills every slot.
+    """
+
+    space: ActionSpaceName
+    offset: tuple[float, ...]
+    scale: tuple[float, ...]
+    period_s: float = 1 / 30
+    euler_steps: int = 10
+    state_offset: tuple[float, ...] = (0.0,) * SLOTS
+    state_scale: tuple[float, ...] = (1.0,) * SLOTS
+    max_prefix: int = 15  # rows of committed actions that may be given clean
+
+    def __post_init__(self) -> None:
+        for name, values, count in (
+            ("offset", self.offset, SLOTS),
+            ("scale", self.scale, SLOTS),
+            ("state_offset", self.state_offset, SLOTS),
+            ("state_scale", self.state_scale, SLOTS),
+        ):
+            if len(values) != count:
+                raise ValueError(f"{name} must have {count} numbers, not {len(values)}")
+        if min(self.scale) <= 0.0 or min(self.state_scale) <= 0.0:
+            raise ValueError("scales must be positive")
+
+
+class PolicySpec(Section, frozen=True):
+    """A whole checkpoint. ``sha256`` has the hex digest of every weight file, by name; ``model_id`` is made from it."""
+
+    name: str
+    planner: PlannerSpec
+    expert: ExpertConfig
+    action: ActionSpec
+    rig: str = "twin"
+    sha256: dict[str, str] = {}
+
+    @property
+    def model_id(self) -> str:
+        """``name@`` and the first 12 digits of the digest of all digests; every intent carries it."""
+        import hashlib
+
+        joined = "\n".join(f"{name} {digest}" for name, digest in sorted(self.sha256.items()))
+        return f"{self.name}@{hashlib.sha256(joined.encode()).hexdigest()[:12]}"
+
+
+def load_json(path: Path, kind: type[T]) -> T:
+    """Decode the JSON file at ``path`` as ``kind``; ConfigError names the file, the key and what was expected."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except (OSError, msgspec.MsgspecError, ValueError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def save_json(path: Path, value: msgspec.Struct) -> None:
+    """Write ``value``, indented."""
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")

@@ -1,0 +1,1 @@
+"""The training that makes the policy."""

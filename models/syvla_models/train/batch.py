@@ -1,0 +1,228 @@
+"""From samples to the padded tensors that the planner and the expert train on."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+
+from syvla.errors import ConfigError
+from syvla.message import Float32, Float64
+from syvla_models.images import patches
+from syvla_models.prompt import TokenSequence, collate, training_sequence
+from syvla_models.train.augment import augment
+from syvla_models.train.mixture import Mixture
+from syvla_models.train.samples import Actions, Sample
+
+_REMEMBERED_TEXTS = 65536
+
+
+class ActionEncoder(Protocol):
+    """What is needed of ``syvla_models.actions.ActionSpace``."""
+
+    def encode(self, rows: Float64, anchor: Float64) -> Float32:
+        """Normalised actions (..., H, slots) of raw ``rows`` (..., H, 14), measured from ``anchor`` (..., 14)."""
+        ...
+
+    def state(self, proprioception: Float64) -> Float32:
+        """The normalised state (..., 32) of what was measured (..., 14)."""
+        ...
+
+
+class PromptedPlanner(Protocol):
+    """What is needed of ``syvla_models.planner.SyvlaPlanner``."""
+
+    end_id: int
+    pad_id: int
+
+    def prompt(self, instruction: str) -> list[int]:
+        """The ids before the chain of thought."""
+        ...
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a chain of thought."""
+        ...
+
+
+class ActionBatch(NamedTuple):
+    """The robot samples of a batch: R rows with K chunks each."""
+
+    rows: torch.Tensor  # (R,) int64, their places in the batch
+    actions: torch.Tensor  # (R, K, H, slots) normalised
+    state: torch.Tensor  # (R, K, 32) as measured, normalised
+    age_s: torch.Tensor  # (R, K)
+    prefix: torch.Tensor  # (R, K) int64, first rows that are given clean
+
+
+class ThingBatch(NamedTuple):
+    """M things in the images of a batch."""
+
+    token: torch.Tensor  # (M,) int64, among all image tokens of the batch, in the order of the rows
+    name: torch.Tensor  # (M,) int64
+    point_m: torch.Tensor  # (M, 2) in the world
+    labelled: torch.Tensor  # (image tokens,) bool: of rows whose things are known
+
+
+class Batch(NamedTuple):
+    """B samples; see ``SyvlaPlanner.forward`` for the first six. What is not said to be an integer is float32."""
+
+    ids: torch.Tensor  # (B, L) int64
+    attention_mask: torch.Tensor  # (B, L) int64
+    labels: torch.Tensor  # (B, L) int64
+    query_start: torch.Tensor  # (B,) int64, -1 in a row without feature queries
+    pixel_values: torch.Tensor  # (P, C), all images in the order of the rows
+    image_grid_thw: torch.Tensor  # (images, 3) int64
+    grounding: torch.Tensor  # (B, 8)
+    grounding_known: torch.Tensor  # (B, 8) bool
+    robot: ActionBatch | None  # None: no row is a robot sample
+    sources: tuple[str, ...]  # of each row
+    things: ThingBatch | None = None  # None: nothing is known of what the images show
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The batch on ``device``."""
+        moved: dict[str, Any] = {n: v.to(device) for n, v in self._asdict().items() if isinstance(v, torch.Tensor)}
+        robot = None if self.robot is None else ActionBatch(*(value.to(device) for value in self.robot))
+        things = None if self.things is None else ThingBatch(*(value.to(device) for value in self.things))
+        return self._replace(robot=robot, things=things, **moved)
+
+
+class Collator:
+    """Makes a batch of samples for one planner and one action space."""
+
+    def __init__(
+        self,
+        planner: PromptedPlanner,
+        encoder: ActionEncoder | None,
+        *,
+        feature_queries: int,
+        patch: int,
+        merge: int,
+        names: Sequence[str] = (),
+    ) -> None:
+        """For ``planner``, whose vision tower has patches of ``patch`` pixels, ``merge`` x ``merge`` to a token.
+
+        ``names`` are what things in the images may be called.
+
+        ``encoder`` None leaves the actions of robot samples out.
+        """
+        self._planner = planner
+        self._encoder = encoder
+        self._queries = feature_queries
+        self._patch, self._merge = patch, merge
+        self._names = {name: index for index, name in enumerate(names)}
+        self._prompts: dict[str, list[int]] = {}
+        self._texts: dict[str, list[int]] = {}
+
+    def collate(self, samples: Sequence[Sample]) -> Batch:
+        """``samples`` as one batch, padded on the right."""
+        tokens = collate([self.sequence(sample) for sample in samples], self._planner.pad_id)
+        pixel_values, grid = patches([image for s in samples for image in s.images], self._patch, self._merge)
+        return Batch(
+            ids=tokens.ids,
+            attention_mask=tokens.attention_mask,
+            labels=tokens.labels,
+            query_start=tokens.query_start,
+            pixel_values=pixel_values,
+            image_grid_thw=grid,
+            grounding=torch.from_numpy(np.stack([s.grounding for s in samples])),
+            grounding_known=torch.from_numpy(np.stack([s.grounding_known for s in samples])),
+            robot=self._robot(samples),
+            sources=tuple(s.source for s in samples),
+            things=self._things(samples),
+        )
+
+    def sequence(self, sample: Sample) -> TokenSequence:
+        """The tokens of one sample. A question has feature queries only if it says where the thing is."""
+        end = self._planner.end_id
+        if sample.question is not None:
+            if sample.answer is None:
+                raise ConfigError(f"{sample.source}: the question {sample.question!r} has no answer")
+            queries = self._queries if sample.grounding_known.any() else 0
+            return training_sequence(self._prompt(sample.question), self._text(sample.answer), end, queries)
+        said = sample.chain_of_thought
+        prompt = self._prompt(sample.instruction)
+        return training_sequence(prompt, self._text(said or ""), end, self._queries, learn_thought=said is not None)
+
+    # ------------------------------------------------------------ inside
+
+    def _robot(self, samples: Sequence[Sample]) -> ActionBatch | None:
+        found = [(row, s.actions) for row, s in enumerate(samples) if s.actions is not None]
+        if not found or self._encoder is None:
+            return None
+        every = Actions(*(np.stack(values) for values in zip(*(actions for _, actions in found), strict=True)))
+        return ActionBatch(
+            rows=torch.tensor([row for row, _ in found]),
+            actions=torch.from_numpy(self._encoder.encode(every.rows, every.proprioception)),
+            state=torch.from_numpy(self._encoder.state(every.proprioception)),
+            age_s=_float32(every.age_s),
+            prefix=torch.from_numpy(every.prefix),
+        )
+
+    def _things(self, samples: Sequence[Sample]) -> ThingBatch | None:
+        """Each thing at the image token that shows its middle."""
+        if not any(sample.seen for sample in samples):
+            return None
+        block = self._patch * self._merge
+        found: list[tuple[int, int, float, float]] = []
+        labelled: list[bool] = []
+        for sample in samples:
+            firsts: list[int] = []
+            for image in sample.images:
+                firsts.append(len(labelled))
+                labelled += [bool(sample.seen)] * (image.shape[0] // block * (image.shape[1] // block))
+            for seen in sample.seen:
+                rows, columns = (size // block for size in sample.images[seen.view].shape[:2])
+                token = firsts[seen.view] + int(seen.down * rows) * columns + int(seen.across * columns)
+                found.append((token, self._names[seen.name], seen.x_m, seen.y_m))
+        table = torch.tensor(found, dtype=torch.float64)
+        return ThingBatch(table[:, 0].long(), table[:, 1].long(), table[:, 2:].float(), torch.tensor(labelled))
+
+    def _prompt(self, text: str) -> list[int]:
+        return _remember(self._prompts, text, self._planner.prompt)
+
+    def _text(self, text: str) -> list[int]:
+        return _remember(self._texts, text, self._planner.encode)
+
+
+class Batches:
+    """The batches of a training run: ``batches(step)`` depends on ``step`` alone."""
+
+    def __init__(
+        self, mixture: Mixture, collator: Collator, rows: int, *, first_slot: int = 0, augmented: bool = False
+    ) -> None:
+        """``rows`` of every step from ``first_slot`` on (rank * rows where several processes share a step)."""
+        self._mixture, self._collator = mixture, collator
+        self._slots = range(first_slot, first_slot + rows)
+        self._augmented = augmented
+
+    def __call__(self, step: int) -> Batch:
+        """The batch of ``step``."""
+        return self._collator.collate([self._sample(step, slot) for slot in self._slots])
+
+    def validation(self, source: str, first: int, rows: int) -> Batch:
+        """Validation samples ``first`` to ``first + rows - 1`` of one source, never augmented."""
+        return self._collator.collate([self._mixture.validation(source, i) for i in range(first, first + rows)])
+
+    def _sample(self, step: int, slot: int) -> Sample:
+        sample = self._mixture.sample(step, slot)
+        if not self._augmented:
+            return sample
+        rng = self._mixture.augmentation(step, slot)
+        return sample._replace(images=tuple(augment(image, rng) for image in sample.images))
+
+
+def _remember(known: dict[str, list[int]], text: str, make: "_Encode") -> list[int]:
+    ids = known.get(text)
+    if ids is None:
+        if len(known) >= _REMEMBERED_TEXTS:
+            known.clear()
+        ids = known[text] = make(text)
+    return ids
+
+
+class _Encode(Protocol):
+    def __call__(self, text: str, /) -> list[int]: ...
+
+
+def _float32(values: Float64) -> torch.Tensor:
+    return torch.from_numpy(values.astype(np.float32))

@@ -1,0 +1,217 @@
+"""One training step's losses: planner, expert and the grounding head together, without any optimiser.
+
+Text, actions and grounding are one loss and go backward through the VLM once. Under intention decoupling the expert
+runs twice, the VLM does not (see ``syvla_models.decoupling``).
+"""
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from torch.nn import functional
+
+from syvla_models.decoupling import PercentileEstimate, decoupled
+from syvla_models.expert import Expert
+from syvla_models.flow import draw_tau, flow_loss
+from syvla_models.planner import SyvlaPlanner
+from syvla_models.train.batch import ActionBatch, Batch, ThingBatch
+from syvla_models.train.build import Stage
+from syvla_models.train.config import LossConfig, TrainConfig
+from syvla_models.train.grounding import GROUNDING
+from syvla_models.train.state import HEADS_FILE
+
+# The unit of each grounded number: an arm that acts (1) or does not (0) weighs as much as being off by 10 cm.
+PLACE_UNIT_M = 0.1
+_GROUNDING_UNIT = (1.0, PLACE_UNIT_M, PLACE_UNIT_M, PLACE_UNIT_M) * 2
+NAMES_WEIGHT = 10.0  # of an image's tokens, few show anything
+
+
+class Noise(NamedTuple):
+    """What flow matching draws for the R * K chunks of a batch, made outside so that a step can be repeated."""
+
+    noise: torch.Tensor  # (R, K, H, slots)
+    tau: torch.Tensor  # (R, K)
+
+
+def draw_noise(batch: Batch, seed: int, step: int, process: int = 0) -> Noise | None:
+    """What ``batch`` needs, from (seed, step, process) alone; None if it has no robot rows."""
+    if batch.robot is None:
+        return None
+    shape = batch.robot.actions.shape
+    words = np.random.SeedSequence((seed, step, process)).generate_state(2, np.uint32)
+    generator = torch.Generator().manual_seed(int(words[0]) << 31 | int(words[1]) >> 1)
+    noise = torch.randn(shape, generator=generator)
+    tau = draw_tau(shape[0] * shape[1], generator).view(shape[:2])
+    return Noise(noise.to(batch.ids.device), tau.to(batch.ids.device))
+
+
+class Losses(NamedTuple):
+    """Scalars, float32; 0 for what a batch has nothing of."""
+
+    total: torch.Tensor  # weighted, what is minimised
+    text: torch.Tensor  # mean cross entropy of the labelled tokens, nats
+    action: torch.Tensor  # mean squared error of the velocity
+    grounding: torch.Tensor  # mean squared error, 1 for 10 cm
+    seen: torch.Tensor  # what each image token shows: its places' squared error, 1 for 10 cm, and its names'
+    masked: torch.Tensor  # share of the query states that were decoupled
+
+
+class Learner(nn.Module):
+    """Everything that is trained, in one module. ``live`` (slots,) says which slots of an action mean anything.
+
+    ``expert`` None: a stage that only learns to see.
+    """
+
+    live: torch.Tensor
+    unit: torch.Tensor
+
+    def __init__(
+        self,
+        planner: SyvlaPlanner,
+        expert: Expert | None,
+        live: torch.Tensor,
+        losses: LossConfig,
+        *,
+        names: int = 0,
+        freeze_vlm: bool = False,
+    ) -> None:
+        super().__init__()
+        self.planner = planner
+        self.expert = expert
+        # Flattened, so that each query may speak of another thing.
+        self.grounding = nn.Linear(planner.spec.feature_queries * planner.spec.hidden_size, GROUNDING)
+        # Of each image token and name: whether its middle is there, and x and y [10 cm] if so.
+        self.seen = nn.Linear(planner.spec.hidden_size, 3 * names) if names else None
+        self.register_buffer("live", live, persistent=False)
+        self.register_buffer("unit", torch.tensor(_GROUNDING_UNIT), persistent=False)
+        self.estimate = PercentileEstimate(losses.decoupling_percentile)
+        self._losses = losses
+        self._frozen = freeze_vlm
+        if freeze_vlm:
+            planner.requires_grad_(requires_grad=False)
+            for head in (self.grounding, self.seen):
+                if head is not None:
+                    head.requires_grad_(requires_grad=False)
+
+    def forward(self, batch: Batch, noise: Noise | None) -> Losses:
+        """The losses of ``batch``; ``noise`` only if it has robot rows (see ``draw_noise``)."""
+        return self.losses(batch, noise)[0]
+
+    def losses(self, batch: Batch, noise: Noise | None) -> tuple[Losses, torch.Tensor]:
+        """As ``forward``, and the query states (B, n, D)."""
+        with torch.no_grad() if self._frozen else nullcontext():
+            text, states, shown = self.planner(
+                batch.ids,
+                batch.attention_mask,
+                batch.pixel_values,
+                batch.image_grid_thw,
+                batch.labels,
+                batch.query_start,
+            )
+        grounding = self._grounding(states, batch)
+        seen = text.new_zeros(()) if batch.things is None else self._seen(shown, batch.things)
+        action = masked = text.new_zeros(())
+        if noise is not None and batch.robot is not None:
+            action, masked = self._action(states[batch.robot.rows], batch.robot, noise)
+        total = self._losses.action * action
+        if not self._frozen:
+            total = total + self._losses.text * text + self._losses.grounding * grounding + self._losses.seen * seen
+        return Losses(total, text.detach(), action.detach(), grounding.detach(), seen.detach(), masked), states
+
+    def heads(self) -> dict[str, torch.Tensor]:
+        """The weights that only training needs, by name."""
+        heads = {"grounding": self.grounding, "seen": self.seen}
+        return {
+            f"{head}.{name}": tensor.detach()
+            for head, module in heads.items()
+            if module is not None
+            for name, tensor in module.state_dict().items()
+        }
+
+    def load_heads(self, path: Path) -> None:
+        """Take over the heads of an earlier stage, as far as they have the same shapes."""
+        own = self.heads()
+        with torch.no_grad():
+            for name, tensor in load_file(path).items():
+                if name in own and own[name].shape == tensor.shape:
+                    own[name].copy_(tensor)
+
+    def place(self, states: torch.Tensor) -> torch.Tensor:
+        """Where the hands are about to act (B, 8), see ``syvla_models.train.grounding``, from states (B, n, D)."""
+        numbers: torch.Tensor = self.grounding(states.flatten(1)).float() * self.unit
+        return numbers
+
+    def _grounding(self, states: torch.Tensor, batch: Batch) -> torch.Tensor:
+        known = batch.grounding_known
+        error = (self.place(states) - batch.grounding) / self.unit
+        return (error.square() * known).sum() / known.sum().clamp(min=1)
+
+    def _seen(self, shown: torch.Tensor, things: ThingBatch) -> torch.Tensor:
+        """What the image tokens (T, D) know of the things they show.
+
+        Learned from one named place a picture, a small vision tower takes long to see anything; all things of a
+        picture, each where it is, teach it in a tenth of the steps.
+        """
+        if self.seen is None:
+            return shown.new_zeros(())
+        there, places = self.seen(shown).float().view(len(shown), -1, 3).split((1, 2), dim=-1)
+        wanted = torch.zeros_like(there[..., 0])
+        wanted[things.token, things.name] = 1.0
+        names = functional.binary_cross_entropy_with_logits(
+            there[things.labelled, :, 0], wanted[things.labelled], reduction="none"
+        )
+        off = places[things.token, things.name] - things.point_m / PLACE_UNIT_M
+        loss: torch.Tensor = off.square().sum(-1).mean() + NAMES_WEIGHT * names.mean()
+        return loss
+
+    def _action(self, states: torch.Tensor, robot: ActionBatch, noise: Noise) -> tuple[torch.Tensor, torch.Tensor]:
+        """Action loss, and the share of the query states (R, n, D) that it was decoupled from."""
+        expert = self.expert
+        if expert is None:
+            raise ValueError("this stage has no expert")
+        chunks = robot.actions.shape[1]
+        actions, proprioception, age_s, prefix = (t.flatten(0, 1) for t in robot[1:])
+
+        def loss(states: torch.Tensor) -> torch.Tensor:
+            cache = expert.condition(states).repeat(chunks)
+            return flow_loss(
+                expert,
+                actions,
+                self.live,
+                noise.noise.flatten(0, 1),
+                noise.tau.flatten(),
+                prefix,
+                proprioception,
+                age_s,
+                cache,
+            )[0]
+
+        if not (self._losses.decoupling and self.training and states.requires_grad):
+            return loss(states), states.new_zeros(())
+        value, masked, _ = decoupled(loss, states, self.estimate)
+        return value, masked.float().mean()
+
+
+def build_learner(config: TrainConfig, stage: Stage) -> Learner:
+    """The learner of a stage; its heads go on from the stage before, if that left any."""
+    policy = stage.policy
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        learner = Learner(
+            policy.planner,
+            None if config.stage == "see" else policy.expert,
+            torch.from_numpy(np.asarray(policy.space.live)),
+            config.loss,
+            names=len(stage.names),
+            freeze_vlm=config.optimiser.freeze_vlm,
+        )
+    earlier = Path(config.init).parent / HEADS_FILE
+    if config.init and earlier.exists():
+        learner.load_heads(earlier)
+    if config.optimiser.gradient_checkpointing:
+        policy.planner.vlm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return learner

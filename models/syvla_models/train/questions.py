@@ -1,0 +1,158 @@
+"""Questions about pictures of the table: what keeps a planner's language and teaches it to see.
+
+A source is one or more ``scenes.jsonl`` files. A line is one picture, its path relative to the file's folder::
+
+    {"image": "000/000123.jpg", "camera": "cam_high", "questions": [
+        {"question": "What is left of the red box?", "answer": "The green can.", "point": [0.31, 0.12]}]}
+
+``point`` is where the thing spoken of is: x, y [m] in the world, or null.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from syvla.errors import ConfigError, RecordingError
+from syvla.message import UInt8
+from syvla.messages import MAX_TEXT
+from syvla_models.images import view_of
+from syvla_models.spec import CameraView
+from syvla_models.train.episode import unpack
+from syvla_models.train.grounding import of_point, unknown
+from syvla_models.train.samples import Sample, Seen, split
+
+SCENES_FILE = "scenes.jsonl"
+
+
+class Question(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One thing to ask about a picture, and the answer."""
+
+    question: str
+    answer: str
+    point: tuple[float, float] | None = None
+
+
+class Thing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One thing in a picture."""
+
+    name: str
+    point: tuple[float, float]  # in the world [m]
+    place: tuple[float, float]  # shares of the picture's width and height
+
+
+class Scene(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One line of the file."""
+
+    image: str
+    camera: str
+    questions: tuple[Question, ...]
+    things: tuple[Thing, ...] = ()
+
+
+SILENT = 0.5  # share of the questions about a place that are not answered in words
+
+
+class Questions:
+    """Pictures with questions; the pictures stay on disk.
+
+    Attributes:
+        name: Of the source.
+        train: The pictures for training, each with its path.
+        validation: The others.
+    """
+
+    def __init__(
+        self, name: str, files: Sequence[Path], views: Sequence[CameraView], *, validation_share: float = 0.05
+    ) -> None:
+        """Read ``files``; ConfigError, naming file and line, for one that is malformed.
+
+        The planner sees a picture through the views of its camera, and black in the others. Pictures of a camera that
+        it does not look through are passed over.
+        """
+        self.name = name
+        self._views = tuple(views)
+        cameras = {view.camera for view in views}
+        scenes = [pair for file in files for pair in _read(file) if pair[1].camera in cameras]
+        held_out = split([scene.image for _, scene in scenes], validation_share, name)
+        self.train = tuple((path, scene) for path, scene in scenes if scene.image not in held_out)
+        self.validation = tuple((path, scene) for path, scene in scenes if scene.image in held_out)
+
+    def draw(self, rng: np.random.Generator, validation: bool) -> Sample:
+        """A picture, every one as likely, and one of its questions.
+
+        One that says where the thing is goes without its answer half of the time: the feature queries shall find the
+        place in the picture, not in the words before them.
+        """
+        scenes = self.validation if validation else self.train
+        path, scene = scenes[int(rng.integers(len(scenes)))]
+        asked = scene.questions[int(rng.integers(len(scene.questions)))]
+        try:
+            rgb = unpack(path.read_bytes())
+        except OSError as error:
+            raise RecordingError(f"{path}: {error.strerror}") from error
+        grounding = unknown() if asked.point is None else of_point(*asked.point)
+        silent = asked.point is not None and rng.random() < SILENT
+        return Sample(
+            source=self.name,
+            images=tuple(view_of(rgb, view) if view.camera == scene.camera else _black(view) for view in self._views),
+            instruction=asked.question if silent else "",
+            chain_of_thought=None,
+            question=None if silent else asked.question,
+            answer=None if silent else asked.answer,
+            grounding=grounding.values,
+            grounding_known=grounding.known,
+            seen=tuple(
+                seen
+                for index, view in enumerate(self._views)
+                if view.camera == scene.camera
+                for thing in scene.things
+                if (seen := _seen(thing, index, view)) is not None
+            ),
+        )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What things are called, sorted."""
+        return tuple(sorted({thing.name for _, scene in (*self.train, *self.validation) for thing in scene.things}))
+
+    def texts(self) -> Iterator[str]:
+        """Every question and answer of the training pictures."""
+        for _, scene in self.train:
+            for asked in scene.questions:
+                yield asked.question
+                yield asked.answer
+
+
+def _seen(thing: Thing, index: int, view: CameraView) -> Seen | None:
+    """Where ``thing`` is in a view; None outside of it."""
+    top, left, bottom, right = view.crop
+    across, down = (thing.place[0] - left) / (right - left), (thing.place[1] - top) / (bottom - top)
+    if not (0.0 <= across < 1.0 and 0.0 <= down < 1.0):
+        return None
+    return Seen(thing.name, index, across, down, *thing.point)
+
+
+def _black(view: CameraView) -> UInt8:
+    return np.zeros((view.height, view.width, 3), np.uint8)
+
+
+def _read(file: Path) -> Iterator[tuple[Path, Scene]]:
+    """The pictures of a file, each with its path."""
+    try:
+        lines = file.read_bytes().splitlines()
+    except OSError as error:
+        raise ConfigError(f"{file}: {error.strerror}") from error
+    decoder = msgspec.json.Decoder(Scene)
+    for number, line in enumerate(lines, 1):
+        try:
+            scene = decoder.decode(line)
+        except (msgspec.MsgspecError, ValueError) as error:
+            raise ConfigError(f"{file}, line {number}: {error}") from error
+        if not scene.questions:
+            raise ConfigError(f"{file}, line {number}: questions must have at least one question")
+        for asked in scene.questions:
+            if not asked.question or not 0 < len(asked.answer) <= MAX_TEXT:
+                raise ConfigError(f"{file}, line {number}: a question and its answer must not be empty")
+        yield file.parent / scene.image, scene

@@ -1,0 +1,267 @@
+"""Training samples, and the demonstrations that most of them are drawn from.
+
+A sample is what one planner cycle would have seen and thought, and what an expert that acts on it a little later
+should do. Drawing is a pure function of a random generator, so any sample of any step can be drawn again.
+"""
+
+import hashlib
+import logging
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from syvla.clock import NS_PER_S, to_ns
+from syvla.errors import ConfigError, RecordingError
+from syvla.message import Float32, Float64, UInt8
+from syvla_models.images import view_of
+from syvla_models.spec import CameraView
+from syvla_models.train.episode import Episode, Sight, read_episode
+from syvla_models.train.grounding import unknown
+
+MAX_IMAGE_HZ = 7.5
+RETURN_S = 0.6  # from beside a demonstration back to it
+_log = logging.getLogger(__name__)
+
+
+class Actions(NamedTuple):
+    """K action chunks for one intent, all raw: joints [rad], gripper widths [m], left arm first."""
+
+    proprioception: Float64  # (K, 14) as measured at the chunk's observation
+    age_s: Float64  # (K,) how much older the intent's observation is
+    rows: Float64  # (K, H, 14) commanded set-points; past the end the last one stands
+    prefix: npt.NDArray[np.int64]  # (K,) how many first rows are given clean
+
+
+class Seen(NamedTuple):
+    """A thing in one of the views: ``across`` and ``down`` are shares of the view's width and height."""
+
+    name: str
+    view: int
+    across: float
+    down: float
+    x_m: float  # in the world
+    y_m: float
+
+
+class Sample(NamedTuple):
+    """One row of a batch: a robot sample has ``actions``, a question has ``question`` and ``answer``."""
+
+    source: str
+    images: tuple[UInt8, ...]  # one for each view of the planner
+    instruction: str = ""
+    chain_of_thought: str | None = ""  # None: left out and not learned; "": it is learned that there is none
+    question: str | None = None
+    answer: str | None = None
+    grounding: Float32 = unknown().values  # (8,), see ``grounding``
+    grounding_known: npt.NDArray[np.bool_] = unknown().known  # (8,)
+    actions: Actions | None = None
+    seen: tuple[Seen, ...] = ()  # what is known to be in the images, see ``learner.Learner.seen``
+
+
+class Source(Protocol):
+    """Where samples come from. What is drawn for validation is never drawn for training."""
+
+    name: str
+
+    def draw(self, rng: np.random.Generator, validation: bool) -> Sample:
+        """One sample that depends on the state of ``rng`` alone."""
+        ...
+
+    def texts(self) -> Iterator[str]:
+        """Every text that may appear in a sample, for a tokenizer."""
+        ...
+
+
+class Demonstrations:
+    """Successful MCAP recordings in memory.
+
+    Attributes:
+        name: Of the source.
+        train: The episodes for training.
+        validation: The others.
+        left_out: One line for each recording that is not used, with the reason.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        paths: Sequence[Path],
+        views: Sequence[CameraView],
+        *,
+        horizon: int = 50,
+        period_s: float = 1 / 30,
+        action_samples: int = 4,
+        delay_range_s: tuple[float, float] = (0.3, 1.0),
+        max_prefix: int = 15,
+        thought_probability: float = 1.0,
+        validation_share: float = 0.05,
+        max_image_hz: float = MAX_IMAGE_HZ,
+        perturbation_rad: float = 0.0,
+    ) -> None:
+        """Read ``paths``; ConfigError if too few of them can be used.
+
+        Args:
+            name: Of the source.
+            paths: MCAP files.
+            views: What the planner sees.
+            horizon: H, rows of a chunk.
+            period_s: Between two rows.
+            action_samples: K, chunks drawn for each sight; 0 for sights and thoughts only.
+            delay_range_s: How much older the intent's observation is than the chunk's, drawn evenly. (0, 0) is a
+                synchronous loop.
+            max_prefix: The prefix is drawn evenly from 0 to this.
+            thought_probability: How often the chain of thought is part of a sample. At 0 the empty thought itself is
+                learned; in between, a thought that is left out is not, so that silence is not learned from it.
+            validation_share: Of the episodes, at least one.
+            max_image_hz: How many sights a second are kept.
+            perturbation_rad: Standard deviation by which each measured joint is put beside the demonstration; the rows
+                then lead back to it. A policy that has strayed finds its way only if it has seen the like.
+        """
+        low_s, high_s = delay_range_s
+        if not 0.0 <= low_s <= high_s:
+            raise ConfigError(f"delay_range_s must be (low, high) with 0 <= low <= high, not {delay_range_s}")
+        if not 0 <= max_prefix < horizon:
+            raise ConfigError(f"max_prefix must be 0..{horizon - 1}, not {max_prefix}")
+        if not 0.0 <= thought_probability <= 1.0:
+            raise ConfigError(f"thought_probability must be 0..1, not {thought_probability}")
+        self.name = name
+        self._views = tuple(views)
+        self._samples = action_samples
+        self._delay_ns = (to_ns(low_s), to_ns(high_s))
+        self._max_prefix = max_prefix
+        self._perturbation_rad = perturbation_rad
+        self._return = _returning(horizon, to_ns(period_s))
+        self._thought_probability = thought_probability
+        self._offsets_ns = np.arange(horizon, dtype=np.int64) * to_ns(period_s)
+        episodes, self.left_out = self._read(paths, max_image_hz)
+        held_out = split([episode.name for episode in episodes], validation_share, name)
+        self.train = tuple(e for e in episodes if e.name not in held_out)
+        self.validation = tuple(e for e in episodes if e.name in held_out)
+        self._ends = {False: _ends(self.train), True: _ends(self.validation)}
+
+    def draw(self, rng: np.random.Generator, validation: bool) -> Sample:
+        """A sight, every one as likely, and K chunks that begin a random delay after it."""
+        episode, sight = self._sight(rng, validation)
+        seen = episode.images(sight)
+        grounding = unknown() if sight.thought is None else sight.thought.grounding
+        return Sample(
+            source=self.name,
+            images=tuple(view_of(seen[view.camera], view) for view in self._views),
+            instruction=sight.instruction,
+            chain_of_thought=self._said(rng, sight),
+            grounding=grounding.values,
+            grounding_known=grounding.known,
+            actions=self._actions(rng, episode, sight) if self._samples else None,
+        )
+
+    def draw_actions(self, rng: np.random.Generator) -> Actions:
+        """The chunks of a random sight of the training episodes, without its images: for statistics."""
+        return self._actions(rng, *self._sight(rng, False))
+
+    def texts(self) -> Iterator[str]:
+        """Every instruction and thought of the training episodes, once for each episode."""
+        for episode in self.train:
+            said = dict.fromkeys(sight.instruction for sight in episode.sights)
+            said.update(dict.fromkeys(sight.thought.text for sight in episode.sights if sight.thought is not None))
+            yield from said
+
+    # ------------------------------------------------------------ inside
+
+    def _read(self, paths: Sequence[Path], max_image_hz: float) -> tuple[list[Episode], tuple[str, ...]]:
+        episodes, left_out = [], []
+        for path in sorted(set(paths)):
+            read = self._episode(path, max_image_hz)
+            if isinstance(read, Episode):
+                episodes.append(read)
+            else:
+                left_out.append(read)
+        if left_out:
+            _log.warning("%s: %d of %d recordings left out:", self.name, len(left_out), len(set(paths)))
+        for line in left_out:
+            _log.warning("  %s", line)
+        return episodes, tuple(left_out)
+
+    def _episode(self, path: Path, max_image_hz: float) -> Episode | str:
+        """The episode with those sights that an action can follow, or why it cannot be used."""
+        cameras = tuple(dict.fromkeys(view.camera for view in self._views))
+        try:
+            episode = read_episode(path, cameras, max_image_hz=max_image_hz, thoughts=self._thought_probability > 0.0)
+        except RecordingError as error:
+            return str(error)
+        sights = tuple(s for s in episode.sights if s.observation_ns + self._delay_ns[0] <= episode.end_ns)
+        return episode._replace(sights=sights) if sights else f"{path}: it ends before an action could follow an image"
+
+    def _sight(self, rng: np.random.Generator, validation: bool) -> tuple[Episode, Sight]:
+        episodes, ends = self.validation if validation else self.train, self._ends[validation]
+        pick = int(rng.integers(ends[-1]))
+        index = int(np.searchsorted(ends, pick, "right"))
+        return episodes[index], episodes[index].sights[pick - ends[index]]  # counted from the episode's end
+
+    def _said(self, rng: np.random.Generator, sight: Sight) -> str | None:
+        drawn = rng.random() < self._thought_probability  # drawn always, so that what follows is the same
+        if self._thought_probability == 0.0:
+            return ""
+        return sight.thought.text if drawn and sight.thought is not None else None
+
+    def _actions(self, rng: np.random.Generator, episode: Episode, sight: Sight) -> Actions:
+        low, high = self._delay_ns
+        high = min(high, episode.end_ns - sight.observation_ns)
+        delays_ns = low + np.floor(rng.random(self._samples) * (high - low + 1)).astype(np.int64)
+        times_ns = sight.observation_ns + delays_ns
+        both = np.zeros((self._samples, 2, 7))
+        both[..., :6] = self._perturbation_rad * rng.standard_normal((self._samples, 2, 6))
+        beside = both.reshape(self._samples, 14)
+        rows = episode.commands.at(times_ns[:, None] + self._offsets_ns)
+        return Actions(
+            proprioception=episode.proprioception(times_ns) + beside,
+            age_s=delays_ns / NS_PER_S,
+            rows=rows + self._return[:, None] * beside[:, None],
+            prefix=rng.integers(self._max_prefix + 1, size=self._samples),
+        )
+
+
+def split(keys: Iterable[str], share: float, name: str) -> frozenset[str]:
+    """The keys for validation: ``share`` of them, at least one, at least one left over.
+
+    They are those whose digests are lowest: the same in every stage, run and order of reading, and nearly the same
+    when more are added.
+    """
+    ordered = sorted(set(keys), key=lambda key: hashlib.sha256(key.encode()).digest())
+    if len(ordered) < 2:
+        raise ConfigError(f"{name}: training and validation need at least 2 to draw from, there are {ordered}")
+    count = min(max(1, math.ceil(share * len(ordered))), len(ordered) - 1)
+    return frozenset(ordered[:count])
+
+
+def find(paths: Iterable[str], name: str) -> list[Path]:
+    """The files that ``paths`` mean: files, patterns, and folders, in which it is every file called ``name``.
+
+    ConfigError for a path that means no file.
+    """
+    found: list[Path] = []
+    for text in paths:
+        path = Path(text)
+        if path.is_file():
+            files = [path]
+        elif path.is_dir():
+            files = sorted(path.glob(name))
+        else:
+            files = sorted(Path(path.anchor).glob(text[len(path.anchor) :]))
+        if not files:
+            raise ConfigError(f"{text}: no file, no folder with {name} in it, and no pattern that matches any")
+        found += files
+    return list(dict.fromkeys(found))
+
+
+def _returning(horizon: int, period_ns: int) -> Float64:
+    """How much of a perturbation is left in each row (H,): from 1 smoothly to 0 in ``RETURN_S``."""
+    u = np.minimum(np.arange(horizon) * period_ns / (RETURN_S * NS_PER_S), 1.0)
+    return np.asarray((1.0 - u) ** 2 * (1.0 + 2.0 * u))
+
+
+def _ends(episodes: Sequence[Episode]) -> npt.NDArray[np.int64]:
+    return np.cumsum([len(episode.sights) for episode in episodes])

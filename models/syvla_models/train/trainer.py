@@ -1,0 +1,279 @@
+"""The trainer: one loop for every stage; a stage is its configuration (see ``syvla_models.train.config``).
+
+A batch and its noise depend on the seed and the step alone, so a run that was stopped and resumed gives the numbers
+of one that was not, as long as its budget counts steps (a budget of minutes moves the learning rate with the clock).
+"""
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import msgspec
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+from safetensors.torch import save_file
+from transformers.utils.logging import disable_progress_bar
+
+from syvla.config import RigConfig
+from syvla.errors import ConfigError
+from syvla_models import checkpoint
+from syvla_models.train import optimiser as optim
+from syvla_models.train.batch import Batch
+from syvla_models.train.build import Stage, build_stage
+from syvla_models.train.config import TrainConfig
+from syvla_models.train.learner import Losses, build_learner, draw_noise
+from syvla_models.train.log import TrainingLog
+from syvla_models.train.precision import mixed_precision
+from syvla_models.train.prefetch import Prefetch
+from syvla_models.train.state import (
+    CHECKPOINT_FOLDER,
+    HEADS_FILE,
+    STATE_FOLDER,
+    Progress,
+    load_state,
+    replace_file,
+    replace_folder,
+    restore,
+    save_state,
+    whole_folder,
+)
+from syvla_models.train.validation import Validation
+
+Say = Callable[[str], None]
+_ESTIMATE = "decoupling.recent"
+
+
+def train(config: TrainConfig, rig: RigConfig, out: Path, *, resume: bool, say: Say = print) -> bool:
+    """Run a stage into ``out``; True if it came to its end, False if a signal stopped it (its state is saved).
+
+    Raises:
+        ConfigError: ``out`` has a run already and ``resume`` is False, or none that could be resumed, or the sources
+            or the checkpoint to begin from are not what the configuration says.
+    """
+    if not resume and whole_folder(out / STATE_FOLDER).exists():
+        raise ConfigError(f"{out}: there is a run already; go on with --resume, or choose another folder")
+    disable_progress_bar()  # of transformers, in the midst of the lines printed here
+    saved = load_state(out, config) if resume else None  # before the sources are read, which takes a while
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    trainer = Trainer(config, build_stage(config, rig), out, say)
+    if saved is not None:
+        trainer.restore(*saved)
+    return trainer.run()
+
+
+def validate_checkpoint(config: TrainConfig, rig: RigConfig, folder: Path) -> dict[str, float]:
+    """The validation losses and errors of the checkpoint in ``folder`` on the sources of ``config``, by name."""
+    disable_progress_bar()
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    spec = checkpoint.load_spec(folder)
+    model = msgspec.structs.replace(config.model, expert=spec.expert)
+    action = msgspec.structs.replace(config.action, space=spec.action.space)
+    config = msgspec.structs.replace(config, init=str(folder), model=model, action=action)
+    stage = build_stage(config, rig)
+    learner = build_learner(config, stage).to("cuda" if torch.cuda.is_available() else "cpu")
+    return _validation(config, stage).measure(learner)
+
+
+class Trainer:
+    """A run of one stage in ``out``."""
+
+    def __init__(self, config: TrainConfig, stage: Stage, out: Path, say: Say = print) -> None:
+        self._config, self._stage, self._out = config, stage, out
+        unused = DistributedDataParallelKwargs(find_unused_parameters=True)  # a batch may have no robot rows
+        self._accelerator = Accelerator(kwargs_handlers=[unused])
+        self._main = self._accelerator.is_main_process
+        self._say: Say = say if self._main else _silent
+        self.learner = build_learner(config, stage).to(self._accelerator.device)
+        self._model = self._accelerator.prepare_model(self.learner)
+        self._parameters = {name: p for name, p in self.learner.named_parameters() if p.requires_grad}
+        self._optimiser = optim.build(self._parameters, config.optimiser)
+        self._average = optim.Average(self._parameters, config.optimiser.ema_decay)
+        self._validation = _validation(config, stage)
+        self.step = 0
+        self.seconds = 0.0  # of all sittings
+        self._log: TrainingLog | None = None
+
+    # ------------------------------------------------------------ the loop
+
+    def run(self) -> bool:
+        """Train to the end of the budget; True if that was reached, False if a signal came first."""
+        config, output = self._config, self._config.output
+        self._out.mkdir(parents=True, exist_ok=True)
+        self._log = TrainingLog(self._out, self.step) if self._main else None
+        batches = self._stage.batches(config, self._accelerator.process_index)
+        begin_s, before_s, first = time.monotonic(), self.seconds, self.step
+        saved_s = validated_s = before_s
+        recent: list[tuple[Losses, dict[str, torch.Tensor]]] = []
+        self._say(self._words())
+        with _stopped() as stopped, Prefetch(batches, self.step) as prefetched:
+            self.learner.train()
+            for batch in prefetched:
+                self.seconds, stop = self._agreed(before_s + time.monotonic() - begin_s, stopped.is_set())
+                fraction = config.budget.fraction(self.step, self.seconds)
+                if stop or fraction >= 1.0:
+                    break
+                if self.seconds - validated_s >= 60.0 * output.validate_every_minutes:
+                    self._validate()
+                    validated_s = self.seconds
+                if self.seconds - saved_s >= 60.0 * output.save_every_minutes:
+                    self._save()
+                    saved_s = self.seconds
+                rates = optim.set_rates(self._optimiser, config.optimiser, self.step, fraction)
+                recent.append(self._train_on(batch))
+                if self.step % output.log_every_steps == 0:
+                    rate_hz = (self.step - first) / max(1e-9, time.monotonic() - begin_s)
+                    self._report(recent, rates, rate_hz)
+                    recent.clear()
+        self._save()
+        if not stop:
+            self._validate()
+        words = "stopped by a signal; go on with --resume" if stop else f"done: {self._out / CHECKPOINT_FOLDER}"
+        self._say(f"step {self.step}: {words}")
+        return not stop
+
+    def _train_on(self, batch: Batch) -> tuple[Losses, dict[str, torch.Tensor]]:
+        """One step; its losses and the norms of its gradients."""
+        batch = batch.to(self._accelerator.device)
+        noise = draw_noise(batch, self._config.seed, self.step, self._accelerator.process_index)
+        with mixed_precision(self._accelerator.device, bfloat16=self._config.bfloat16):
+            losses: Losses = self._model(batch, noise)
+        self._optimiser.zero_grad()
+        self._accelerator.backward(losses.total)
+        norms = optim.clip(self._optimiser, self._config.optimiser.grad_clip)
+        self._optimiser.step()
+        self.step += 1
+        self._average.update(self.step)
+        return losses._replace(total=losses.total.detach()), norms
+
+    def _agreed(self, seconds: float, stop: bool) -> tuple[float, bool]:
+        """The same for every process: the first one's clock, and whether any was told to stop."""
+        if self._accelerator.num_processes == 1:
+            return seconds, stop
+        mine = torch.tensor([seconds if self._main else 0.0, float(stop)], device=self._accelerator.device)
+        seconds, stops = self._accelerator.reduce(mine, "sum").tolist()
+        return seconds, stops > 0.0
+
+    # ------------------------------------------------------------ words and numbers
+
+    def _words(self) -> str:
+        counts = {"vlm": 0, "expert": 0}
+        for name, parameter in self._parameters.items():
+            counts["vlm" if name.startswith(optim.VLM_PREFIX) else "expert"] += parameter.numel()
+        where = f"{self._accelerator.num_processes} x {self._accelerator.device.type}"
+        begin = f"going on at step {self.step}" if self.step else "from the beginning"
+        return (
+            f"{self._config.stage} on {where}, {begin}: {counts['vlm'] / 1e6:.2f} M parameters of the planner, "
+            f"{counts['expert'] / 1e6:.2f} M of the expert"
+        )
+
+    def _report(
+        self, recent: list[tuple[Losses, dict[str, torch.Tensor]]], rates: dict[str, float], rate_hz: float
+    ) -> None:
+        """Print and log the means over ``recent`` steps; ConfigError if a loss is not finite."""
+        means = {
+            f"train/{name}": float(torch.stack([getattr(losses, name) for losses, _ in recent]).mean())
+            for name in Losses._fields
+        }
+        if not math.isfinite(means["train/total"]):
+            raise ConfigError(
+                f"the loss is {means['train/total']} at step {self.step}: the learning rates are too high"
+            )
+        rows_hz = rate_hz * self._config.data.batch_size * self._accelerator.num_processes
+        self._write(
+            means
+            | {f"rate/{part}": rate for part, rate in rates.items()}
+            | {f"norm/{part}": float(norm) for part, norm in recent[-1][1].items()}
+            | {"rows_hz": rows_hz}
+        )
+        fraction = self._config.budget.fraction(self.step, self.seconds)
+        left_min = self.seconds * (1.0 - fraction) / max(fraction, 1e-9) / 60.0
+        parts = ", ".join(f"{n} {means[f'train/{n}']:.4f}" for n in Losses._fields if means[f"train/{n}"] != 0.0)
+        self._say(f"step {self.step} ({fraction:.1%}, {left_min:.0f} min left): {parts}; {rows_hz:.1f} rows/s")
+
+    def _validate(self) -> None:
+        if self._main:
+            with self._average.applied():
+                found = self._validation.measure(self.learner)
+            self._write(found)
+            self._say(f"step {self.step}: " + ", ".join(f"{name} {value:.4f}" for name, value in found.items()))
+            if self._log is not None:
+                self._log.plot()
+        self._accelerator.wait_for_everyone()
+
+    def _write(self, values: dict[str, float]) -> None:
+        if self._log is not None:
+            self._log.write(self.step, self.seconds, values)
+
+    # ------------------------------------------------------------ saving
+
+    def restore(self, progress: Progress, tensors: dict[str, torch.Tensor]) -> None:
+        """Go on from what :func:`load_state` gave."""
+        restore(self._parameters, tensors, "model.")
+        restore(self._average.tensors, tensors, "average.")
+        restore({_ESTIMATE: self.learner.estimate.recent}, tensors, "")
+        prefix = "moment."
+        saved = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+        optim.restore_moments(self._optimiser, self._parameters, saved)
+        self.step, self.seconds = progress.step, progress.seconds
+
+    def _save(self) -> None:
+        """The state to go on from, and the checkpoint with the averaged weights."""
+        if self._main:
+            parts: dict[str, Mapping[str, torch.Tensor]] = {
+                "model.": self._parameters,
+                "average.": self._average.tensors,
+                "moment.": optim.moments(self._optimiser, self._parameters),
+                "": {_ESTIMATE: self.learner.estimate.recent},
+            }
+            tensors = {prefix + name: tensor for prefix, part in parts.items() for name, tensor in part.items()}
+            save_state(self._out, Progress(step=self.step, seconds=self.seconds, config=self._config), tensors)
+            with self._average.applied():
+                policy = self._stage.policy
+                replace_folder(
+                    self._out / CHECKPOINT_FOLDER,
+                    lambda folder: checkpoint.save(folder, policy.planner, policy.expert, policy.spec),
+                )
+                heads = {name: tensor.cpu() for name, tensor in self.learner.heads().items()}
+                replace_file(self._out / HEADS_FILE, lambda path: save_file(heads, path))
+        self._accelerator.wait_for_everyone()
+
+
+def _validation(config: TrainConfig, stage: Stage) -> Validation:
+    return Validation(stage, config.output.validation_rows, config.seed, bfloat16=config.bfloat16)
+
+
+def _silent(line: str) -> None:
+    """What the processes beside the first one say."""
+
+
+@contextmanager
+def _stopped() -> Iterator[threading.Event]:
+    """Set by the first SIGINT or SIGTERM; the second one does what it always did."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def put_back() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        event.set()
+        put_back()
+
+    for number in before:
+        signal.signal(number, stop)
+    try:
+        yield event
+    finally:
+        put_back()

@@ -1,0 +1,106 @@
+"""How well a policy does on what it was not trained on: losses of every source, and errors in metres and radians."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from syvla.message import Float64
+from syvla_models.expert import Expert
+from syvla_models.flow import sample
+from syvla_models.train.batch import ActionBatch
+from syvla_models.train.build import Stage
+from syvla_models.train.learner import Learner, draw_noise
+from syvla_models.train.precision import mixed_precision
+from syvla_models.train.samples import Sample
+
+ERROR_ROWS = 15  # half a second: about what is executed before the next chunk
+_BATCH = 32
+_GRIPPERS = (6, 13)
+
+
+class Validation:
+    """Measures a learner on the same samples, with the same noise, every time.
+
+    For each source: ``validation/<source>/text``, ``grounding`` and ``action`` are losses as in training;
+    ``error/<source>/place_m`` is how far the grounded places are off, ``joint_rad`` and ``gripper_m`` how far the first
+    half second of a sampled chunk is from the demonstration's (means of absolute errors). The thought is the
+    demonstration's own: what the planner would have thought is for the closed loop to tell.
+    """
+
+    def __init__(self, stage: Stage, rows: int, seed: int, *, bfloat16: bool) -> None:
+        """``rows`` samples of every source."""
+        self._stage, self._rows, self._seed, self._bfloat16 = stage, rows, seed, bfloat16
+
+    @torch.no_grad()
+    def measure(self, learner: Learner) -> dict[str, float]:
+        """The numbers by name; of those that a source has nothing of, none. The learner is left as it was."""
+        training = learner.training
+        learner.eval()
+        try:
+            return {name: value for source in self._stage.mixture.sources for name, value in self._of(source, learner)}
+        finally:
+            learner.train(training)
+
+    def _of(self, source: str, learner: Learner) -> list[tuple[str, float]]:
+        totals: dict[str, list[tuple[float, int]]] = defaultdict(list)
+        for first in range(0, self._rows, _BATCH):
+            rows = range(first, min(first + _BATCH, self._rows))
+            samples = [self._stage.mixture.validation(source, i) for i in rows]
+            for name, value, weight in self._batch(samples, first, learner):
+                totals[name].append((value, weight))
+        return [
+            (name.format(source), sum(v * w for v, w in pairs) / sum(w for _, w in pairs))
+            for name, pairs in totals.items()
+        ]
+
+    def _batch(self, samples: Sequence[Sample], first: int, learner: Learner) -> list[tuple[str, float, int]]:
+        """(name with {} for the source, mean, how many it is the mean of)."""
+        device = learner.live.device
+        batch = self._stage.collator.collate(samples).to(device)
+        noise = draw_noise(batch, self._seed, first)
+        with mixed_precision(device, bfloat16=self._bfloat16):
+            losses, states = learner.losses(batch, noise)
+        found: list[tuple[str, float, int]] = []
+        if tokens := int((batch.labels >= 0).sum()):
+            found.append(("validation/{}/text", float(losses.text), tokens))
+        if known := int(batch.grounding_known.sum()):
+            found.append(("validation/{}/grounding", float(losses.grounding), known))
+            off = (learner.place(states) - batch.grounding).abs()
+            places = batch.grounding_known & (learner.unit != 1.0)
+            if count := int(places.sum()):
+                found.append(("error/{}/place_m", float(off[places].mean()), count))
+        if batch.robot is not None and learner.expert is not None:
+            found.append(("validation/{}/action", float(losses.action), len(batch.robot.rows)))
+            joint_rad, gripper_m = self._errors(learner.expert, states[batch.robot.rows], batch.robot, samples, first)
+            found.append(("error/{}/joint_rad", joint_rad, len(batch.robot.rows)))
+            found.append(("error/{}/gripper_m", gripper_m, len(batch.robot.rows)))
+        return found
+
+    def _errors(
+        self, expert: Expert, states: torch.Tensor, robot: ActionBatch, samples: Sequence[Sample], first: int
+    ) -> tuple[float, float]:
+        """Mean absolute error of joints [rad] and grippers [m] of a chunk sampled for each robot row; no prefix."""
+        space, spec = self._stage.policy.space, self._stage.policy.spec.action
+        noise = torch.randn(robot.actions[:, 0].shape, generator=torch.Generator().manual_seed(first))
+        chunks = sample(
+            expert,
+            expert.condition(states),
+            robot.state[:, 0],
+            robot.age_s[:, 0],
+            noise.to(states.device),
+            None,
+            None,
+            spec.euler_steps,
+            torch.from_numpy(np.asarray(space.live)).to(states.device),
+        )
+        off: list[Float64] = []
+        for x, row in zip(chunks.cpu().numpy(), robot.rows.tolist(), strict=True):
+            actions = samples[row].actions
+            if actions is not None:
+                anchor = actions.proprioception[0]
+                off.append(np.abs(space.decode(x, anchor, anchor) - actions.rows[0])[:ERROR_ROWS])
+        mean = np.mean(off, axis=(0, 1))  # (14,)
+        grippers = np.isin(np.arange(len(mean)), _GRIPPERS)
+        return float(mean[~grippers].mean()), float(mean[grippers].mean())

@@ -1,0 +1,77 @@
+"""Weight files: safetensors only, their digests, and refusals that name the tensor."""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from syvla.errors import ConfigError
+
+
+def digest(path: Path) -> str:
+    """The sha256 of a file, in hex."""
+    sha256 = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            sha256.update(block)
+    return sha256.hexdigest()
+
+
+def verify(folder: Path, sha256: Mapping[str, str], names: Iterable[str]) -> None:
+    """ConfigError naming the file unless each of ``names`` in ``folder`` is what ``sha256`` says."""
+    for name in names:
+        expected = sha256.get(name)
+        if expected is None:
+            raise ConfigError(f"{folder}: sha256 in syvla.json has no entry for {name}; it has {sorted(sha256)}")
+        if not (folder / name).is_file():
+            raise ConfigError(f"{folder / name} is missing")
+        found = digest(folder / name)
+        if found != expected:
+            raise ConfigError(f"{folder / name} has sha256 {found[:12]}..., syvla.json says {expected[:12]}...")
+
+
+def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Write ``tensors`` to ``path``."""
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+
+
+def load_tensors(path: Path, into: Mapping[str, torch.Tensor]) -> None:
+    """Copy the tensors of ``path`` into those of the same names; ConfigError names what does not fit.
+
+    Names and shapes must agree exactly; numbers are converted to the dtype and device of the target.
+    """
+    try:
+        found = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    refuse(path, missing=into.keys() - found.keys(), unexpected=found.keys() - into.keys())
+    shapes = {name: (tuple(found[name].shape), tuple(into[name].shape)) for name in into}
+    refuse(path, mismatched={name: pair for name, pair in shapes.items() if pair[0] != pair[1]})
+    with torch.no_grad():
+        for name, target in into.items():
+            target.copy_(found[name])
+
+
+def refuse(
+    path: Path,
+    *,
+    missing: Iterable[str] = (),
+    unexpected: Iterable[str] = (),
+    mismatched: Mapping[str, tuple[object, object]] | None = None,
+) -> None:
+    """ConfigError if there is anything to refuse. ``mismatched`` has (found, expected) shapes by name."""
+    if names := sorted(missing):
+        raise ConfigError(f"{path}: missing tensor {_first(names)}")
+    if names := sorted(unexpected):
+        raise ConfigError(f"{path}: unexpected tensor {_first(names)}")
+    if mismatched:
+        name, (found, expected) = min(mismatched.items())
+        more = f" (and {len(mismatched) - 1} more)" if len(mismatched) > 1 else ""
+        raise ConfigError(f"{path}: tensor {name} has shape {found}, expected {expected}{more}")
+
+
+def _first(names: list[str]) -> str:
+    return names[0] + (f" (and {len(names) - 1} more)" if len(names) > 1 else "")

@@ -1,0 +1,231 @@
+"""The action expert: what is cached is what would be calculated, fresh weights do nothing, the sizes are right."""
+
+import math
+import statistics
+import time
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from syvla.errors import ConfigError
+from syvla_models.expert import Expert, Layer, base_config, tiny_config
+from syvla_models.flow import sample
+from syvla_models.spec import ExpertConfig
+
+SMALL = ExpertConfig(width=24, depth=3, heads=4, mlp_ratio=2.0, intent_width=10, horizon=7, slots=32)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small tensors are slower on several threads, and much slower where the cores are shared."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def made(config: ExpertConfig = SMALL, seed: int = 0) -> Expert:
+    """An expert whose gates are open: every weight is random."""
+    torch.manual_seed(seed)
+    expert = Expert(config)
+    with torch.no_grad():
+        for parameter in expert.parameters():
+            parameter.normal_(0.0, 0.2)
+    return expert.eval()
+
+
+def inputs(config: ExpertConfig = SMALL, batch: int = 3, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return {
+        "x": torch.randn(batch, config.horizon, config.slots, generator=generator).to(dtype),
+        "tau": torch.rand(batch, config.horizon, generator=generator),
+        "proprioception": torch.randn(batch, 32, generator=generator).to(dtype),
+        "age_s": torch.rand(batch, generator=generator).to(dtype),
+        "query_states": torch.randn(batch, 20, config.intent_width, generator=generator).to(dtype),
+    }
+
+
+def plainly(expert: Expert, given: dict[str, Tensor]) -> Tensor:
+    """The velocity by the formulas: nothing cached, fused or shared, every layer makes its own keys and values."""
+    config, x = expert.config, given["x"]
+    angles = 2.0 * math.pi * given["tau"][..., None].float() / torch.logspace(math.log10(4e-3), math.log10(4.0), 64)
+    time_features = torch.cat((angles.sin(), angles.cos()), -1).to(x.dtype)
+    modulation = expert.time_out(expert.time(time_features))
+    state = expert.state(torch.cat((given["proprioception"], given["age_s"][:, None]), -1))
+    tokens = expert.context_norm(torch.cat((expert.adapter(given["query_states"]), state[:, None]), 1))
+    weight, bias = expert.context_key_value.weight, expert.context_key_value.bias
+    width = config.width
+
+    def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        heads = []
+        for head in range(config.heads):
+            part = slice(head * width // config.heads, (head + 1) * width // config.heads)
+            scores = q[..., part] @ k[..., part].transpose(1, 2) / math.sqrt(width // config.heads)
+            heads.append(scores.softmax(-1) @ v[..., part])
+        return torch.cat(heads, -1)
+
+    def modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        deviation = (x.var(-1, keepdim=True, correction=0) + 1e-5).sqrt()
+        return (x - x.mean(-1, keepdim=True)) / deviation * (1 + scale) + shift
+
+    x = expert.action_in(x) + expert.row
+    for index, layer in enumerate(expert.layers):
+        assert isinstance(layer, Layer)
+        parts = (modulation[..., : 9 * width] + layer.table).split(width, -1)
+        q, k, v = layer.qkv(modulated(x, parts[0], parts[1])).split(width, -1)
+        x = x + parts[2] * layer.self_out(attention(q, k, v))
+        key_rows = slice(index * width, (index + 1) * width)
+        value_rows = slice((config.depth + index) * width, (config.depth + index + 1) * width)
+        k, v = (F.linear(tokens, weight[rows], bias[rows]) for rows in (key_rows, value_rows))
+        x = x + parts[5] * layer.cross_out(attention(layer.query(modulated(x, parts[3], parts[4])), k, v))
+        x = x + parts[8] * layer.down(F.gelu(layer.up(modulated(x, parts[6], parts[7]))))
+    return expert.action_out(modulated(x, *modulation[..., 9 * width :].split(width, -1)))  # type: ignore[no-any-return]
+
+
+def test_the_cached_calculation_is_the_plain_one() -> None:
+    expert = made().double()
+    given = inputs(dtype=torch.float64)
+    expected = plainly(expert, given)
+    cache = expert.condition(given.pop("query_states"))
+    found = expert.velocity(cache=cache, **given)
+    assert expected.std() > 0.1
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_a_cache_serves_any_number_of_chunks_of_its_intents() -> None:
+    expert, given = made(), inputs(batch=6)
+    states = given.pop("query_states")[:2]
+    repeated = expert.velocity(cache=expert.condition(states).repeat(3), **given)
+    recomputed = expert.velocity(cache=expert.condition(states[[0, 0, 0, 1, 1, 1]]), **given)
+    torch.testing.assert_close(repeated, recomputed)
+    swapped = expert.velocity(cache=expert.condition(states.flip(0)).repeat(3), **given)
+    assert (swapped - repeated).abs().amax(dim=(1, 2)).min() > 1e-3
+
+
+@pytest.mark.parametrize("changed", ["query_states", "proprioception", "age_s", "tau", "x"])
+def test_every_input_counts_and_only_for_its_own_sample(changed: str) -> None:
+    expert, given = made(), inputs()
+    before = expert.velocity(cache=expert.condition(given["query_states"]), **_rest(given))
+    given[changed] = given[changed].clone()
+    given[changed][1] += 0.5
+    after = expert.velocity(cache=expert.condition(given["query_states"]), **_rest(given))
+    difference = (after - before).abs().amax(dim=(1, 2))
+    assert difference[1] > 1e-3
+    assert difference[[0, 2]].max() < 1e-6
+
+
+def test_rows_have_a_place_and_a_time_of_their_own() -> None:
+    expert, given = made(), inputs()
+    given["x"] = torch.ones_like(given["x"])
+    given["tau"] = torch.full_like(given["tau"], 0.5)
+    cache = expert.condition(given["query_states"])
+    same = expert.velocity(cache=cache, **_rest(given))
+    assert (same[:, 1:] - same[:, :-1]).abs().amax(dim=-1).min() > 1e-3, "two rows are told apart by their place alone"
+    given["tau"][:, 2] = 1.0
+    other = expert.velocity(cache=cache, **_rest(given))
+    assert (other - same)[:, 2].abs().max() > 1e-3
+    broadcast = expert.denoise(
+        given["x"],
+        expert.modulation(torch.full((1, 1), 0.5)),
+        expert.context(cache, given["proprioception"], given["age_s"]),
+    )
+    torch.testing.assert_close(broadcast, same)
+
+
+def test_a_masked_query_state_is_a_constant_that_the_others_outlive() -> None:
+    expert, given = made(), inputs()
+    states = given["query_states"]
+    masked = states.clone()
+    masked[:, [3, 8]] = 0.0
+    cache = expert.condition(masked)
+    torch.testing.assert_close(cache.key[..., 3, :], cache.key[..., 8, :])
+    torch.testing.assert_close(cache.key[:, 0, :, 3], cache.key[:, 2, :, 3])
+    kept = [i for i in range(20) if i not in (3, 8)]
+    torch.testing.assert_close(cache.value[..., kept, :], expert.condition(states).value[..., kept, :])
+    assert expert.velocity(cache=expert.condition(torch.zeros_like(states)), **_rest(given)).isfinite().all()
+
+
+def test_a_fresh_expert_predicts_zero_and_learns_all_the_same() -> None:
+    torch.manual_seed(0)
+    expert, given = Expert(SMALL), inputs()
+
+    def velocity() -> Tensor:
+        return expert.velocity(cache=expert.condition(given["query_states"]), **_rest(given))
+
+    assert torch.equal(velocity(), torch.zeros_like(given["x"]))
+    optimiser = torch.optim.Adam(expert.parameters(), 1e-3)
+    for _ in range(3):
+        optimiser.zero_grad()
+        (velocity() - 1.0).square().mean().backward()
+        optimiser.step()
+    still = [name for name, p in expert.named_parameters() if p.grad is None or not p.grad.abs().max() > 0.0]
+    assert not still, "closed gates open within three steps, and then every weight has a gradient"
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_other_precisions(dtype: torch.dtype) -> None:
+    """The time's features stay float32: in bfloat16 the fast sines are noise, and were when they were a buffer."""
+    expert = made()
+    exact = expert.velocity(cache=expert.condition(inputs()["query_states"]), **_rest(inputs()))
+    expert, given = expert.to(dtype), inputs(dtype=dtype)
+    found = expert.velocity(cache=expert.condition(given["query_states"]), **_rest(given))
+    assert found.dtype == dtype
+    assert (found.float() - exact).square().mean().sqrt() < 0.05 * exact.std()
+
+
+def test_sizes() -> None:
+    with torch.device("meta"):
+        tiny, base = Expert(tiny_config(192)), Expert(base_config(2048))
+    assert 1e6 < _parameters(tiny) < 2e6
+    assert 270e6 < _parameters(base) < 330e6
+
+
+def test_the_base_size_runs() -> None:
+    config = msgspec.structs.replace(base_config(2048), depth=1)
+    expert, given = made(config), inputs(config, batch=1)
+    cache = expert.condition(given["query_states"])
+    assert cache.key.shape == (1, 1, 16, 20, 64)
+    velocity = expert.velocity(cache=cache, **_rest(given))
+    assert velocity.shape == (1, 50, 32)
+    assert velocity.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"heads": 5}, "heads"),
+        ({"intent_width": 0}, "intent_width"),
+        ({"depth": 0}, "depth"),
+        ({"mlp_ratio": 0.0}, "mlp"),
+    ],
+)
+def test_a_size_that_cannot_be_is_refused(changes: dict[str, float], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        Expert(msgspec.structs.replace(SMALL, **changes))
+
+
+def test_the_tiny_expert_is_fast_enough_on_one_thread() -> None:
+    """40 ms on an idle core; the bound here is what a core gives that it shares with other work."""
+    config = tiny_config(192)
+    expert, given = made(config), inputs(config, batch=1)
+    live = torch.ones(32, dtype=torch.bool)
+    taken = []
+    with torch.inference_mode():
+        cache = expert.condition(given["query_states"])
+        for _ in range(12):
+            start = time.thread_time()
+            sample(expert, cache, given["proprioception"], given["age_s"], given["x"], None, None, 10, live)
+            taken.append(time.thread_time() - start)
+    assert statistics.median(taken) < 0.08
+
+
+def _rest(given: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value for name, value in given.items() if name != "query_states"}
+
+
+def _parameters(expert: Expert) -> int:
+    return sum(p.numel() for p in expert.parameters())

@@ -1,0 +1,120 @@
+"""What the grounding head is taught, held against the waypoints that the reference planner really writes."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from syvla.config import RigConfig, load_toml
+from syvla.message import Float16
+from syvla.messages import ARMS, ArmName
+from syvla.sim.jobs import Hands, Home, Place, Push
+from syvla.sim.scene import Table
+from syvla.sim.tasks import TASKS
+from syvla.sim.waypoints import Waypoint, encode
+from syvla_models.train.grounding import of_point, of_waypoints
+
+RIG = load_toml(Path(__file__).parents[2] / "calibration/rigs/twin.toml", RigConfig)
+SLOT = (0.17, 0.03)
+
+
+def laid(task: str) -> tuple[Hands, Table]:
+    """A task's table and the hands that work on it."""
+    scene = TASKS[task].reset(3, "id").scene
+    places = [(*thing.position_m, 1.0, 0.0, 0.0, 0.0) for thing in scene.objects]
+    places += [(*box.centre_m, 0.0, 1.0, 0.0, 0.0, 0.0) for box in scene.containers]
+    return Hands(RIG, scene), Table(scene.names, np.array(places), ("",) * len(places), ("",) * len(places))
+
+
+HANDS, TABLE = laid("snack_loading")
+HOME = {"left": np.array([0.0, 1.2, -1.2, 0.0, 0.8, 0.0]), "right": np.array([0.0, 1.2, -1.2, 0.0, 0.8, 0.0])}
+
+
+def thing_of(arm: ArmName, rank: int = 0) -> str:
+    """A snack on the arm's side."""
+    side = 1.0 if arm == "left" else -1.0
+    return [n for n in TABLE.names if "tray" not in n and TABLE.position_m(n)[1] * side > 0][rank]
+
+
+def place(arm: ArmName, number: int, *, rank: int = 0, start_after: int = 0, after: int = 0) -> tuple[Waypoint, ...]:
+    job = Place(
+        arm, number, 8, thing=thing_of(arm, rank), slot_m=SLOT, lower_m=0.03, start_after=start_after, after=after
+    )
+    rows = HANDS.place(job, TABLE)
+    assert len(rows) == 8
+    return rows
+
+
+def home(arm: ArmName, number: int) -> tuple[Waypoint, ...]:
+    return HANDS.home(Home(arm, number, 2), HOME[arm], from_here=False)
+
+
+def states(*rows: tuple[Waypoint, ...]) -> Float16:
+    return encode([waypoint for part in rows for waypoint in part][:20], 1)
+
+
+def check(values: Float16, expected: dict[ArmName, tuple[float, float] | None]) -> None:
+    """Each arm acts at (x, y), or does not act (None)."""
+    grounding = of_waypoints(values)
+    for arm in ARMS:
+        slot = 4 * ARMS.index(arm)
+        xy = expected[arm]
+        assert grounding.known[slot]
+        assert grounding.values[slot] == float(xy is not None)
+        assert grounding.known[slot + 1 : slot + 4].tolist() == [xy is not None] * 3
+        np.testing.assert_allclose(grounding.values[slot + 1 : slot + 3], xy or (0.0, 0.0), atol=1e-3)
+
+
+def at(arm: ArmName, rank: int = 0) -> tuple[float, float]:
+    x, y, _ = TABLE.position_m(thing_of(arm, rank)).tolist()
+    return x, y
+
+
+@pytest.mark.parametrize("arm", ["left", "right"])
+def test_it_is_the_grasp_until_the_thing_is_held_then_the_slot_then_the_next_grasp(arm: ArmName) -> None:
+    other: ArmName = "right" if arm == "left" else "left"
+    job, following = place(arm, 3), place(arm, 11, rank=1)
+    for first, expected in ((0, at(arm)), (Place.LIFT, SLOT), (Place.RAISE, at(arm, 1))):
+        check(states(job[first:], following), {arm: expected, other: None})
+    z = of_waypoints(states(job)).values[3 if arm == "left" else 7]
+    assert z == pytest.approx(job[1].position_m[2], abs=1e-3)
+
+
+def test_the_way_home_has_no_place() -> None:
+    check(states(home("left", 1), home("right", 1)), {"left": None, "right": None})
+    check(states(place("left", 3)[Place.RAISE :], home("left", 11)), {"left": None, "right": None})
+    check(states(()), {"left": None, "right": None})
+
+
+def test_of_two_arms_that_take_turns_one_acts() -> None:
+    """The thought says which arm is next; the other's place must not be spoken of, also while the first only raises."""
+    left, right = place("left", 3), place("right", 3, start_after=10)
+    check(states(left, right), {"left": at("left"), "right": None})
+    check(states(left[Place.LIFT :], right), {"left": SLOT, "right": None})
+    check(states(left[Place.RAISE :], home("left", 11), right), {"left": None, "right": at("right")})
+    again = place("left", 11, rank=1, start_after=10)
+    check(states(left[Place.RAISE :], again, right), {"left": None, "right": at("right")})
+
+
+def test_an_arm_that_holds_its_thing_until_the_tray_is_free_does_not_act() -> None:
+    left, right = place("left", 3), place("right", 3, after=10)
+    check(states(left, right), {"left": at("left"), "right": at("right")})
+    check(states(left[Place.LIFT :], right[Place.LIFT :]), {"left": SLOT, "right": None})
+    check(states(left[Place.RAISE :], right[Place.LIFT :]), {"left": None, "right": SLOT})
+
+
+def test_a_push_begins_where_the_fingers_go_down() -> None:
+    hands, table = laid("math_packaging")
+    box = next(name for name in table.names if "box" in name)
+    rows = hands.push(Push("left", 1, 4, box=box, towards="right", distance_m=0.08), table)
+    x, y, _ = rows[1].position_m
+    check(states(rows), {"left": (x, y), "right": None})
+    check(states(rows[Push.RAISE :]), {"left": None, "right": None})
+
+
+@pytest.mark.parametrize(("y_m", "slots"), [(0.2, [1, 2]), (-0.2, [5, 6])])
+def test_a_point_is_in_the_slots_of_the_arm_on_its_side(y_m: float, slots: list[int]) -> None:
+    grounding = of_point(0.3, y_m)
+    assert grounding.known.nonzero()[0].tolist() == slots
+    np.testing.assert_allclose(grounding.values[slots], [0.3, y_m], rtol=1e-6)
+    assert np.count_nonzero(grounding.values) == 2

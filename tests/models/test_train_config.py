@@ -1,0 +1,116 @@
+"""Training files: what they say, and how a wrong one is refused."""
+
+from pathlib import Path
+
+import pytest
+
+from syvla.errors import ConfigError
+from syvla_models.train.config import BudgetConfig, Stage, load_config
+
+CONFIGS = Path(__file__).parents[2] / "models" / "configs"
+SMALL = """
+stage = "finetune"
+sources = [{ name = "snacks", kind = "demonstrations", paths = ["data"], weight = 1.0 }]
+budget = { max_steps = 10 }
+"""
+
+
+@pytest.mark.parametrize(
+    ("file", "stage"),
+    [
+        ("tiny-see.toml", "see"),
+        ("tiny-pretrain.toml", "pretrain"),
+        ("tiny-finetune.toml", "finetune"),
+        ("finetune-3b.toml", "finetune"),
+    ],
+)
+def test_every_shipped_training_file_loads_as_its_stage(file: str, stage: Stage) -> None:
+    config = load_config(CONFIGS / file, stage)
+    assert config.stage == stage
+    assert config.sources
+
+
+def test_the_shipped_pre_training_mixes_in_a_third_of_questions_and_almost_no_thoughts() -> None:
+    config = load_config(CONFIGS / "tiny-pretrain.toml", "pretrain")
+    total = sum(source.weight for source in config.sources)
+    questions = sum(source.weight for source in config.sources if source.kind == "scenes")
+    assert questions / total == pytest.approx(0.3)
+    assert config.data.thought_probability <= 0.01
+
+
+def test_the_shipped_stages_begin_where_the_one_before_ended() -> None:
+    see = load_config(CONFIGS / "tiny-see.toml", "see")
+    pretrain = load_config(CONFIGS / "tiny-pretrain.toml", "pretrain")
+    finetune = load_config(CONFIGS / "tiny-finetune.toml", "finetune")
+    assert (see.init, pretrain.init, finetune.init) == ("", "runs/see/checkpoint", "runs/pretrain/checkpoint")
+    # or the expert of the pre-training would be thrown away
+    assert pretrain.action.space == finetune.action.space
+    assert pretrain.model.expert == finetune.model.expert
+
+
+def test_another_stages_file_is_refused_and_the_right_command_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="run it as syvla-train finetune"):
+        load_config(_file(tmp_path, SMALL), "pretrain")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (SMALL + "[data]\nbatchsize = 3\n", r"unknown field `batchsize`.*\$\.data"),
+        (SMALL + "[data]\nbatch_size = 0\n", "batch_size must be 1.."),
+        (SMALL + "[data]\ndelay_range_s = [1.0, 0.3]\n", "delay_range_s must be"),
+        (SMALL + '[action]\nspace = "cartesian"\n', "cartesian"),
+        (SMALL + "[optimiser]\nema_decay = 1.0\n", "ema_decay must be at least 0 and below 1"),
+        (SMALL + "[loss]\ndecoupling_percentile = 101\n", "decoupling_percentile must be 0..100"),
+        (SMALL.replace("max_steps = 10", ""), "max_steps or max_minutes must be set"),
+        (SMALL.replace("weight = 1.0", "weight = 0.0"), "weight above 0"),
+        (SMALL.replace("demonstrations", "scenes"), "needs a source of kind 'demonstrations'"),
+        (SMALL.replace('["data"]', "[]"), "paths must name"),
+        (SMALL.replace('"snacks"', '"../snacks"'), "name must be"),
+    ],
+)
+def test_a_wrong_setting_is_refused_in_one_line_with_the_file(tmp_path: Path, text: str, words: str) -> None:
+    path = _file(tmp_path, text)
+    with pytest.raises(ConfigError, match=words) as caught:
+        load_config(path, "finetune")
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_two_sources_of_one_name_are_refused(tmp_path: Path) -> None:
+    text = """
+stage = "see"
+budget = { max_steps = 10 }
+[[sources]]
+name = "a"
+kind = "scenes"
+paths = ["x"]
+weight = 1.0
+[[sources]]
+name = "a"
+kind = "scenes"
+paths = ["y"]
+weight = 1.0
+"""
+    with pytest.raises(ConfigError, match="different names"):
+        load_config(_file(tmp_path, text), "see")
+
+
+def test_freezing_the_planner_while_it_learns_to_see_is_refused(tmp_path: Path) -> None:
+    text = SMALL.replace("finetune", "see") + "[optimiser]\nfreeze_vlm = true\n"
+    with pytest.raises(ConfigError, match="nothing to train"):
+        load_config(_file(tmp_path, text), "see")
+
+
+def test_the_budget_ends_with_whichever_comes_first() -> None:
+    both = BudgetConfig(max_steps=100, max_minutes=1.0)
+    assert both.fraction(50, 6.0) == pytest.approx(0.5)
+    assert both.fraction(5, 30.0) == pytest.approx(0.5)
+    assert both.fraction(5, 600.0) == 1.0
+    assert BudgetConfig(max_steps=100).fraction(25, 1e9) == pytest.approx(0.25)
+
+
+def _file(folder: Path, text: str) -> Path:
+    path = folder / "stage.toml"
+    path.write_text(text)
+    return path

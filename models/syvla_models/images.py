@@ -48,4 +48,6 @@ def patches(images: Sequence[UInt8], patch: int, merge: int, temporal: int = 2) 
         x = np.broadcast_to(x[:, :, :, :, :, None], (*x.shape[:5], temporal, patch, patch))
         rows.append(x.reshape(h * w, 3 * temporal * patch * patch))
         grids.append((1, h, w))
+    if not rows:
+        return torch.empty(0, 3 * temporal * patch * patch), torch.empty(0, 3, dtype=torch.int64)
     return torch.from_numpy(np.concatenate(rows)), torch.tensor(grids, dtype=torch.int64)

@@ -101,10 +101,13 @@ class SyvlaPlanner(nn.Module):
         patch = self.vlm.config.vision_config.patch_size
         return torch.tensor([(1, view.height // patch, view.width // patch) for view in self.spec.views])
 
-    def prompt(self, instruction: str) -> list[int]:
-        """The ids that come before the chain of thought, with every image's ``<|image_pad|>`` written out."""
+    def prompt(self, instruction: str, *, images: bool = True) -> list[int]:
+        """The ids that come before the chain of thought, with every image's ``<|image_pad|>`` written out.
+
+        Without ``images`` they are those of words alone.
+        """
         merge = self.vlm.config.vision_config.spatial_merge_size
-        counts = [int(grid.prod()) // merge**2 for grid in self.grids]
+        counts = [int(grid.prod()) // merge**2 for grid in self.grids] if images else []
         return prompt_ids(self.tokenizer, self.spec, instruction, counts)
 
     def encode(self, text: str) -> list[int]:
@@ -132,7 +135,7 @@ class SyvlaPlanner(nn.Module):
         Args:
             ids: (B, L) int64, ``QUERY_ID`` where a feature query stands.
             attention_mask: (B, L), 1 for a token and 0 for padding, which must be on the right.
-            pixel_values: (P, C) patches of all images in the order of the rows; None without images.
+            pixel_values: (P, C) patches of all images in the order of the rows; None or empty without images.
             image_grid_thw: (images, 3).
             labels: (B, L), ``IGNORE`` or the id at that place, which is to be predicted from the one before.
             query_start: (B,) index of the first feature query; negative for a row without.
@@ -175,7 +178,7 @@ class SyvlaPlanner(nn.Module):
         rank = (queries.cumsum(1) - 1).clamp(min=0)  # the how-manieth query of its row
         embeddings = torch.where(queries[..., None], self.queries[rank % len(self.queries)], embeddings)
         images = ids == self.vlm.config.image_token_id
-        if pixel_values is not None:
+        if pixel_values is not None and len(pixel_values):
             features = self._see(pixel_values, image_grid_thw)
             embeddings = embeddings.masked_scatter(images[..., None], features.to(embeddings.dtype))
         positions, _ = model.get_rope_index(

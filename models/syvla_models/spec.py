@@ -17,6 +17,7 @@ SPEC_FILE = "syvla.json"
 SLOTS = 32  # width of the unified action tensor, see syvla_models.actions
 ActionSpaceName = Literal["joint", "end_effector"]
 Think = Literal["always", "every_s", "on_change"]
+Table = tuple[tuple[float, ...], ...]  # rows of numbers
 T = TypeVar("T")
 
 
@@ -74,14 +75,16 @@ class ExpertConfig(Section, frozen=True):
 
 
 class ActionSpec(Section, frozen=True):
-    """How actions are represented; ``offset`` and ``scale`` (slots,) normalise a live slot to mean 0, deviation 1.
+    """How actions are represented; ``offset`` and ``scale`` (H, slots) normalise a live slot to mean 0, deviation 1.
 
-    ``state_offset`` and ``state_scale`` (slots,) do the same for the measured state, which fills every slot.
+    Each row of a chunk has numbers of its own, since the first is close to what was measured and the last is far. A
+    single row (1, slots) stands for all. ``state_offset`` and ``state_scale`` (slots,) do the same for the measured
+    state, which fills every slot.
     """
 
     space: ActionSpaceName
-    offset: tuple[float, ...]
-    scale: tuple[float, ...]
+    offset: Table
+    scale: Table
     period_s: float = 1 / 30
     euler_steps: int = 10
     state_offset: tuple[float, ...] = (0.0,) * SLOTS
@@ -89,15 +92,18 @@ class ActionSpec(Section, frozen=True):
     max_prefix: int = 15  # rows of committed actions that may be given clean
 
     def __post_init__(self) -> None:
-        for name, values, count in (
-            ("offset", self.offset, SLOTS),
-            ("scale", self.scale, SLOTS),
-            ("state_offset", self.state_offset, SLOTS),
-            ("state_scale", self.state_scale, SLOTS),
+        for name, rows in (
+            ("offset", self.offset),
+            ("scale", self.scale),
+            ("state_offset", (self.state_offset,)),
+            ("state_scale", (self.state_scale,)),
         ):
-            if len(values) != count:
-                raise ValueError(f"{name} must have {count} numbers, not {len(values)}")
-        if min(self.scale) <= 0.0 or min(self.state_scale) <= 0.0:
+            counts = {len(row) for row in rows}
+            if counts != {SLOTS}:
+                raise ValueError(f"{name} must have rows of {SLOTS} numbers, not of {sorted(counts)}")
+        if len(self.offset) != len(self.scale):
+            raise ValueError(f"offset has {len(self.offset)} rows, scale has {len(self.scale)}: they must be as many")
+        if min(map(min, self.scale)) <= 0.0 or min(self.state_scale) <= 0.0:
             raise ValueError("scales must be positive")
 
 
@@ -110,6 +116,11 @@ class PolicySpec(Section, frozen=True):
     action: ActionSpec
     rig: str = "twin"
     sha256: dict[str, str] = {}
+
+    def __post_init__(self) -> None:
+        rows, horizon = len(self.action.scale), self.expert.horizon
+        if rows not in (1, horizon):
+            raise ValueError(f"action.scale must have 1 row or expert.horizon's {horizon}, not {rows}")
 
     @property
     def model_id(self) -> str:

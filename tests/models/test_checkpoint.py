@@ -32,7 +32,7 @@ def policy_spec() -> PolicySpec:
         name="test",
         planner=tiny_spec(views=(VIEW,), max_thought_tokens=6),
         expert=ExpertConfig(width=48, depth=1, heads=2, intent_width=192),
-        action=ActionSpec(space="joint", offset=(0.0,) * SLOTS, scale=(1.0,) * SLOTS),
+        action=ActionSpec(space="joint", offset=((0.0,) * SLOTS,), scale=((1.0,) * SLOTS,)),
     )
 
 

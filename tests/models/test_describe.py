@@ -44,7 +44,7 @@ def test_the_tiny_policy_fits_what_ships() -> None:
 def test_a_checkpoint_is_described_by_its_own_files(tmp_path: Path) -> None:
     planner = build_tiny(["a red cube"], vocabulary=400)
     expert = Expert(tiny_config(planner.spec.hidden_size))
-    action = ActionSpec(space="joint", offset=(0.0,) * 32, scale=(1.0,) * 32)
+    action = ActionSpec(space="joint", offset=((0.0,) * 32,), scale=((1.0,) * 32,))
     spec = save(
         tmp_path, planner, expert, PolicySpec(name="t", planner=planner.spec, expert=expert.config, action=action)
     )

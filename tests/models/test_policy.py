@@ -59,7 +59,7 @@ def make(
                     parameter.mul_(scale)
         for layer in (expert.time_out, expert.action_out):
             layer.weight.normal_(0.0, 0.02)
-    action = ActionSpec(space=space, offset=(0.0,) * SLOTS, scale=(0.05,) * SLOTS, euler_steps=3)
+    action = ActionSpec(space=space, offset=((0.0,) * SLOTS,), scale=((0.05,) * SLOTS,), euler_steps=3)
     draft = PolicySpec(name="random", planner=spec, expert=expert.config, action=action)
     return checkpoint.save(folder, planner, expert, draft)
 

@@ -67,6 +67,20 @@ def test_half_of_the_questions_about_a_place_go_without_the_words_that_name_it(t
     assert all(sample.question is not None for sample in drawn if not sample.grounding_known.any())
 
 
+def test_a_table_in_words_has_no_picture(tmp_path: Path) -> None:
+    file = scenes(tmp_path)
+    asked = [{"question": f"{k} cans. How many?", "answer": str(k), "point": None} for k in range(20)]
+    told = [{"image": "", "camera": "", "questions": [asking]} for asking in asked]
+    file.write_text("\n".join(map(json.dumps, told)))
+    questions = Questions("words", [file], [VIEW], validation_share=0.2)
+    assert len(questions.train) == 16
+    known = {scene.questions[0].question for _, scene in questions.train}
+    assert not known & {scene.questions[0].question for _, scene in questions.validation}
+    for sample in draw(questions, 40):
+        assert sample.images == ()
+        assert sample.question == f"{sample.answer} cans. How many?"
+
+
 def test_things_are_placed_in_the_view_not_in_the_picture(tmp_path: Path) -> None:
     file = scenes(tmp_path)
     things = [

@@ -8,7 +8,7 @@ import pytest
 
 from syvla.messages import ARMS
 from syvla.rig import load_rig
-from syvla.sim.questions import Question, ask
+from syvla.sim.questions import Question, ask, in_sentences
 from syvla.sim.scene import Table
 from syvla.sim.tables import RandomTables
 from syvla.sim.tasks import math_packaging, snack_loading
@@ -33,7 +33,7 @@ def table(held: str = "", in_tray: str = "") -> Table:
 @functools.cache
 def all_of(held: str, in_tray: str) -> list[Question]:
     made = table(held, in_tray)
-    return [q for seed in range(1200) for q in ask(made, 4, np.random.default_rng(seed))]
+    return [q for seed in range(1600) for q in ask(made, 4, np.random.default_rng(seed))]
 
 
 def answers(words: str, held: str = "", in_tray: str = "") -> set[tuple[str, tuple[float, float] | None]]:
@@ -103,7 +103,7 @@ def test_sums_are_right(asked: list[Question]) -> None:
     kinds = set()
     for q in asked:
         numbers = numbers_in(q.question)
-        if len(numbers) != 2 or " cm " in q.question:
+        if len(numbers) != 2 or " cm " in q.question or q.answer.startswith("The sum"):
             continue
         less = bool(re.search("minus|less", q.question))
         kinds |= {(less, q.question[-2].isdigit())}
@@ -133,6 +133,7 @@ def test_as_many_different_questions_as_wanted(asked: list[Question]) -> None:
 
 def test_questions_vary_and_answers_are_canonical(asked: list[Question]) -> None:
     assert len({re.sub(r"\d+", "N", q.question) for q in asked}) > 500
+    asked = [q for q in asked if not q.answer.startswith(("The order", "The sum"))]  # what is thought is another matter
     for q in asked:
         assert q.question[0].isupper() or re.match(r"\d \+ \d", q.question)
         assert q.answer == q.answer.strip()
@@ -144,6 +145,15 @@ def test_questions_vary_and_answers_are_canonical(asked: list[Question]) -> None
     places = {"on the table", "in the box", *(f"in the {t}" for t in snack_loading.TRAYS)}
     places |= {f"in the {arm} hand" for arm in ARMS}
     assert plain <= names | colours | places | {*map(str, range(13)), "left", "right", "yes", "no", "none", "nothing"}
+
+
+def test_a_table_in_words_has_everything_on_it() -> None:
+    assert in_sentences(table(held="candy 2", in_tray="red cube")) == (
+        "On the table: the white tray 14 cm ahead and 0 cm left, a candy 15 cm ahead and 40 cm left, "
+        "the blue can 30 cm ahead and 25 cm right, the box 30 cm ahead and 12 cm left, "
+        "the black tray 32 cm ahead and 0 cm left. In the white tray: the red cube 23 cm ahead and 31 cm left. "
+        "In the right hand: a candy 15 cm ahead and 40 cm right."
+    )
 
 
 def test_yes_is_not_always_right(asked: list[Question]) -> None:
@@ -172,7 +182,7 @@ def runs_of(*templates: str) -> set[tuple[str, ...]]:
 
 
 UNSEEN = runs_of(*snack_loading._UNSEEN_TEMPLATES, *math_packaging._UNSEEN_TEMPLATES)
-UNSEEN -= runs_of(*snack_loading._TEMPLATES, *math_packaging._TEMPLATES)
+UNSEEN -= runs_of(*snack_loading.TEMPLATES, *math_packaging.TEMPLATES)
 
 
 def test_nothing_that_is_read_in_pre_training_is_worded_like_an_unseen_instruction(asked: list[Question]) -> None:

@@ -1,7 +1,7 @@
 """From samples to the padded tensors that the planner and the expert train on."""
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from syvla_models.train.mixture import Mixture
 from syvla_models.train.samples import Actions, Sample
 
 _REMEMBERED_TEXTS = 65536
+Key = TypeVar("Key", bound=Hashable)
 
 
 class ActionEncoder(Protocol):
@@ -35,7 +36,7 @@ class PromptedPlanner(Protocol):
     end_id: int
     pad_id: int
 
-    def prompt(self, instruction: str) -> list[int]:
+    def prompt(self, instruction: str, *, images: bool = True) -> list[int]:
         """The ids before the chain of thought."""
         ...
 
@@ -110,7 +111,7 @@ class Collator:
         self._queries = feature_queries
         self._patch, self._merge = patch, merge
         self._names = {name: index for index, name in enumerate(names)}
-        self._prompts: dict[str, list[int]] = {}
+        self._prompts: dict[tuple[str, bool], list[int]] = {}
         self._texts: dict[str, list[int]] = {}
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
@@ -138,9 +139,10 @@ class Collator:
             if sample.answer is None:
                 raise ConfigError(f"{sample.source}: the question {sample.question!r} has no answer")
             queries = self._queries if sample.grounding_known.any() else 0
-            return training_sequence(self._prompt(sample.question), self._text(sample.answer), end, queries)
+            prompt = self._prompt(sample.question, bool(sample.images))
+            return training_sequence(prompt, self._text(sample.answer), end, queries)
         said = sample.chain_of_thought
-        prompt = self._prompt(sample.instruction)
+        prompt = self._prompt(sample.instruction, bool(sample.images))
         return training_sequence(prompt, self._text(said or ""), end, self._queries, learn_thought=said is not None)
 
     # ------------------------------------------------------------ inside
@@ -177,11 +179,11 @@ class Collator:
         table = torch.tensor(found, dtype=torch.float64)
         return ThingBatch(table[:, 0].long(), table[:, 1].long(), table[:, 2:].float(), torch.tensor(labelled))
 
-    def _prompt(self, text: str) -> list[int]:
-        return _remember(self._prompts, text, self._planner.prompt)
+    def _prompt(self, text: str, images: bool) -> list[int]:
+        return _remember(self._prompts, (text, images), lambda: self._planner.prompt(text, images=images))
 
     def _text(self, text: str) -> list[int]:
-        return _remember(self._texts, text, self._planner.encode)
+        return _remember(self._texts, text, lambda: self._planner.encode(text))
 
 
 class Batches:
@@ -211,17 +213,13 @@ class Batches:
         return sample._replace(images=tuple(augment(image, rng) for image in sample.images))
 
 
-def _remember(known: dict[str, list[int]], text: str, make: "_Encode") -> list[int]:
-    ids = known.get(text)
+def _remember(known: dict[Key, list[int]], key: Key, make: Callable[[], list[int]]) -> list[int]:
+    ids = known.get(key)
     if ids is None:
         if len(known) >= _REMEMBERED_TEXTS:
             known.clear()
-        ids = known[text] = make(text)
+        ids = known[key] = make()
     return ids
-
-
-class _Encode(Protocol):
-    def __call__(self, text: str, /) -> list[int]: ...
 
 
 def _float32(values: Float64) -> torch.Tensor:

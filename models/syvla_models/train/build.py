@@ -158,12 +158,12 @@ def _policy(
 
 def _unfitted(config: TrainConfig) -> ActionSpec:
     """The action space of a new expert, not normalised yet."""
-    return ActionSpec(space=config.action.space, offset=(0.0,) * SLOTS, scale=(1.0,) * SLOTS)
+    return ActionSpec(space=config.action.space, offset=((0.0,) * SLOTS,), scale=((1.0,) * SLOTS,))
 
 
 def _fitted(spec: PolicySpec) -> bool:
     """Whether an expert was trained: a stage that only learns to see leaves the actions as they are."""
-    return any(scale != 1.0 for scale in spec.action.scale)
+    return any(scale != 1.0 for row in spec.action.scale for scale in row)
 
 
 def _measured(config: TrainConfig, action: ActionSpec, space: ActionSpace, sources: Sequence[Source]) -> ActionSpec:
@@ -171,16 +171,16 @@ def _measured(config: TrainConfig, action: ActionSpec, space: ActionSpace, sourc
     weights = {s.name: s.weight for s in config.sources}
     robots = [s for s in sources if isinstance(s, Demonstrations) and weights[s.name] > 0.0]
     total = sum(weights[s.name] for s in robots)
-    raw: list[Float64] = []  # (H, slots) each
+    raw: list[Float64] = []  # (K, H, slots) each
     proprioception: list[Float64] = []
     for slot, source in enumerate(robots):
         rng = generator(config.seed, _STATISTICS, 0, slot)
         share = weights[source.name] / total
         for _ in range(max(2, round(share * config.action.statistics_samples / config.data.action_samples))):
             actions = source.draw_actions(rng)
-            raw.extend(space.raw(actions.rows, actions.proprioception))
+            raw.append(space.raw(actions.rows, actions.proprioception))
             proprioception.append(actions.proprioception)
-    offset, scale = space.fit(raw)
+    offset, scale = space.fit(np.concatenate(raw))
     state_offset, state_scale = fit_state(np.concatenate(proprioception))
     return msgspec.structs.replace(
         action,

@@ -5,7 +5,7 @@ A source is one or more ``scenes.jsonl`` files. A line is one picture, its path 
     {"image": "000/000123.jpg", "camera": "cam_high", "questions": [
         {"question": "What is left of the red box?", "answer": "The green can.", "point": [0.31, 0.12]}]}
 
-``point`` is where the thing spoken of is: x, y [m] in the world, or null.
+``point`` is where the thing spoken of is: x, y [m] in the world, or null. A line whose image is "" is words alone.
 """
 
 from collections.abc import Iterator, Sequence
@@ -74,10 +74,10 @@ class Questions:
         self.name = name
         self._views = tuple(views)
         cameras = {view.camera for view in views}
-        scenes = [pair for file in files for pair in _read(file) if pair[1].camera in cameras]
-        held_out = split([scene.image for _, scene in scenes], validation_share, name)
-        self.train = tuple((path, scene) for path, scene in scenes if scene.image not in held_out)
-        self.validation = tuple((path, scene) for path, scene in scenes if scene.image in held_out)
+        scenes = [pair for file in files for pair in _read(file) if not pair[1].image or pair[1].camera in cameras]
+        held_out = split([_key(scene) for _, scene in scenes], validation_share, name)
+        self.train = tuple((path, scene) for path, scene in scenes if _key(scene) not in held_out)
+        self.validation = tuple((path, scene) for path, scene in scenes if _key(scene) in held_out)
 
     def draw(self, rng: np.random.Generator, validation: bool) -> Sample:
         """A picture, every one as likely, and one of its questions.
@@ -88,15 +88,11 @@ class Questions:
         scenes = self.validation if validation else self.train
         path, scene = scenes[int(rng.integers(len(scenes)))]
         asked = scene.questions[int(rng.integers(len(scene.questions)))]
-        try:
-            rgb = unpack(path.read_bytes())
-        except OSError as error:
-            raise RecordingError(f"{path}: {error.strerror}") from error
         grounding = unknown() if asked.point is None else of_point(*asked.point)
         silent = asked.point is not None and rng.random() < SILENT
         return Sample(
             source=self.name,
-            images=tuple(view_of(rgb, view) if view.camera == scene.camera else _black(view) for view in self._views),
+            images=self._images(path, scene),
             instruction=asked.question if silent else "",
             chain_of_thought=None,
             question=None if silent else asked.question,
@@ -111,6 +107,15 @@ class Questions:
                 if (seen := _seen(thing, index, view)) is not None
             ),
         )
+
+    def _images(self, path: Path, scene: Scene) -> tuple[UInt8, ...]:
+        if not scene.image:
+            return ()
+        try:
+            rgb = unpack(path.read_bytes())
+        except OSError as error:
+            raise RecordingError(f"{path}: {error.strerror}") from error
+        return tuple(view_of(rgb, view) if view.camera == scene.camera else _black(view) for view in self._views)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -132,6 +137,11 @@ def _seen(thing: Thing, index: int, view: CameraView) -> Seen | None:
     if not (0.0 <= across < 1.0 and 0.0 <= down < 1.0):
         return None
     return Seen(thing.name, index, across, down, *thing.point)
+
+
+def _key(scene: Scene) -> str:
+    """What tells one scene from another: its picture, or else its words."""
+    return scene.image or scene.questions[0].question
 
 
 def _black(view: CameraView) -> UInt8:

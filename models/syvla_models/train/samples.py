@@ -51,7 +51,7 @@ class Sample(NamedTuple):
     """One row of a batch: a robot sample has ``actions``, a question has ``question`` and ``answer``."""
 
     source: str
-    images: tuple[UInt8, ...]  # one for each view of the planner
+    images: tuple[UInt8, ...]  # one for each view of the planner; none: words alone
     instruction: str = ""
     chain_of_thought: str | None = ""  # None: left out and not learned; "": it is learned that there is none
     question: str | None = None

@@ -1,4 +1,7 @@
-"""``syvla scenes``: pictures of random tables with questions and answers, for pre-training and for a held-out set.
+"""``syvla scenes``: random tables with questions and answers, for pre-training and for a held-out set.
+
+Each table is a picture, or is told in words, which the question then begins with: what there is to know about tables
+and orders is learned from words in a fraction of the time, and looking is learned after it.
 
 A folder with ``scenes.jsonl``, one line for each picture, written as they are drawn:
 
@@ -7,11 +10,13 @@ A folder with ``scenes.jsonl``, one line for each picture, written as they are d
      "things": [{"name": ..., "point": [x, y], "place": [u, v]}]}
 
 ``point`` is where the thing asked about is [m, in the world frame], or null. ``things`` are all that the image shows
-unless something stands before them; ``place`` is where, as shares of the image's width and height.
+unless something stands before them; ``place`` is where, as shares of the image's width and height. Of a table in
+words, ``image`` and ``camera`` are empty, ``things`` none, and no question has a point.
 """
 
 import json
 from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +25,9 @@ from syvla.config import RigConfig
 from syvla.errors import ConfigError
 from syvla.recording.images import compress
 from syvla.sim.cameras import TwinCameras
-from syvla.sim.questions import ask, kind_of
+from syvla.sim.questions import Question, ask, in_sentences, kind_of
 from syvla.sim.scene import Table
-from syvla.sim.tables import RandomTables
+from syvla.sim.tables import RandomTable, RandomTables
 from syvla.sim.tasks import ALL_TASKS
 
 CAMERA = "cam_high"
@@ -30,8 +35,18 @@ JPEG_QUALITY = 92
 _IN_A_FOLDER = 1000
 
 
-def write_scenes(rig: RigConfig, out: Path, count: int, first_seed: int, questions: int) -> Iterator[int]:
-    """Write the tables of ``count`` seeds from ``first_seed`` on; yields how many pictures there are after each.
+def write_scenes(
+    rig: RigConfig, out: Path, count: int, first_seed: int, questions: int, *, words: bool = False
+) -> Iterator[int]:
+    """Write the tables of ``count`` seeds from ``first_seed`` on; yields how many there are after each.
+
+    Args:
+        rig: Whose arms stand at the table.
+        out: The folder to make.
+        count: How many tables.
+        first_seed: Table i is that of ``first_seed + i``.
+        questions: About each table.
+        words: Tell the tables in words; no pictures.
 
     Raises:
         ConfigError: ``out`` exists or cannot be made.
@@ -41,30 +56,39 @@ def write_scenes(rig: RigConfig, out: Path, count: int, first_seed: int, questio
         out.mkdir(parents=True)
     except OSError as error:
         raise ConfigError(f"{out}: {error.strerror}; the scenes need a new folder") from error
-    cameras = TwinCameras(rig, ALL_TASKS, (CAMERA,))
-    try:
-        with (out / "scenes.jsonl").open("w") as lines:
-            for i in range(count):
-                seed = first_seed + i
-                shown = tables.draw(seed)
-                cameras.follow(shown.state)
-                (frame,) = cameras.read(0)
-                image = f"{i // _IN_A_FOLDER:03d}/{i:06d}.jpg"
-                if i % _IN_A_FOLDER == 0:
-                    (out / image).parent.mkdir()
-                (out / image).write_bytes(compress(frame, JPEG_QUALITY).jpeg.tobytes())
-                asked = ask(shown.table, questions, np.random.default_rng((seed, questions)))
-                line = {
-                    "image": image,
-                    "camera": CAMERA,
-                    "questions": [question._asdict() for question in asked],
-                    "things": _things(shown.table, cameras),
-                }
-                lines.write(json.dumps(line) + "\n")
-                lines.flush()
-                yield i + 1
-    finally:
-        cameras.close()
+    with ExitStack() as stack, (out / "scenes.jsonl").open("w") as lines:
+        cameras = None if words else stack.enter_context(closing(TwinCameras(rig, ALL_TASKS, (CAMERA,))))
+        for i in range(count):
+            seed = first_seed + i
+            shown = tables.draw(seed)
+            asked = ask(shown.table, questions, np.random.default_rng((seed, questions)))
+            line = _told(shown.table, asked) if cameras is None else _pictured(shown, asked, cameras, out, i)
+            lines.write(json.dumps(line) + "\n")
+            lines.flush()
+            yield i + 1
+
+
+def _told(table: Table, asked: list[Question]) -> dict[str, object]:
+    told = in_sentences(table)
+    questions = [asking._replace(question=f"{told} {asking.question}", point=None) for asking in asked]
+    return {"image": "", "camera": "", "questions": [question._asdict() for question in questions], "things": []}
+
+
+def _pictured(
+    shown: RandomTable, asked: list[Question], cameras: TwinCameras, out: Path, number: int
+) -> dict[str, object]:
+    cameras.follow(shown.state)
+    (frame,) = cameras.read(0)
+    image = f"{number // _IN_A_FOLDER:03d}/{number:06d}.jpg"
+    if number % _IN_A_FOLDER == 0:
+        (out / image).parent.mkdir()
+    (out / image).write_bytes(compress(frame, JPEG_QUALITY).jpeg.tobytes())
+    return {
+        "image": image,
+        "camera": CAMERA,
+        "questions": [question._asdict() for question in asked],
+        "things": _things(shown.table, cameras),
+    }
 
 
 def _things(table: Table, cameras: TwinCameras) -> list[dict[str, object]]:

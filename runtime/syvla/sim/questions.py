@@ -1,7 +1,8 @@
 """Questions about a table with short answers: what colour, how many, which side, where, which arm, and small sums.
 
 Answers are canonical: lower case, numbers in digits, things by their own names, places in the words of
-:func:`~syvla.sim.tasks.words.place_in_words`. Questions vary, with synonyms; none is worded like an instruction.
+:func:`~syvla.sim.tasks.words.place_in_words`. Questions vary, with synonyms. One kind is an order as the tasks word it,
+answered by what a perfect planner thinks; no question is worded like an instruction of an unseen split.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from syvla.messages import ARMS, ArmName
+from syvla.sim.orders import order
 from syvla.sim.scene import Table
 from syvla.sim.tasks.math_packaging import BOX, CANDIES
 from syvla.sim.tasks.snack_loading import SNACKS, TRAYS
@@ -82,6 +84,20 @@ def ask(table: Table, count: int, rng: np.random.Generator) -> list[Question]:
         if len(asked) == count:
             break
     return list(asked.values())
+
+
+def in_sentences(table: Table) -> str:
+    """All that the questions may ask about ``table``, in words, from near to far: the picture for one who reads."""
+    view = View(table)
+    parts = [("On the table", sorted((*view.loose, *view.containers), key=lambda name: view.point(name)[0]))]
+    parts += [(f"In the {where}", [n for n in view.things if view.inside(n) == where]) for where in view.containers]
+    parts += [(f"In the {arm} hand", [n for n in view.things if view.held_by(n) == arm]) for arm in ARMS]
+    sentences = []
+    for where, names in parts:
+        if names:
+            listed = ", ".join(f"{_with_article(name)} {view.place(name)}" for name in names)
+            sentences.append(f"{where}: {listed}.")
+    return " ".join(sentences)
 
 
 def _pick(rng: np.random.Generator, choices: Sequence[str]) -> str:
@@ -270,6 +286,12 @@ def _describe(view: View, rng: np.random.Generator) -> Question | None:
     return Question(text.format(words), ", ".join(listed) or "nothing")
 
 
+def _order(view: View, rng: np.random.Generator) -> Question | None:
+    """What a task's instruction makes a perfect planner think of this table."""
+    found = order(view.table, rng)
+    return None if found is None else Question(found.instruction, found.thought, found.point)
+
+
 def _sum(_: View, rng: np.random.Generator) -> Question:
     a, b = sorted(rng.integers(0, 6, 2).tolist(), reverse=bool(rng.random() < 0.5))
     in_words = rng.random() < 0.5
@@ -356,8 +378,9 @@ def _who_holds(view: View, rng: np.random.Generator) -> Question | None:
 
 
 _KINDS: tuple[tuple[Callable[[View, np.random.Generator], Question | None], float], ...] = (
+    (_order, 10.0),  # what it is all for
     (_where, 4.0),
-    (_describe, 8.0),  # the densest: many places in one answer
+    (_describe, 5.0),  # the densest: many places in one answer
     (_what_is_there, 1.5),
     (_how_many, 2.5),
     (_colour, 1.5),

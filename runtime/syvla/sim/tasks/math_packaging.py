@@ -15,7 +15,7 @@ _BOX_RGBA = (0.70, 0.52, 0.32, 1.0)
 _BOX_CENTRE_M = (0.26, 0.03)  # y is towards the arm that pushes
 _BOX_INNER_M = (0.15, 0.15)
 
-_TEMPLATES = (
+TEMPLATES = (
     "Pack {a} + {b} candies, then push the box to the {side}.",
     "Put {a} + {b} candies into the box and push it to the {side}.",
     "Solve {a} + {b}, pack that many candies and push the box {side}.",
@@ -54,7 +54,7 @@ class MathPackaging:
         y = _BOX_CENTRE_M[1] * (-1.0 if side == "left" else 1.0)
         rail = Slide("y", (-0.15, 0.15))
         box = Container(BOX, (x, y), _BOX_INNER_M, 0.045, _BOX_RGBA, slide=rail)
-        templates = _UNSEEN_TEMPLATES if split == "ood_wording" else _TEMPLATES
+        templates = _UNSEEN_TEMPLATES if split == "ood_wording" else TEMPLATES
         text = templates[int(rng.integers(len(templates)))].format(
             a=a, b=total - a, word_a=_WORDS[a], word_b=_WORDS[total - a], side=side
         )

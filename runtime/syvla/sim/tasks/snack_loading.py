@@ -23,7 +23,7 @@ TRAYS: dict[str, Rgba] = {"white tray": (0.95, 0.95, 0.95, 1.0), "black tray": (
 _NEAR_X_M, _FAR_X_M = 0.145, 0.315
 _INNER_M = (0.15, 0.15)
 
-_TEMPLATES = (
+TEMPLATES = (
     "Put {snacks} into {tray}.",
     "Place {snacks} in {tray}.",
     "Load {tray} with {snacks}.",
@@ -73,7 +73,7 @@ class SnackLoading:
             Container(name, ((_NEAR_X_M if i == nearer else _FAR_X_M) + dx, dy), _INNER_M, 0.022, rgba)
             for i, ((name, rgba), (dx, dy)) in enumerate(zip(TRAYS.items(), jitter, strict=True))
         )
-        templates = _UNSEEN_TEMPLATES if split == "ood_wording" else _TEMPLATES
+        templates = _UNSEEN_TEMPLATES if split == "ood_wording" else TEMPLATES
         text = templates[int(rng.integers(len(templates)))].format(snacks=in_words(tuple(named)), tray=f"the {tray}")
         if split == "ood_wording":
             text = re.sub("|".join(_UNSEEN_NOUNS), lambda m: _UNSEEN_NOUNS[m[0]], text)

@@ -60,7 +60,7 @@ class TablePlay:
         goal, snacks, candies = _of_candies(rng) if rng.random() < 0.45 else _of_snacks(rng)
         spots = _spots(rng, snacks, candies)
         containers = _containers(rng, goal)
-        return LanguageEpisode(self, _scene(rng, spots, containers), _instruction(rng, goal), goal)
+        return LanguageEpisode(self, _scene(rng, spots, containers), instruction(rng, goal), goal)
 
     def goal(self, instruction: str) -> Goal | None:
         """The snacks, or the number of candies, and the container that ``instruction`` names; None without one."""
@@ -135,7 +135,8 @@ def _of_candies(rng: np.random.Generator) -> tuple[Goal, list[str], list[str]]:
     return Goal(container, CANDIES, count, push), snacks, list(CANDIES)
 
 
-def _instruction(rng: np.random.Generator, goal: Goal) -> str:
+def instruction(rng: np.random.Generator, goal: Goal) -> str:
+    """``goal`` in one of many wordings."""
     if goal.candidates == CANDIES:
         things = f"{_amount(rng, goal.count)} {'candy' if goal.count == 1 else 'candies'}"
     else:

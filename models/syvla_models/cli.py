@@ -96,8 +96,10 @@ def _train(stage: Literal["see", "pretrain", "finetune"], config: Path, out: Pat
 
     loaded = load_config(config, stage)
     rig = load_rig(loaded.rig)
+    from syvla_models.train.memory import keep_freed_memory
     from syvla_models.train.trainer import train  # late: a misspelt key is answered before torch is imported
 
+    keep_freed_memory()
     return 0 if train(loaded, rig, out, resume=resume) else 130
 
 

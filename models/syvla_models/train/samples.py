@@ -245,12 +245,8 @@ def find(paths: Iterable[str], name: str) -> list[Path]:
     found: list[Path] = []
     for text in paths:
         path = Path(text)
-        if path.is_file():
-            files = [path]
-        elif path.is_dir():
-            files = sorted(path.glob(name))
-        else:
-            files = sorted(Path(path.anchor).glob(text[len(path.anchor) :]))
+        matches = [path] if path.exists() else sorted(Path(path.anchor).glob(text[len(path.anchor) :]))
+        files = [file for match in matches for file in (sorted(match.glob(name)) if match.is_dir() else [match])]
         if not files:
             raise ConfigError(f"{text}: no file, no folder with {name} in it, and no pattern that matches any")
         found += files

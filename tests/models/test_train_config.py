@@ -18,6 +18,7 @@ budget = { max_steps = 10 }
 @pytest.mark.parametrize(
     ("file", "stage"),
     [
+        ("tiny-read.toml", "see"),
         ("tiny-see.toml", "see"),
         ("tiny-pretrain.toml", "pretrain"),
         ("tiny-finetune.toml", "finetune"),
@@ -39,10 +40,12 @@ def test_the_shipped_pre_training_mixes_in_a_third_of_questions_and_almost_no_th
 
 
 def test_the_shipped_stages_begin_where_the_one_before_ended() -> None:
+    read = load_config(CONFIGS / "tiny-read.toml", "see")
     see = load_config(CONFIGS / "tiny-see.toml", "see")
     pretrain = load_config(CONFIGS / "tiny-pretrain.toml", "pretrain")
     finetune = load_config(CONFIGS / "tiny-finetune.toml", "finetune")
-    assert (see.init, pretrain.init, finetune.init) == ("", "runs/see/checkpoint", "runs/pretrain/checkpoint")
+    begins = [stage.init for stage in (read, see, pretrain, finetune)]
+    assert begins == ["", *(f"runs/{stage}/checkpoint" for stage in ("read", "see", "pretrain"))]
     # or the expert of the pre-training would be thrown away
     assert pretrain.action.space == finetune.action.space
     assert pretrain.model.expert == finetune.model.expert

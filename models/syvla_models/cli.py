@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 import tyro
+from tyro.conf import Positional
 
 from syvla.cli import demonstrate, scenes
 from syvla.errors import SyvlaError
@@ -65,6 +66,24 @@ def validate(config: Path, checkpoint: Path) -> int:
     return 0
 
 
+def vqa(checkpoint: Positional[Path], scenes: Positional[Path], count: int = 1000, json: Path | None = None) -> int:
+    """Ask a checkpoint's planner about pictures, and print how often its own words are the answer, by kind of question.
+
+    Args:
+        checkpoint: a checkpoint folder.
+        scenes: a folder of record-scenes that it was not trained on.
+        count: how many questions at most.
+        json: also write the result to this file.
+    """
+    from syvla_models.vqa import accuracy, save, table
+
+    found = accuracy(checkpoint, scenes, count, lambda line: print(f"\r{line}", end="", flush=True))
+    print("\n" + table(found))
+    if json is not None:
+        save(found, json)
+    return 0
+
+
 def describe(checkpoint: Path | None = None, size: Literal["tiny", "base", "3b"] = "3b") -> int:
     """Print parameter counts, the memory they take and the KV cache of a token.
 
@@ -86,6 +105,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "record-demos": demonstrate,
     "record-scenes": scenes,
     "validate": validate,
+    "vqa": vqa,
     "describe": describe,
 }
 

@@ -8,10 +8,11 @@ import pytest
 
 from syvla.apps.demonstrate import demonstrate, missing
 from syvla.apps.director import Director, Episode, Outcome
-from syvla.apps.evaluate import evaluate, rates, run_lockstep, wilson
+from syvla.apps.evaluate import evaluate, rates, run_lockstep
 from syvla.config import RunConfig
 from syvla.errors import ConfigError
 from syvla.messages import Mode, SafetyState
+from syvla.proportion import wilson
 from syvla.protocols import Emit, Inbox, OnNew
 from syvla.recording.mcap_read import read
 from syvla.rig import lockstep_host, lockstep_run

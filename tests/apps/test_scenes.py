@@ -49,7 +49,7 @@ def test_a_line_and_a_picture_for_each_seed(
         assert isinstance(questions, list)
         assert len(questions) == 3
         for question in questions:
-            assert set(question) == {"question", "answer", "point"}
+            assert set(question) == {"question", "answer", "point", "kind"}
             assert question["question"]
             assert question["answer"]
             assert question["point"] is None or len(question["point"]) == 2

@@ -32,6 +32,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     question: str
     answer: str
     point: tuple[float, float] | None = None
+    kind: str = ""  # what sort of question it is, for counting
 
 
 class Thing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -74,7 +75,9 @@ class Questions:
         self.name = name
         self._views = tuple(views)
         cameras = {view.camera for view in views}
-        scenes = [pair for file in files for pair in _read(file) if not pair[1].image or pair[1].camera in cameras]
+        scenes = [
+            pair for file in files for pair in read_scenes(file) if not pair[1].image or pair[1].camera in cameras
+        ]
         held_out = split([_key(scene) for _, scene in scenes], validation_share, name)
         self.train = tuple((path, scene) for path, scene in scenes if _key(scene) not in held_out)
         self.validation = tuple((path, scene) for path, scene in scenes if _key(scene) in held_out)
@@ -92,7 +95,7 @@ class Questions:
         silent = asked.point is not None and rng.random() < SILENT
         return Sample(
             source=self.name,
-            images=self._images(path, scene),
+            images=images_of(path, scene, self._views),
             instruction=asked.question if silent else "",
             chain_of_thought=None,
             question=None if silent else asked.question,
@@ -107,15 +110,6 @@ class Questions:
                 if (seen := _seen(thing, index, view)) is not None
             ),
         )
-
-    def _images(self, path: Path, scene: Scene) -> tuple[UInt8, ...]:
-        if not scene.image:
-            return ()
-        try:
-            rgb = unpack(path.read_bytes())
-        except OSError as error:
-            raise RecordingError(f"{path}: {error.strerror}") from error
-        return tuple(view_of(rgb, view) if view.camera == scene.camera else _black(view) for view in self._views)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -139,6 +133,17 @@ def _seen(thing: Thing, index: int, view: CameraView) -> Seen | None:
     return Seen(thing.name, index, across, down, *thing.point)
 
 
+def images_of(path: Path, scene: Scene, views: Sequence[CameraView]) -> tuple[UInt8, ...]:
+    """What a planner with these ``views`` sees of a scene: black where it is another camera's; none of one in words."""
+    if not scene.image:
+        return ()
+    try:
+        rgb = unpack(path.read_bytes())
+    except OSError as error:
+        raise RecordingError(f"{path}: {error.strerror}") from error
+    return tuple(view_of(rgb, view) if view.camera == scene.camera else _black(view) for view in views)
+
+
 def _key(scene: Scene) -> str:
     """What tells one scene from another: its picture, or else its words."""
     return scene.image or scene.questions[0].question
@@ -148,8 +153,8 @@ def _black(view: CameraView) -> UInt8:
     return np.zeros((view.height, view.width, 3), np.uint8)
 
 
-def _read(file: Path) -> Iterator[tuple[Path, Scene]]:
-    """The pictures of a file, each with its path."""
+def read_scenes(file: Path) -> Iterator[tuple[Path, Scene]]:
+    """The pictures of a file, each with its path; ConfigError, naming file and line, for one that is malformed."""
     try:
         lines = file.read_bytes().splitlines()
     except OSError as error:

@@ -1,7 +1,6 @@
 """``syvla eval``: success rates with Wilson intervals, in lockstep with given latencies."""
 
 import functools
-import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
@@ -9,6 +8,7 @@ from typing import NamedTuple
 from syvla.apps.director import Director, Episode, Outcome
 from syvla.apps.parallel import in_order
 from syvla.config import RunConfig
+from syvla.proportion import wilson
 from syvla.protocols import Stage
 from syvla.rig import lockstep_host
 
@@ -30,17 +30,6 @@ class Rate(NamedTuple):
     def rate(self) -> float:
         """The share of successes."""
         return self.successes / self.episodes
-
-
-def wilson(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
-    """The Wilson score interval of a proportion (Wilson 1927; Agresti and Coull 1998, eq. 2)."""
-    if trials == 0:
-        return 0.0, 1.0
-    p = successes / trials
-    centre = p + z * z / (2 * trials)
-    spread = z * math.sqrt(p * (1 - p) / trials + z * z / (4 * trials * trials))
-    scale = 1 + z * z / trials
-    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
 
 
 def run_lockstep(

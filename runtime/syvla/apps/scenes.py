@@ -6,12 +6,13 @@ and orders is learned from words in a fraction of the time, and looking is learn
 A folder with ``scenes.jsonl``, one line for each picture, written as they are drawn:
 
     {"image": "000/000123.jpg", "camera": "cam_high",
-     "questions": [{"question": ..., "answer": ..., "point": [x, y]}],
+     "questions": [{"question": ..., "answer": ..., "point": [x, y], "kind": ...}],
      "things": [{"name": ..., "point": [x, y], "place": [u, v]}]}
 
-``point`` is where the thing asked about is [m, in the world frame], or null. ``things`` are all that the image shows
-unless something stands before them; ``place`` is where, as shares of the image's width and height. Of a table in
-words, ``image`` and ``camera`` are empty, ``things`` none, and no question has a point.
+``point`` is where the thing asked about is [m, in the world frame], or null; ``kind`` what sort of question it
+is. ``things`` are all that the image shows unless something stands before them; ``place`` is where, as shares of the
+image's width and height. Of a table in words, ``image`` and ``camera`` are empty, ``things`` none, and no question has
+a point.
 """
 
 import json

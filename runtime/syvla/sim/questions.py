@@ -26,11 +26,15 @@ _TRIES = 20
 
 
 class Question(NamedTuple):
-    """One pair; ``point`` is where the thing asked about is, (x, y) [m] in the world frame."""
+    """One pair.
+
+    ``point`` is where the thing asked about is, (x, y) [m] in the world frame; ``kind`` what sort of question it is.
+    """
 
     question: str
     answer: str
     point: tuple[float, float] | None = None
+    kind: str = ""
 
 
 class View:
@@ -75,12 +79,12 @@ def ask(table: Table, count: int, rng: np.random.Generator) -> list[Question]:
     """``count`` different questions about ``table`` (at most 20)."""
     view = View(table)
     asked: dict[str, Question] = {}
-    shares = np.array([share for _, share in _KINDS])
+    shares = np.array([share for _, _, share in _KINDS])
     for _ in range(_TRIES * count):
-        kind, _ = _KINDS[int(rng.choice(len(_KINDS), p=shares / shares.sum()))]
-        question = kind(view, rng)
+        kind, make, _ = _KINDS[int(rng.choice(len(_KINDS), p=shares / shares.sum()))]
+        question = make(view, rng)
         if question is not None:
-            asked.setdefault(question.question, question)
+            asked.setdefault(question.question, question._replace(kind=kind))
         if len(asked) == count:
             break
     return list(asked.values())
@@ -377,21 +381,21 @@ def _who_holds(view: View, rng: np.random.Generator) -> Question | None:
     return Question(text.format(words), arm or "none", point)
 
 
-_KINDS: tuple[tuple[Callable[[View, np.random.Generator], Question | None], float], ...] = (
-    (_order, 10.0),  # what it is all for
-    (_where, 4.0),
-    (_describe, 5.0),  # the densest: many places in one answer
-    (_what_is_there, 1.5),
-    (_how_many, 2.5),
-    (_colour, 1.5),
-    (_which_side, 1.0),
-    (_box_side, 0.7),
-    (_which_is_farther, 1.0),
-    (_nearer_tray, 0.7),
-    (_is_there, 0.7),
-    (_sum, 1.5),
-    (_is_in, 1.5),
-    (_state, 1.0),
-    (_what_is_held, 1.0),
-    (_who_holds, 1.0),
+_KINDS: tuple[tuple[str, Callable[[View, np.random.Generator], Question | None], float], ...] = (
+    ("order", _order, 10.0),  # what it is all for
+    ("where", _where, 4.0),
+    ("describe", _describe, 5.0),  # the densest: many places in one answer
+    ("what", _what_is_there, 1.5),
+    ("count", _how_many, 2.5),
+    ("colour", _colour, 1.5),
+    ("side", _which_side, 1.0),
+    ("side", _box_side, 0.7),
+    ("compare", _which_is_farther, 1.0),
+    ("compare", _nearer_tray, 0.7),
+    ("exists", _is_there, 0.7),
+    ("sum", _sum, 1.5),
+    ("inside", _is_in, 1.5),
+    ("state", _state, 1.0),
+    ("held", _what_is_held, 1.0),
+    ("held", _who_holds, 1.0),
 )

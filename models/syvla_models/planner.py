@@ -23,7 +23,16 @@ from syvla.message import UInt8
 from syvla_models import images as pixels
 from syvla_models.draft import Draft
 from syvla_models.language import Cache, extend, rotary
-from syvla_models.prompt import IGNORE, QUERY_ID, SPECIAL_TOKENS, Tokenizer, encode, prompt_ids, special_id
+from syvla_models.prompt import (
+    IGNORE,
+    QUERY_ID,
+    SPECIAL_TOKENS,
+    Tokenizer,
+    encode,
+    next_turn_ids,
+    prompt_ids,
+    special_id,
+)
 from syvla_models.qwen import load_qwen, weight_files
 from syvla_models.spec import SPEC_FILE, PlannerSpec, PolicySpec, load_json
 from syvla_models.weights import load_tensors, verify
@@ -51,7 +60,8 @@ class Reading(NamedTuple):
 
     text_loss: torch.Tensor  # mean cross entropy of the labelled tokens, 0 without any
     query_states: torch.Tensor | None  # (B, n, D) float32, zero for a row without; None if none were asked for
-    image_states: torch.Tensor  # (image tokens, D) float32: final hidden states of the image tokens, row after row
+    image_features: torch.Tensor  # (image tokens, D) float32: what the vision tower makes of the images, row after row
+    image_states: torch.Tensor  # (image tokens, D) float32: the final hidden states of the same tokens
 
 
 class SyvlaPlanner(nn.Module):
@@ -110,6 +120,10 @@ class SyvlaPlanner(nn.Module):
         counts = [int(grid.prod()) // merge**2 for grid in self.grids] if images else []
         return prompt_ids(self.tokenizer, self.spec, instruction, counts)
 
+    def turn(self, question: str) -> list[int]:
+        """The ids between the end of an answer and the answer to the next ``question`` about the same images."""
+        return next_turn_ids(self.tokenizer, question)
+
     def encode(self, text: str) -> list[int]:
         """The ids of a chain of thought or an answer."""
         return encode(self.tokenizer, text)
@@ -145,21 +159,21 @@ class SyvlaPlanner(nn.Module):
         """
         if ids.device.type == "cpu" and self.vlm.config._attn_implementation != "eager":  # noqa: SLF001
             self.vlm.set_attn_implementation("eager")  # the fused kernel's backward is slower on a CPU
-        hidden = self._hidden(ids, attention_mask, pixel_values, image_grid_thw)
+        hidden, features = self._hidden(ids, attention_mask, pixel_values, image_grid_thw)
+        shown = hidden[ids == self.vlm.config.image_token_id].float()
         loss = hidden.new_zeros((), dtype=torch.float32)
         if labels is not None:
             wanted = labels[:, 1:] != IGNORE
             if wanted.any():
                 logits = self.vlm.lm_head(hidden[:, :-1][wanted]).float()
                 loss = functional.cross_entropy(logits, labels[:, 1:][wanted])
-        shown = hidden[ids == self.vlm.config.image_token_id].float()
         if query_start is None:
-            return Reading(loss, None, shown)
+            return Reading(loss, None, features, shown)
         has = (query_start >= 0)[:, None]
         places = query_start.clamp(min=0)[:, None] + torch.arange(len(self.queries), device=ids.device)
         rows = torch.arange(len(ids), device=ids.device)[:, None]
         states = hidden[rows, places.clamp(max=ids.shape[1] - 1)].float()
-        return Reading(loss, states * has[..., None], shown)
+        return Reading(loss, states * has[..., None], features, shown)
 
     def _hidden(
         self,
@@ -167,8 +181,8 @@ class SyvlaPlanner(nn.Module):
         attention_mask: torch.Tensor,
         pixel_values: torch.Tensor | None,
         image_grid_thw: torch.Tensor | None,
-    ) -> torch.Tensor:
-        """Final hidden states (B, L, D).
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Final hidden states (B, L, D), and what the vision tower gave (image tokens, D), float32.
 
         Causal attention alone hides padding on the right, so no mask is given, which keeps the fast kernel.
         """
@@ -178,6 +192,7 @@ class SyvlaPlanner(nn.Module):
         rank = (queries.cumsum(1) - 1).clamp(min=0)  # the how-manieth query of its row
         embeddings = torch.where(queries[..., None], self.queries[rank % len(self.queries)], embeddings)
         images = ids == self.vlm.config.image_token_id
+        features = embeddings.new_zeros(0, embeddings.shape[-1])
         if pixel_values is not None and len(pixel_values):
             features = self._see(pixel_values, image_grid_thw)
             embeddings = embeddings.masked_scatter(images[..., None], features.to(embeddings.dtype))
@@ -187,7 +202,7 @@ class SyvlaPlanner(nn.Module):
         hidden: torch.Tensor = model.language_model(
             inputs_embeds=embeddings, position_ids=positions, use_cache=False
         ).last_hidden_state
-        return hidden
+        return hidden, features.float()
 
     def _see(self, pixel_values: torch.Tensor, image_grid_thw: torch.Tensor | None) -> torch.Tensor:
         """Image embeddings (image tokens, D)."""

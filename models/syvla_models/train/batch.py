@@ -9,7 +9,7 @@ import torch
 from syvla.errors import ConfigError
 from syvla.message import Float32, Float64
 from syvla_models.images import patches
-from syvla_models.prompt import TokenSequence, collate, training_sequence
+from syvla_models.prompt import TokenSequence, collate, joined, training_sequence
 from syvla_models.train.augment import augment
 from syvla_models.train.mixture import Mixture
 from syvla_models.train.samples import Actions, Sample
@@ -40,6 +40,10 @@ class PromptedPlanner(Protocol):
         """The ids before the chain of thought."""
         ...
 
+    def turn(self, question: str) -> list[int]:
+        """The ids between an answer and that to the next question."""
+        ...
+
     def encode(self, text: str) -> list[int]:
         """The ids of a chain of thought."""
         ...
@@ -62,6 +66,8 @@ class ThingBatch(NamedTuple):
     name: torch.Tensor  # (M,) int64
     point_m: torch.Tensor  # (M, 2) in the world
     labelled: torch.Tensor  # (image tokens,) bool: of rows whose things are known
+    asked: torch.Tensor  # (M,) bool: the thing that its row's question is about
+    pointed: torch.Tensor  # (image tokens,) bool: of rows of which it is known what the question is about
 
 
 class Batch(NamedTuple):
@@ -112,6 +118,7 @@ class Collator:
         self._patch, self._merge = patch, merge
         self._names = {name: index for index, name in enumerate(names)}
         self._prompts: dict[tuple[str, bool], list[int]] = {}
+        self._turns: dict[str, list[int]] = {}
         self._texts: dict[str, list[int]] = {}
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
@@ -135,15 +142,19 @@ class Collator:
     def sequence(self, sample: Sample) -> TokenSequence:
         """The tokens of one sample. A question has feature queries only if it says where the thing is."""
         end = self._planner.end_id
+        if sample.question is not None and sample.answer is None:
+            raise ConfigError(f"{sample.source}: the question {sample.question!r} has no answer")
+        turns: list[tuple[str, str | None, int]] = [(question, answer, 0) for question, answer in sample.earlier]
         if sample.question is not None:
-            if sample.answer is None:
-                raise ConfigError(f"{sample.source}: the question {sample.question!r} has no answer")
-            queries = self._queries if sample.grounding_known.any() else 0
-            prompt = self._prompt(sample.question, bool(sample.images))
-            return training_sequence(prompt, self._text(sample.answer), end, queries)
-        said = sample.chain_of_thought
-        prompt = self._prompt(sample.instruction, bool(sample.images))
-        return training_sequence(prompt, self._text(said or ""), end, self._queries, learn_thought=said is not None)
+            turns.append((sample.question, sample.answer, self._queries if sample.grounding_known.any() else 0))
+        else:
+            turns.append((sample.instruction, sample.chain_of_thought, self._queries))
+        sequences = []
+        for number, (asked, said, queries) in enumerate(turns):
+            prompt = self._turn(asked) if number else self._prompt(asked, bool(sample.images))
+            learned = said is not None
+            sequences.append(training_sequence(prompt, self._text(said or ""), end, queries, learn_thought=learned))
+        return joined(sequences)
 
     # ------------------------------------------------------------ inside
 
@@ -165,22 +176,35 @@ class Collator:
         if not any(sample.seen for sample in samples):
             return None
         block = self._patch * self._merge
-        found: list[tuple[int, int, float, float]] = []
+        found: list[tuple[int, int, float, float, bool]] = []
         labelled: list[bool] = []
+        pointed: list[bool] = []
         for sample in samples:
             firsts: list[int] = []
             for image in sample.images:
                 firsts.append(len(labelled))
-                labelled += [bool(sample.seen)] * (image.shape[0] // block * (image.shape[1] // block))
+                tokens = image.shape[0] // block * (image.shape[1] // block)
+                labelled += [bool(sample.seen)] * tokens
+                pointed += [any(seen.asked is not None for seen in sample.seen)] * tokens
             for seen in sample.seen:
                 rows, columns = (size // block for size in sample.images[seen.view].shape[:2])
                 token = firsts[seen.view] + int(seen.down * rows) * columns + int(seen.across * columns)
-                found.append((token, self._names[seen.name], seen.x_m, seen.y_m))
+                found.append((token, self._names[seen.name], seen.x_m, seen.y_m, bool(seen.asked)))
         table = torch.tensor(found, dtype=torch.float64)
-        return ThingBatch(table[:, 0].long(), table[:, 1].long(), table[:, 2:].float(), torch.tensor(labelled))
+        return ThingBatch(
+            token=table[:, 0].long(),
+            name=table[:, 1].long(),
+            point_m=table[:, 2:4].float(),
+            labelled=torch.tensor(labelled),
+            asked=table[:, 4].bool(),
+            pointed=torch.tensor(pointed),
+        )
 
     def _prompt(self, text: str, images: bool) -> list[int]:
         return _remember(self._prompts, (text, images), lambda: self._planner.prompt(text, images=images))
+
+    def _turn(self, text: str) -> list[int]:
+        return _remember(self._turns, text, lambda: self._planner.turn(text))
 
     def _text(self, text: str) -> list[int]:
         return _remember(self._texts, text, lambda: self._planner.encode(text))

@@ -28,6 +28,7 @@ from syvla_models.train.state import HEADS_FILE
 PLACE_UNIT_M = 0.1
 _GROUNDING_UNIT = (1.0, PLACE_UNIT_M, PLACE_UNIT_M, PLACE_UNIT_M) * 2
 NAMES_WEIGHT = 10.0  # of an image's tokens, few show anything
+ASKED_WEIGHT = 10.0  # and one what is asked about
 
 
 class Noise(NamedTuple):
@@ -57,6 +58,7 @@ class Losses(NamedTuple):
     action: torch.Tensor  # mean squared error of the velocity
     grounding: torch.Tensor  # mean squared error, 1 for 10 cm
     seen: torch.Tensor  # what each image token shows: its places' squared error, 1 for 10 cm, and its names'
+    asked: torch.Tensor  # cross entropy of whether an image token shows what is asked about, weighted
     masked: torch.Tensor  # share of the query states that were decoupled
 
 
@@ -84,8 +86,10 @@ class Learner(nn.Module):
         self.expert = expert
         # Flattened, so that each query may speak of another thing.
         self.grounding = nn.Linear(planner.spec.feature_queries * planner.spec.hidden_size, GROUNDING)
-        # Of each image token and name: whether its middle is there, and x and y [10 cm] if so.
+        # Of each image token and name: the logarithm of how many have their middle there, and x and y [10 cm] if any.
         self.seen = nn.Linear(planner.spec.hidden_size, 3 * names) if names else None
+        # Of each image token: whether what is asked about is there.
+        self.asked = nn.Linear(planner.spec.hidden_size, 1) if names else None
         self.register_buffer("live", live, persistent=False)
         self.register_buffer("unit", torch.tensor(_GROUNDING_UNIT), persistent=False)
         self.estimate = PercentileEstimate(losses.decoupling_percentile)
@@ -93,7 +97,7 @@ class Learner(nn.Module):
         self._frozen = freeze_vlm
         if freeze_vlm:
             planner.requires_grad_(requires_grad=False)
-            for head in (self.grounding, self.seen):
+            for head in (self.grounding, self.seen, self.asked):
                 if head is not None:
                     head.requires_grad_(requires_grad=False)
 
@@ -104,7 +108,7 @@ class Learner(nn.Module):
     def losses(self, batch: Batch, noise: Noise | None) -> tuple[Losses, torch.Tensor]:
         """As ``forward``, and the query states (B, n, D)."""
         with torch.no_grad() if self._frozen else nullcontext():
-            text, states, shown = self.planner(
+            text, states, features, shown = self.planner(
                 batch.ids,
                 batch.attention_mask,
                 batch.pixel_values,
@@ -113,18 +117,24 @@ class Learner(nn.Module):
                 batch.query_start,
             )
         grounding = self._grounding(states, batch)
-        seen = text.new_zeros(()) if batch.things is None else self._seen(shown, batch.things)
+        seen = asked = text.new_zeros(())
+        if batch.things is not None:
+            seen, asked = self._seen(features, batch.things), self._asked(shown, batch.things)
         action = masked = text.new_zeros(())
         if noise is not None and batch.robot is not None:
             action, masked = self._action(states[batch.robot.rows], batch.robot, noise)
         total = self._losses.action * action
         if not self._frozen:
-            total = total + self._losses.text * text + self._losses.grounding * grounding + self._losses.seen * seen
-        return Losses(total, text.detach(), action.detach(), grounding.detach(), seen.detach(), masked), states
+            total = total + self._losses.text * text + self._losses.grounding * grounding
+            total = total + self._losses.seen * seen + self._losses.asked * asked
+        losses = Losses(
+            total, text.detach(), action.detach(), grounding.detach(), seen.detach(), asked.detach(), masked
+        )
+        return losses, states
 
     def heads(self) -> dict[str, torch.Tensor]:
         """The weights that only training needs, by name."""
-        heads = {"grounding": self.grounding, "seen": self.seen}
+        heads = {"grounding": self.grounding, "seen": self.seen, "asked": self.asked}
         return {
             f"{head}.{name}": tensor.detach()
             for head, module in heads.items()
@@ -154,19 +164,35 @@ class Learner(nn.Module):
         """What the image tokens (T, D) know of the things they show.
 
         Learned from one named place a picture, a small vision tower takes long to see anything; all things of a
-        picture, each where it is, teach it in a tenth of the steps.
+        picture, each where it is, teach it in a tenth of the steps. It is asked of the tower, before the language
+        model: asked of the last hidden states, it was learned there as well, where no word can look any more, and
+        thoughts went on without looking.
         """
         if self.seen is None:
             return shown.new_zeros(())
         there, places = self.seen(shown).float().view(len(shown), -1, 3).split((1, 2), dim=-1)
-        wanted = torch.zeros_like(there[..., 0])
-        wanted[things.token, things.name] = 1.0
-        names = functional.binary_cross_entropy_with_logits(
-            there[things.labelled, :, 0], wanted[things.labelled], reduction="none"
+        count = torch.zeros_like(there[..., 0])
+        count.index_put_(
+            (things.token, things.name), torch.ones(len(things.token), device=count.device), accumulate=True
         )
+        names = functional.poisson_nll_loss(there[things.labelled, :, 0], count[things.labelled])
         off = places[things.token, things.name] - things.point_m / PLACE_UNIT_M
-        loss: torch.Tensor = off.square().sum(-1).mean() + NAMES_WEIGHT * names.mean()
+        loss: torch.Tensor = off.square().sum(-1).mean() + NAMES_WEIGHT * names
         return loss
+
+    def _asked(self, shown: torch.Tensor, things: ThingBatch) -> torch.Tensor:
+        """How well the final states of the image tokens (T, D) tell which of them shows what is asked about.
+
+        The instruction is read before the image, so a token can tell for itself; the words and the feature queries
+        that come after it need only look where one says so.
+        """
+        if self.asked is None or not things.pointed.any():
+            return shown.new_zeros(())
+        wanted = torch.zeros_like(things.pointed, dtype=torch.float32)
+        wanted[things.token[things.asked]] = 1.0
+        logits = self.asked(shown).float()[:, 0]
+        loss: torch.Tensor = functional.binary_cross_entropy_with_logits(logits[things.pointed], wanted[things.pointed])
+        return ASKED_WEIGHT * loss
 
     def _action(self, states: torch.Tensor, robot: ActionBatch, noise: Noise) -> tuple[torch.Tensor, torch.Tensor]:
         """Action loss, and the share of the query states (R, n, D) that it was decoupled from."""

@@ -1,6 +1,6 @@
 """The optimiser of the VLM's and the expert's weights, each at its own rate, and a moving average of them.
 
-Matrices inside the networks learn by Muon (Jordan et al., 2024: momentum made orthogonal), everything else by AdamW:
+Matrices inside the networks learn by Muon, everything else by AdamW:
 vectors, embeddings, and the layers at the ends. With small batches Muon learns to see the twin in fewer minutes.
 """
 
@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from syvla_models.train.config import OptimiserConfig
+from syvla_models.train.muon import Muon
 
 VLM_PREFIX = "planner."  # names in the training model that learn at the VLM's rate; all others at the expert's
 
@@ -45,10 +46,7 @@ class Optimiser:
 
 
 def build(parameters: Mapping[str, nn.Parameter], config: OptimiserConfig) -> Optimiser:
-    """One group for each rate, with and without weight decay; vectors and the feature queries are not decayed.
-
-    Muon's updates are scaled to AdamW's, so that both have the same rates (Liu et al., Muon is Scalable, 2025).
-    """
+    """One group for each rate, with and without weight decay; vectors and the feature queries are not decayed."""
     inner = {
         name: p
         for name, p in parameters.items()
@@ -59,7 +57,7 @@ def build(parameters: Mapping[str, nn.Parameter], config: OptimiserConfig) -> Op
         rest = {name: p for name, p in parameters.items() if name not in inner}
         members.append(torch.optim.AdamW(_groups(rest, config), lr=0.0, betas=config.betas, fused=True))
     if inner:
-        members.append(torch.optim.Muon(_groups(inner, config), lr=0.0, adjust_lr_fn="match_rms_adamw"))
+        members.append(Muon(_groups(inner, config)))
     return Optimiser(members)
 
 

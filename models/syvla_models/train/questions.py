@@ -5,9 +5,11 @@ A source is one or more ``scenes.jsonl`` files. A line is one picture, its path 
     {"image": "000/000123.jpg", "camera": "cam_high", "questions": [
         {"question": "What is left of the red box?", "answer": "The green can.", "point": [0.31, 0.12]}]}
 
-``point`` is where the thing spoken of is: x, y [m] in the world, or null. A line whose image is "" is words alone.
+``point`` is where the thing spoken of is: x, y [m] in the world, or null. A line whose image is "" is words
+alone: what is ``told`` comes before the first question.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -41,6 +43,12 @@ class Thing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     name: str
     point: tuple[float, float]  # in the world [m]
     place: tuple[float, float]  # shares of the picture's width and height
+    where: str = ""  # what it is in, a container or a hand
+
+    @property
+    def label(self) -> str:
+        """What it is and what it is in: a can in a tray looks like a can and means something else."""
+        return f"{self.name} in the {self.where}" if self.where else self.name
 
 
 class Scene(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -50,8 +58,10 @@ class Scene(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     camera: str
     questions: tuple[Question, ...]
     things: tuple[Thing, ...] = ()
+    told: str = ""  # what is on the table, in words: comes before the first question
 
 
+SAME_M = 0.002  # two places nearer than this are one, but for how they are rounded
 SILENT = 0.5  # share of the questions about a place that are not answered in words
 
 
@@ -65,15 +75,25 @@ class Questions:
     """
 
     def __init__(
-        self, name: str, files: Sequence[Path], views: Sequence[CameraView], *, validation_share: float = 0.05
+        self,
+        name: str,
+        files: Sequence[Path],
+        views: Sequence[CameraView],
+        *,
+        validation_share: float = 0.05,
+        turns: int = 1,
     ) -> None:
         """Read ``files``; ConfigError, naming file and line, for one that is malformed.
+
+        A sample has up to ``turns`` questions about one picture, one after the other: reading the picture, or what is
+        told of it, is most of the work.
 
         The planner sees a picture through the views of its camera, and black in the others. Pictures of a camera that
         it does not look through are passed over.
         """
         self.name = name
         self._views = tuple(views)
+        self._turns = turns
         cameras = {view.camera for view in views}
         scenes = [
             pair for file in files for pair in read_scenes(file) if not pair[1].image or pair[1].camera in cameras
@@ -83,54 +103,61 @@ class Questions:
         self.validation = tuple((path, scene) for path, scene in scenes if _key(scene) in held_out)
 
     def draw(self, rng: np.random.Generator, validation: bool) -> Sample:
-        """A picture, every one as likely, and one of its questions.
+        """A picture, every one as likely, and some of its questions.
 
-        One that says where the thing is goes without its answer half of the time: the feature queries shall find the
-        place in the picture, not in the words before them.
+        If the last one says where the thing is, it goes without its answer half of the time: the feature queries shall
+        find the place in the picture, not in the words before them.
         """
         scenes = self.validation if validation else self.train
         path, scene = scenes[int(rng.integers(len(scenes)))]
-        asked = scene.questions[int(rng.integers(len(scene.questions)))]
+        turns = int(rng.integers(1, min(self._turns, len(scene.questions)) + 1))
+        chosen = [scene.questions[i] for i in rng.permutation(len(scene.questions))[:turns]]
+        texts = [question.question for question in chosen]
+        texts[0] = f"{scene.told} {texts[0]}".lstrip()
+        asked = chosen[-1]
         grounding = unknown() if asked.point is None else of_point(*asked.point)
         silent = asked.point is not None and rng.random() < SILENT
         return Sample(
             source=self.name,
             images=images_of(path, scene, self._views),
-            instruction=asked.question if silent else "",
+            instruction=texts[-1] if silent else "",
             chain_of_thought=None,
-            question=None if silent else asked.question,
+            question=None if silent else texts[-1],
             answer=None if silent else asked.answer,
             grounding=grounding.values,
             grounding_known=grounding.known,
+            earlier=tuple((text, before.answer) for text, before in zip(texts[:-1], chosen[:-1], strict=True)),
             seen=tuple(
                 seen
                 for index, view in enumerate(self._views)
                 if view.camera == scene.camera
                 for thing in scene.things
-                if (seen := _seen(thing, index, view)) is not None
+                if (seen := _seen(thing, index, view, chosen[0].point)) is not None
             ),
         )
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What things are called, sorted."""
-        return tuple(sorted({thing.name for _, scene in (*self.train, *self.validation) for thing in scene.things}))
+        """What things are called, with what they may be in, sorted."""
+        return tuple(sorted({thing.label for _, scene in (*self.train, *self.validation) for thing in scene.things}))
 
     def texts(self) -> Iterator[str]:
         """Every question and answer of the training pictures."""
         for _, scene in self.train:
+            yield scene.told
             for asked in scene.questions:
                 yield asked.question
                 yield asked.answer
 
 
-def _seen(thing: Thing, index: int, view: CameraView) -> Seen | None:
-    """Where ``thing`` is in a view; None outside of it."""
+def _seen(thing: Thing, index: int, view: CameraView, asked: tuple[float, float] | None) -> Seen | None:
+    """Where ``thing`` is in a view; None outside of it. ``asked`` is where the thing is that is asked about."""
     top, left, bottom, right = view.crop
     across, down = (thing.place[0] - left) / (right - left), (thing.place[1] - top) / (bottom - top)
     if not (0.0 <= across < 1.0 and 0.0 <= down < 1.0):
         return None
-    return Seen(thing.name, index, across, down, *thing.point)
+    about = None if asked is None else math.dist(thing.point, asked) < SAME_M
+    return Seen(thing.label, index, across, down, *thing.point, about)
 
 
 def images_of(path: Path, scene: Scene, views: Sequence[CameraView]) -> tuple[UInt8, ...]:
@@ -146,7 +173,7 @@ def images_of(path: Path, scene: Scene, views: Sequence[CameraView]) -> tuple[UI
 
 def _key(scene: Scene) -> str:
     """What tells one scene from another: its picture, or else its words."""
-    return scene.image or scene.questions[0].question
+    return scene.image or scene.told or scene.questions[0].question
 
 
 def _black(view: CameraView) -> UInt8:

@@ -88,7 +88,7 @@ class Trainer:
     def __init__(self, config: TrainConfig, stage: Stage, out: Path, say: Say = print) -> None:
         self._config, self._stage, self._out = config, stage, out
         unused = DistributedDataParallelKwargs(find_unused_parameters=True)  # a batch may have no robot rows
-        self._accelerator = Accelerator(kwargs_handlers=[unused])
+        self._accelerator = Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[unused])
         self._main = self._accelerator.is_main_process
         self._say: Say = say if self._main else _silent
         self.learner = build_learner(config, stage).to(self._accelerator.device)

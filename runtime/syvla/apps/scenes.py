@@ -7,12 +7,12 @@ A folder with ``scenes.jsonl``, one line for each picture, written as they are d
 
     {"image": "000/000123.jpg", "camera": "cam_high",
      "questions": [{"question": ..., "answer": ..., "point": [x, y], "kind": ...}],
-     "things": [{"name": ..., "point": [x, y], "place": [u, v]}]}
+     "things": [{"name": ..., "where": ..., "point": [x, y], "place": [u, v]}]}
 
-``point`` is where the thing asked about is [m, in the world frame], or null; ``kind`` what sort of question it
-is. ``things`` are all that the image shows unless something stands before them; ``place`` is where, as shares of the
-image's width and height. Of a table in words, ``image`` and ``camera`` are empty, ``things`` none, and no question has
-a point.
+``point`` is where the thing asked about is [m, in the world frame], or null; ``kind`` what sort of question it is.
+``things`` are all that the image shows unless something stands before them; ``where`` is the container or hand that
+each is in, or "", and ``place`` where it is, as shares of the image's width and height. Of a table in words, ``image``
+and ``camera`` are empty, ``told`` are the words, and no question has a point.
 """
 
 import json
@@ -70,9 +70,8 @@ def write_scenes(
 
 
 def _told(table: Table, asked: list[Question]) -> dict[str, object]:
-    told = in_sentences(table)
-    questions = [asking._replace(question=f"{told} {asking.question}", point=None) for asking in asked]
-    return {"image": "", "camera": "", "questions": [question._asdict() for question in questions], "things": []}
+    questions = [asking._replace(point=None)._asdict() for asking in asked]
+    return {"image": "", "camera": "", "told": in_sentences(table), "questions": questions}
 
 
 def _pictured(
@@ -98,7 +97,14 @@ def _things(table: Table, cameras: TwinCameras) -> list[dict[str, object]]:
     places = cameras.place_in_image(CAMERA, points_m)
     shown = np.all((places >= 0.0) & (places < 1.0), axis=1).tolist()  # NaN is not
     return [
-        {"name": kind_of(name), "point": point[:2].round(3).tolist(), "place": place.round(4).tolist()}
-        for name, point, place, there in zip(table.names, points_m, places, shown, strict=True)
+        {
+            "name": kind_of(name),
+            "where": inside or (f"{arm} hand" if arm else ""),
+            "point": point[:2].round(3).tolist(),
+            "place": place.round(4).tolist(),
+        }
+        for name, inside, arm, point, place, there in zip(
+            table.names, table.inside, table.held_by, points_m, places, shown, strict=True
+        )
         if there
     ]

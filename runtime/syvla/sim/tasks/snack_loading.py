@@ -4,7 +4,7 @@ import re
 
 from syvla.messages import ARMS
 from syvla.sim.scene import Container, FreeObject, Rgba, Scene, Shape, Table, Vector3
-from syvla.sim.tasks.goal import SPLITS, Goal, LanguageEpisode, Side, generator, in_words, loaded_of
+from syvla.sim.tasks.goal import SPLITS, Goal, LanguageEpisode, Side, generator, in_words
 from syvla.sim.tasks.layout import spread
 
 _CUBE: tuple[Shape, Vector3] = ("box", (0.036, 0.036, 0.036))
@@ -90,17 +90,31 @@ class SnackLoading:
         return Goal(container=trays[0], candidates=snacks, count=len(snacks))
 
     def chain_of_thought(self, goal: Goal, table: Table, rest_m: float) -> str:
-        """What was ordered, what is done, what comes next."""
-        done = loaded_of(goal, table)
+        """What was ordered, where each of it is, what comes next.
+
+        Thing by thing, so that every sentence is one look at the table, and what comes next follows from the words. A
+        planner that has to say at once which things are done must look, select and sort in a single step.
+        """
         text = f"The order asks for {in_words(goal.candidates)} in the {goal.container}."
-        if done:
-            verb = "is" if len(done) == 1 else "are"
-            text += f" {in_words(done).capitalize()} {verb} already in the {goal.container}."
-        rest = [name for name in goal.candidates if name not in done]
-        if not rest:
+        held: dict[str, str] = {}
+        lying: dict[str, str] = {}
+        for name in goal.candidates:
+            i = table.index[name]
+            side = "left" if table.pose[i, 1] > 0.0 else "right"
+            if table.inside[i]:
+                text += f" The {name} is in {'it' if table.inside[i] == goal.container else f'the {table.inside[i]}'}."
+            elif table.held_by[i]:
+                text += f" The {name} is in the {table.held_by[i]} hand."
+                held.setdefault(table.held_by[i], name)
+            else:
+                text += f" The {name} is on the {side}."
+                lying.setdefault(side, name)
+        for arm in ARMS:
+            if arm in held:
+                return f"{text} Next the {arm} arm puts the {held[arm]} into the {goal.container}."
+        for arm in ARMS:
+            if arm in lying:
+                return f"{text} Next the {arm} arm picks up the {lying[arm]}."
+        if all(table.inside[table.index[name]] == goal.container for name in goal.candidates):
             return f"{text} Everything is loaded, so the arms go home."
-        holder, held = next(((a, n) for a in ARMS for n in rest if table.held_by[table.index[n]] == a), ("", ""))
-        if held:
-            return f"{text} Next the {holder} arm puts the {held} into the {goal.container}."
-        arm, following = next((a, n) for a in ARMS for n in rest if (table.position_m(n)[1] > 0) == (a == "left"))
-        return f"{text} Next the {arm} arm picks up the {following}."
+        return f"{text} The rest cannot be taken out, so the arms go home."

@@ -12,7 +12,7 @@ from syvla.sim.tasks.goal import PUSHED_M, Goal, LanguageEpisode, Side, generato
 from syvla.sim.tasks.layout import spread
 from syvla.sim.tasks.math_packaging import BOX, CANDIES, MathPackaging
 from syvla.sim.tasks.snack_loading import SNACKS, TRAYS, SnackLoading
-from syvla.sim.tasks.words import NUMBERS, called, names_in, numbers_in, place_in_words
+from syvla.sim.tasks.words import NUMBERS, called, names_in, numbers_in
 
 # One compiled model serves every seed, so what an episode does not use stands in the store, out of every camera's view.
 STORE_X_M = -2.0
@@ -86,8 +86,8 @@ class TablePlay:
             )
             if holder:
                 return f"{text} Next the {holder} arm drops the candy it holds."
-            x, y, _ = table.position_m(next_candy(goal, table)).tolist()
-            return f"{text} Next the {'left' if y > 0.0 else 'right'} arm packs the candy {place_in_words(x, y)}."
+            arm = "left" if table.position_m(next_candy(goal, table))[1] > 0.0 else "right"
+            return f"{text} Next the {arm} arm packs another one."
         if goal.push is None:
             return f"{text} Everything is packed, so the arms go home."
         if pushed_m(goal, table, rest_m) < PUSHED_M:

@@ -29,7 +29,6 @@ from syvla_models.prompt import (
     SPECIAL_TOKENS,
     Tokenizer,
     encode,
-    next_turn_ids,
     prompt_ids,
     special_id,
 )
@@ -119,10 +118,6 @@ class SyvlaPlanner(nn.Module):
         merge = self.vlm.config.vision_config.spatial_merge_size
         counts = [int(grid.prod()) // merge**2 for grid in self.grids] if images else []
         return prompt_ids(self.tokenizer, self.spec, instruction, counts)
-
-    def turn(self, question: str) -> list[int]:
-        """The ids between the end of an answer and the answer to the next ``question`` about the same images."""
-        return next_turn_ids(self.tokenizer, question)
 
     def encode(self, text: str) -> list[int]:
         """The ids of a chain of thought or an answer."""

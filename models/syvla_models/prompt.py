@@ -79,12 +79,6 @@ def prompt_ids(tokenizer: Tokenizer, spec: PlannerSpec, instruction: str, image_
     return _encode_pieces(tokenizer, pieces)
 
 
-def next_turn_ids(tokenizer: Tokenizer, question: str) -> list[int]:
-    """The ids between the end of an answer and the answer to the next ``question`` about the same images."""
-    start, end = special_id(tokenizer, "<|im_start|>"), special_id(tokenizer, "<|im_end|>")
-    return _encode_pieces(tokenizer, ["\n", start, f"user\n{question}", end, "\n", start, "assistant\n"])
-
-
 def _encode_pieces(tokenizer: Tokenizer, pieces: Sequence[int | str]) -> list[int]:
     """Ids of ``pieces``; neighbouring texts are tokenised as one, as they would be in the whole string."""
     ids: list[int] = []
@@ -114,19 +108,6 @@ def training_sequence(
     if learn_thought:
         labels[len(prompt) : len(prompt) + len(thought) + 1] = [*thought, end_id]
     return TokenSequence(ids, labels, len(prompt) + len(thought) + 1 if queries else -1)
-
-
-def joined(sequences: Sequence[TokenSequence]) -> TokenSequence:
-    """The turns of one conversation as one sequence; only the last may have feature queries."""
-    *earlier, last = sequences
-    if any(sequence.query_start >= 0 for sequence in earlier):
-        raise ValueError("only the last turn may have feature queries")
-    before = sum(len(sequence.ids) for sequence in earlier)
-    return TokenSequence(
-        [index for sequence in sequences for index in sequence.ids],
-        [label for sequence in sequences for label in sequence.labels],
-        before + last.query_start if last.query_start >= 0 else -1,
-    )
 
 
 def collate(sequences: Sequence[TokenSequence], pad_id: int) -> TokenBatch:

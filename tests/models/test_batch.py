@@ -36,9 +36,6 @@ class Words:
     def prompt(self, instruction: str, *, images: bool = True) -> list[int]:
         return prompt.prompt_ids(self.tokenizer, self.spec, instruction, [2] if images else [])
 
-    def turn(self, question: str) -> list[int]:
-        return prompt.next_turn_ids(self.tokenizer, question)
-
     def encode(self, text: str) -> list[int]:
         return prompt.encode(self.tokenizer, text)
 
@@ -154,27 +151,6 @@ def test_a_question_in_words_alone_has_no_image_and_moves_no_other_row_s(words: 
     # The same words with a picture are another prompt.
     pictured = collator(words).collate([told, told._replace(images=question(1).images)])
     assert (pictured.ids == image_token).sum(1).tolist() == [0, 2]
-
-
-def test_a_conversation_is_the_template_s_and_every_answer_is_learned(words: Words) -> None:
-    """Only the first turn has the image, and only the last one the feature queries."""
-    asked = question(1, point=True)._replace(earlier=(("What is here?", "The can."), ("What is left?", "The arm.")))
-    sequence = collator(words).sequence(asked)
-    text = "".join(f"<|im_start|>user\n{q}<|im_end|>\n<|im_start|>assistant\n{a}<|im_end|>\n" for q, a in asked.earlier)
-    text += "<|im_start|>user\nWhat is red?<|im_end|>\n<|im_start|>assistant\nThe can.<|im_end|>"
-    seen = "<|vision_start|>" + "<|image_pad|>" * 2 + "<|vision_end|>"
-    text = text.replace("What is here?", f"What is here?{seen}", 1)
-    whole = words.tokenizer.encode(text, add_special_tokens=False)
-    assert sequence.ids == [*whole, *[prompt.QUERY_ID] * QUERIES]
-    assert sequence.query_start == len(whole)
-    learned = [label for label in sequence.labels if label != prompt.IGNORE]
-    end = words.end_id
-    assert learned == [*words.encode("The can."), end, *words.encode("The arm."), end, *words.encode("The can."), end]
-    silent = asked._replace(question=None, answer=None, instruction="What is red?", chain_of_thought=None)
-    unlearned = collator(words).sequence(silent)
-    assert [label for label in unlearned.labels if label != prompt.IGNORE] == learned[
-        : -len(words.encode("The can.")) - 1
-    ]
 
 
 def test_a_thing_is_at_the_image_token_that_shows_its_middle(words: Words) -> None:

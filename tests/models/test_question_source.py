@@ -81,39 +81,37 @@ def test_a_table_in_words_has_no_picture(tmp_path: Path) -> None:
         assert sample.question == f"{sample.answer} cans. How many?"
 
 
-def test_several_questions_about_one_picture_are_one_sample(tmp_path: Path) -> None:
-    """What is told comes before the first of them only."""
+def test_what_is_told_comes_before_the_question(tmp_path: Path) -> None:
     asked = [{"question": f"Q{k}?", "answer": f"A{k}"} for k in range(4)]
     told = [{"image": "", "camera": "", "told": f"Table {k}.", "questions": asked} for k in range(20)]
     (tmp_path / "scenes.jsonl").write_text("\n".join(map(json.dumps, told)))
-    drawn = draw(Questions("words", [tmp_path / "scenes.jsonl"], [VIEW], turns=3), 200)
-    assert {len(sample.earlier) for sample in drawn} == {0, 1, 2}
-    for sample in drawn:
-        pairs = [*sample.earlier, (sample.question or "", sample.answer or "")]
-        assert pairs[0][0].startswith("Table ")
-        questions = [question.split(". ")[-1] for question, _ in pairs]
-        assert len(set(questions)) == len(pairs)
-        assert [f"Q{answer[1]}?" for _, answer in pairs] == questions
-        assert all("Table" not in question for question, _ in pairs[1:])
+    questions = Questions("words", [tmp_path / "scenes.jsonl"], [VIEW])
+    for sample in draw(questions, 40):
+        assert sample.question is not None
+        assert sample.answer is not None
+        table, _, asked_for = sample.question.partition(". ")
+        assert table.startswith("Table ")
+        assert asked_for == f"Q{sample.answer[1]}?"
+    assert {"Table 3.", "Q1?", "A2"} <= set(questions.texts())
 
 
-def test_what_is_asked_first_is_marked_and_what_is_asked_last_is_grounded(tmp_path: Path) -> None:
-    """An image token reads the first question only: it comes before the image."""
+def test_the_thing_that_is_asked_about_is_marked(tmp_path: Path) -> None:
     file = scenes(tmp_path)
     lines = []
     for line in file.read_text().splitlines():
         things = [{"name": n, "point": p, "place": [0.5, 0.5]} for n, p in (("a", [0.3, 0.1]), ("b", [0.2, -0.1]))]
-        asked = [{"question": t["name"], "answer": "there", "point": t["point"]} for t in things]
+        asked: list[dict[str, object]] = [
+            {"question": thing["name"], "answer": "there", "point": thing["point"]} for thing in things
+        ]
+        asked.append({"question": "What colour?", "answer": "grey", "point": None})
         lines.append(json.dumps({**json.loads(line), "things": things, "questions": asked}))
     file.write_text("\n".join(lines))
-    drawn = draw(Questions("vqa", [file], [VIEW], turns=2), 60)
-    assert {len(sample.earlier) for sample in drawn} == {0, 1}
+    drawn = draw(Questions("vqa", [file], [VIEW]), 60)
     for sample in drawn:
-        last = sample.question or sample.instruction
-        first = sample.earlier[0][0] if sample.earlier else last
-        assert [seen.name for seen in sample.seen if seen.asked] == [first]
-        known = sample.grounding_known.nonzero()[0].tolist()
-        assert known == ([1, 2] if last == "a" else [5, 6])
+        text = sample.question or sample.instruction
+        marks = {seen.name: seen.asked for seen in sample.seen}
+        assert marks == ({"a": None, "b": None} if text == "What colour?" else {"a": text == "a", "b": text == "b"})
+    assert {sample.question or sample.instruction for sample in drawn} == {"a", "b", "What colour?"}
 
 
 def test_things_are_placed_in_the_view_not_in_the_picture(tmp_path: Path) -> None:

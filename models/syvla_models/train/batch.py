@@ -9,7 +9,7 @@ import torch
 from syvla.errors import ConfigError
 from syvla.message import Float32, Float64
 from syvla_models.images import patches
-from syvla_models.prompt import TokenSequence, collate, joined, training_sequence
+from syvla_models.prompt import TokenSequence, collate, training_sequence
 from syvla_models.train.augment import augment
 from syvla_models.train.mixture import Mixture
 from syvla_models.train.samples import Actions, Sample
@@ -38,10 +38,6 @@ class PromptedPlanner(Protocol):
 
     def prompt(self, instruction: str, *, images: bool = True) -> list[int]:
         """The ids before the chain of thought."""
-        ...
-
-    def turn(self, question: str) -> list[int]:
-        """The ids between an answer and that to the next question."""
         ...
 
     def encode(self, text: str) -> list[int]:
@@ -118,7 +114,6 @@ class Collator:
         self._patch, self._merge = patch, merge
         self._names = {name: index for index, name in enumerate(names)}
         self._prompts: dict[tuple[str, bool], list[int]] = {}
-        self._turns: dict[str, list[int]] = {}
         self._texts: dict[str, list[int]] = {}
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
@@ -142,19 +137,15 @@ class Collator:
     def sequence(self, sample: Sample) -> TokenSequence:
         """The tokens of one sample. A question has feature queries only if it says where the thing is."""
         end = self._planner.end_id
-        if sample.question is not None and sample.answer is None:
-            raise ConfigError(f"{sample.source}: the question {sample.question!r} has no answer")
-        turns: list[tuple[str, str | None, int]] = [(question, answer, 0) for question, answer in sample.earlier]
         if sample.question is not None:
-            turns.append((sample.question, sample.answer, self._queries if sample.grounding_known.any() else 0))
-        else:
-            turns.append((sample.instruction, sample.chain_of_thought, self._queries))
-        sequences = []
-        for number, (asked, said, queries) in enumerate(turns):
-            prompt = self._turn(asked) if number else self._prompt(asked, bool(sample.images))
-            learned = said is not None
-            sequences.append(training_sequence(prompt, self._text(said or ""), end, queries, learn_thought=learned))
-        return joined(sequences)
+            if sample.answer is None:
+                raise ConfigError(f"{sample.source}: the question {sample.question!r} has no answer")
+            queries = self._queries if sample.grounding_known.any() else 0
+            prompt = self._prompt(sample.question, bool(sample.images))
+            return training_sequence(prompt, self._text(sample.answer), end, queries)
+        said = sample.chain_of_thought
+        prompt = self._prompt(sample.instruction, bool(sample.images))
+        return training_sequence(prompt, self._text(said or ""), end, self._queries, learn_thought=said is not None)
 
     # ------------------------------------------------------------ inside
 
@@ -202,9 +193,6 @@ class Collator:
 
     def _prompt(self, text: str, images: bool) -> list[int]:
         return _remember(self._prompts, (text, images), lambda: self._planner.prompt(text, images=images))
-
-    def _turn(self, text: str) -> list[int]:
-        return _remember(self._turns, text, lambda: self._planner.turn(text))
 
     def _text(self, text: str) -> list[int]:
         return _remember(self._texts, text, lambda: self._planner.encode(text))

@@ -87,7 +87,7 @@ def _source(
 ) -> Source:
     if source.kind == "scenes":
         files = find(source.paths, SCENES_FILE)
-        return Questions(source.name, files, views, validation_share=source.validation_share, turns=source.turns)
+        return Questions(source.name, files, views, validation_share=source.validation_share)
     data, thoughts = config.data, source.thought_probability
     return Demonstrations(
         source.name,

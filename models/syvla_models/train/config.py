@@ -45,7 +45,6 @@ class SourceConfig(Section, frozen=True):
     weight: float
     thought_probability: float | None = None
     validation_share: float = 0.05  # of the recordings or pictures, at least one; never trained on
-    turns: int = 1  # of scenes: how many questions about one picture there are in a row, at most
 
     def __post_init__(self) -> None:
         _named(self.name, "name")
@@ -53,7 +52,6 @@ class SourceConfig(Section, frozen=True):
             raise ValueError("paths must name at least one file, folder or pattern")
         _within("weight", self.weight, 0.0, 1e6)
         _within("validation_share", self.validation_share, 0.0, 0.5)
-        _within("turns", self.turns, 1, 12)
         if self.thought_probability is not None:
             _within("thought_probability", self.thought_probability, 0.0, 1.0)
 

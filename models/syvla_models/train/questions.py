@@ -6,7 +6,7 @@ A source is one or more ``scenes.jsonl`` files. A line is one picture, its path 
         {"question": "What is left of the red box?", "answer": "The green can.", "point": [0.31, 0.12]}]}
 
 ``point`` is where the thing spoken of is: x, y [m] in the world, or null. A line whose image is "" is words
-alone: what is ``told`` comes before the first question.
+alone: what is ``told`` comes before the question.
 """
 
 import math
@@ -58,7 +58,7 @@ class Scene(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     camera: str
     questions: tuple[Question, ...]
     things: tuple[Thing, ...] = ()
-    told: str = ""  # what is on the table, in words: comes before the first question
+    told: str = ""  # what is on the table, in words: comes before the question
 
 
 SAME_M = 0.002  # two places nearer than this are one, but for how they are rounded
@@ -81,19 +81,14 @@ class Questions:
         views: Sequence[CameraView],
         *,
         validation_share: float = 0.05,
-        turns: int = 1,
     ) -> None:
         """Read ``files``; ConfigError, naming file and line, for one that is malformed.
-
-        A sample has up to ``turns`` questions about one picture, one after the other: reading the picture, or what is
-        told of it, is most of the work.
 
         The planner sees a picture through the views of its camera, and black in the others. Pictures of a camera that
         it does not look through are passed over.
         """
         self.name = name
         self._views = tuple(views)
-        self._turns = turns
         cameras = {view.camera for view in views}
         scenes = [
             pair for file in files for pair in read_scenes(file) if not pair[1].image or pair[1].camera in cameras
@@ -103,36 +98,32 @@ class Questions:
         self.validation = tuple((path, scene) for path, scene in scenes if _key(scene) in held_out)
 
     def draw(self, rng: np.random.Generator, validation: bool) -> Sample:
-        """A picture, every one as likely, and some of its questions.
+        """A picture, every one as likely, and one of its questions.
 
-        If the last one says where the thing is, it goes without its answer half of the time: the feature queries shall
-        find the place in the picture, not in the words before them.
+        One that says where the thing is goes without its answer half of the time: the feature queries shall find the
+        place in the picture, not in the words before them.
         """
         scenes = self.validation if validation else self.train
         path, scene = scenes[int(rng.integers(len(scenes)))]
-        turns = int(rng.integers(1, min(self._turns, len(scene.questions)) + 1))
-        chosen = [scene.questions[i] for i in rng.permutation(len(scene.questions))[:turns]]
-        texts = [question.question for question in chosen]
-        texts[0] = f"{scene.told} {texts[0]}".lstrip()
-        asked = chosen[-1]
+        asked = scene.questions[int(rng.integers(len(scene.questions)))]
+        text = f"{scene.told} {asked.question}".lstrip()
         grounding = unknown() if asked.point is None else of_point(*asked.point)
         silent = asked.point is not None and rng.random() < SILENT
         return Sample(
             source=self.name,
             images=images_of(path, scene, self._views),
-            instruction=texts[-1] if silent else "",
+            instruction=text if silent else "",
             chain_of_thought=None,
-            question=None if silent else texts[-1],
+            question=None if silent else text,
             answer=None if silent else asked.answer,
             grounding=grounding.values,
             grounding_known=grounding.known,
-            earlier=tuple((text, before.answer) for text, before in zip(texts[:-1], chosen[:-1], strict=True)),
             seen=tuple(
                 seen
                 for index, view in enumerate(self._views)
                 if view.camera == scene.camera
                 for thing in scene.things
-                if (seen := _seen(thing, index, view, chosen[0].point)) is not None
+                if (seen := _seen(thing, index, view, asked.point)) is not None
             ),
         )
 

@@ -45,7 +45,7 @@ class Seen(NamedTuple):
     down: float
     x_m: float  # in the world
     y_m: float
-    asked: bool | None = None  # whether it is what the first question is about; None: not known
+    asked: bool | None = None  # whether it is what the question is about; None: not known
 
 
 class Sample(NamedTuple):
@@ -60,7 +60,6 @@ class Sample(NamedTuple):
     grounding: Float32 = unknown().values  # (8,), see ``grounding``
     grounding_known: npt.NDArray[np.bool_] = unknown().known  # (8,)
     actions: Actions | None = None
-    earlier: tuple[tuple[str, str], ...] = ()  # questions about the same images, and answers, that come before
     seen: tuple[Seen, ...] = ()  # what is known to be in the images, see ``learner.Learner.seen``
 
 

@@ -26,7 +26,7 @@ from syvla.config import RigConfig
 from syvla.errors import ConfigError
 from syvla.recording.images import compress
 from syvla.sim.cameras import TwinCameras
-from syvla.sim.questions import Question, ask, in_sentences, kind_of
+from syvla.sim.questions import CONTAINERS, Question, ask, in_sentences, kind_of
 from syvla.sim.scene import Table
 from syvla.sim.tables import RandomTable, RandomTables
 from syvla.sim.tasks import ALL_TASKS
@@ -34,6 +34,7 @@ from syvla.sim.tasks import ALL_TASKS
 CAMERA = "cam_high"
 JPEG_QUALITY = 92
 _IN_A_FOLDER = 1000
+_WHOLE = 0.4  # share of the tables in words on which everything stays
 
 
 def write_scenes(
@@ -62,16 +63,28 @@ def write_scenes(
         for i in range(count):
             seed = first_seed + i
             shown = tables.draw(seed)
-            asked = ask(shown.table, questions, np.random.default_rng((seed, questions)))
-            line = _told(shown.table, asked) if cameras is None else _pictured(shown, asked, cameras, out, i)
+            rng = np.random.default_rng((seed, questions))
+            if cameras is None:
+                line = _told(_some(shown.table, rng), questions, rng)
+            else:
+                line = _pictured(shown, ask(shown.table, questions, rng), cameras, out, i)
             lines.write(json.dumps(line) + "\n")
             lines.flush()
             yield i + 1
 
 
-def _told(table: Table, asked: list[Question]) -> dict[str, object]:
-    questions = [asking._replace(point=None)._asdict() for asking in asked]
+def _told(table: Table, count: int, rng: np.random.Generator) -> dict[str, object]:
+    questions = [asking._replace(point=None)._asdict() for asking in ask(table, count, rng)]
     return {"image": "", "camera": "", "told": in_sentences(table), "questions": questions}
+
+
+def _some(table: Table, rng: np.random.Generator) -> Table:
+    """The whole table, or its containers and some of the things: little to read is where reading begins."""
+    things = [name for name in table.names if name not in CONTAINERS]
+    if rng.random() < _WHOLE:
+        return table
+    kept = rng.choice(things, int(rng.integers(1, len(things) + 1)), replace=False)
+    return table.only({*kept.tolist(), *(set(table.names) - set(things))})
 
 
 def _pictured(

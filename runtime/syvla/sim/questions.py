@@ -17,6 +17,7 @@ from syvla.sim.tasks.math_packaging import BOX, CANDIES
 from syvla.sim.tasks.snack_loading import SNACKS, TRAYS
 from syvla.sim.tasks.words import NUMBERS, called, place_in_words
 
+CONTAINERS = (*TRAYS, BOX)
 MIDDLE_M = 0.012  # a box nearer to the middle than this is not asked for its side
 MOST_DESCRIBED = 4
 _AHEAD_GAP_M, _SIDE_GAP_M = 0.03, 0.04  # what is compared differs by at least this much

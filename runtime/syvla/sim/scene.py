@@ -4,7 +4,7 @@ World frame: x forward (away from the robot), y left, z up, the table's top at z
 extents, not halves.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -123,6 +123,16 @@ class Table:
     def of(cls, truth: SimTruth) -> "Table":
         """The table in a truth message."""
         return cls(truth.names, truth.pose, truth.held_by, truth.inside)
+
+    def only(self, names: Collection[str]) -> "Table":
+        """The table as if nothing but ``names`` were on it."""
+        kept = [i for i, name in enumerate(self.names) if name in names]
+        return Table(
+            tuple(self.names[i] for i in kept),
+            self.pose[kept],
+            tuple(self.held_by[i] for i in kept),
+            tuple(self.inside[i] for i in kept),
+        )
 
     def position_m(self, name: str) -> Float64:
         """(3,) centre of an object, or of a container's floor."""

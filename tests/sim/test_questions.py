@@ -148,12 +148,19 @@ def test_questions_vary_and_answers_are_canonical(asked: list[Question]) -> None
 
 
 def test_a_table_in_words_has_everything_on_it() -> None:
-    assert in_sentences(table(held="candy 2", in_tray="red cube")) == (
+    made = table(held="candy 2", in_tray="red cube")
+    assert in_sentences(made, places=True) == (
         "On the table: the white tray 14 cm ahead and 0 cm left, a candy 15 cm ahead and 40 cm left, "
         "the blue can 30 cm ahead and 25 cm right, the box 30 cm ahead and 12 cm left, "
         "the black tray 32 cm ahead and 0 cm left. In the white tray: the red cube 23 cm ahead and 31 cm left. "
         "In the right hand: a candy 15 cm ahead and 40 cm right."
     )
+    assert in_sentences(made, places=False) == (
+        "On the left: a candy, the box. On the right: the blue can. "
+        "In the white tray: the red cube. In the right hand: a candy."
+    )
+    told = " ".join(question.answer for k in range(50) for question in ask(made, 6, np.random.default_rng(k), ("sum",)))
+    assert told.replace(" ", "").isdigit()
 
 
 def test_yes_is_not_always_right(asked: list[Question]) -> None:

@@ -26,7 +26,7 @@ from syvla.config import RigConfig
 from syvla.errors import ConfigError
 from syvla.recording.images import compress
 from syvla.sim.cameras import TwinCameras
-from syvla.sim.questions import CONTAINERS, Question, ask, in_sentences, kind_of
+from syvla.sim.questions import CONTAINERS, WITHOUT_PLACES, Question, ask, in_sentences, kind_of
 from syvla.sim.scene import Table
 from syvla.sim.tables import RandomTable, RandomTables
 from syvla.sim.tasks import ALL_TASKS
@@ -34,6 +34,7 @@ from syvla.sim.tasks import ALL_TASKS
 CAMERA = "cam_high"
 JPEG_QUALITY = 92
 _IN_A_FOLDER = 1000
+_WITH_PLACES = 0.3  # share of the tables in words that say where everything is: it takes many words
 _WHOLE = 0.4  # share of the tables in words on which everything stays
 
 
@@ -74,8 +75,10 @@ def write_scenes(
 
 
 def _told(table: Table, count: int, rng: np.random.Generator) -> dict[str, object]:
-    questions = [asking._replace(point=None)._asdict() for asking in ask(table, count, rng)]
-    return {"image": "", "camera": "", "told": in_sentences(table), "questions": questions}
+    places = bool(rng.random() < _WITH_PLACES)
+    asked = ask(table, count, rng, () if places else WITHOUT_PLACES)
+    questions = [asking._replace(point=None)._asdict() for asking in asked]
+    return {"image": "", "camera": "", "told": in_sentences(table, places=places), "questions": questions}
 
 
 def _some(table: Table, rng: np.random.Generator) -> Table:

@@ -5,7 +5,7 @@ Answers are canonical: lower case, numbers in digits, things by their own names,
 answered by what a perfect planner thinks; no question is worded like an instruction of an unseen split.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,8 +18,10 @@ from syvla.sim.tasks.snack_loading import SNACKS, TRAYS
 from syvla.sim.tasks.words import NUMBERS, called, place_in_words
 
 CONTAINERS = (*TRAYS, BOX)
+ASIDE_M = 0.03  # a box that far from the middle was pushed, see ``syvla.sim.orders``
 MIDDLE_M = 0.012  # a box nearer to the middle than this is not asked for its side
 MOST_DESCRIBED = 4
+WITHOUT_PLACES = ("order", "count", "colour", "exists", "sum", "inside", "state", "held")
 _AHEAD_GAP_M, _SIDE_GAP_M = 0.03, 0.04  # what is compared differs by at least this much
 _SKIP_NOTHING = 0.6  # share of the answers 0 and nothing that are not asked for: there are so many
 _SKIP_EMPTY_HANDS = 0.85
@@ -76,11 +78,11 @@ class View:
         return "left" if self.point(name)[1] >= 0.0 else "right"
 
 
-def ask(table: Table, count: int, rng: np.random.Generator) -> list[Question]:
-    """``count`` different questions about ``table`` (at most 20)."""
+def ask(table: Table, count: int, rng: np.random.Generator, kinds: Collection[str] = ()) -> list[Question]:
+    """``count`` different questions about ``table`` (at most 20), of all or of some ``kinds``."""
     view = View(table)
     asked: dict[str, Question] = {}
-    shares = np.array([share for _, _, share in _KINDS])
+    shares = np.array([share if not kinds or kind in kinds else 0.0 for kind, _, share in _KINDS])
     for _ in range(_TRIES * count):
         kind, make, _ = _KINDS[int(rng.choice(len(_KINDS), p=shares / shares.sum()))]
         question = make(view, rng)
@@ -91,17 +93,25 @@ def ask(table: Table, count: int, rng: np.random.Generator) -> list[Question]:
     return list(asked.values())
 
 
-def in_sentences(table: Table) -> str:
-    """All that the questions may ask about ``table``, in words, from near to far: the picture for one who reads."""
+def in_sentences(table: Table, *, places: bool) -> str:
+    """What there is on ``table``, in words, from near to far: the picture for one who reads.
+
+    With ``places`` it is all that the questions may ask about; without, :data:`WITHOUT_PLACES` can be answered.
+    """
     view = View(table)
-    parts = [("On the table", sorted((*view.loose, *view.containers), key=lambda name: view.point(name)[0]))]
+    if places:
+        parts = [("On the table", [*view.loose, *view.containers])]
+    else:
+        aside = [*view.loose, *(n for n in view.containers if abs(view.point(n)[1]) >= ASIDE_M)]
+        parts = [(f"On the {side}", [n for n in aside if view.side(n) == side]) for side in ARMS]
     parts += [(f"In the {where}", [n for n in view.things if view.inside(n) == where]) for where in view.containers]
     parts += [(f"In the {arm} hand", [n for n in view.things if view.held_by(n) == arm]) for arm in ARMS]
     sentences = []
     for where, names in parts:
-        if names:
-            listed = ", ".join(f"{_with_article(name)} {view.place(name)}" for name in names)
-            sentences.append(f"{where}: {listed}.")
+        near_first = sorted(names, key=lambda name: view.point(name)[0])
+        listed = [f"{_with_article(name)} {view.place(name)}" if places else _with_article(name) for name in near_first]
+        if listed:
+            sentences.append(f"{where}: {', '.join(listed)}.")
     return " ".join(sentences)
 
 

@@ -88,7 +88,7 @@ def test_a_table_in_words_instead_of_a_picture(monkeypatch: pytest.MonkeyPatch, 
     assert len(lines) == 5
     for line in lines:
         assert (line["image"], line["camera"]) == ("", "")
-        assert re.match(r"(On|In) the [a-z ]+: (a|the) .*\.$", str(line["told"]))
+        assert re.match(r"(The|A) [a-z ]+ is (on|in) the .*\.$", str(line["told"]))
         questions = line["questions"]
         assert isinstance(questions, list)
         assert all(asking["point"] is None for asking in questions)

@@ -69,7 +69,7 @@ def test_what_is_done_and_what_is_next_are_true_of_the_table(orders: list[tuple[
             if table.held_by[i]:
                 expected = f"in the {table.held_by[i]} hand"
             if table.inside[i]:
-                expected = "in it"
+                expected = f"in the {table.inside[i]}"
             assert where[1] == expected
         following = re.search(rf"Next the (left|right) arm (picks up|puts) the ({'|'.join(SNACKS)})", found.thought)
         if following is None:

@@ -78,7 +78,7 @@ def _told(table: Table, count: int, rng: np.random.Generator) -> dict[str, objec
     places = bool(rng.random() < _WITH_PLACES)
     asked = ask(table, count, rng, () if places else WITHOUT_PLACES)
     questions = [asking._replace(point=None)._asdict() for asking in asked]
-    return {"image": "", "camera": "", "told": in_sentences(table, places=places), "questions": questions}
+    return {"image": "", "camera": "", "told": in_sentences(table, rng, places=places), "questions": questions}
 
 
 def _some(table: Table, rng: np.random.Generator) -> Table:

@@ -77,6 +77,12 @@ class View:
         """Left or right."""
         return "left" if self.point(name)[1] >= 0.0 else "right"
 
+    def state(self, name: str) -> str:
+        """What it is in or on, in the words of the thoughts."""
+        if self.inside(name):
+            return f"in the {self.inside(name)}"
+        return f"in the {self.held_by(name)} hand" if self.held_by(name) else f"on the {self.side(name)}"
+
 
 def ask(table: Table, count: int, rng: np.random.Generator, kinds: Collection[str] = ()) -> list[Question]:
     """``count`` different questions about ``table`` (at most 20), of all or of some ``kinds``."""
@@ -93,26 +99,20 @@ def ask(table: Table, count: int, rng: np.random.Generator, kinds: Collection[st
     return list(asked.values())
 
 
-def in_sentences(table: Table, *, places: bool) -> str:
-    """What there is on ``table``, in words, from near to far: the picture for one who reads.
+def in_sentences(table: Table, rng: np.random.Generator, *, places: bool) -> str:
+    """What there is on ``table``, a sentence for each thing, in any order: the picture for one who reads.
 
-    With ``places`` it is all that the questions may ask about; without, :data:`WITHOUT_PLACES` can be answered.
+    The sentences are those of the thoughts. With ``places`` they have all that the questions may ask about; without,
+    :data:`WITHOUT_PLACES` can be answered.
     """
     view = View(table)
-    if places:
-        parts = [("On the table", [*view.loose, *view.containers])]
-    else:
-        aside = [*view.loose, *(n for n in view.containers if abs(view.point(n)[1]) >= ASIDE_M)]
-        parts = [(f"On the {side}", [n for n in aside if view.side(n) == side]) for side in ARMS]
-    parts += [(f"In the {where}", [n for n in view.things if view.inside(n) == where]) for where in view.containers]
-    parts += [(f"In the {arm} hand", [n for n in view.things if view.held_by(n) == arm]) for arm in ARMS]
+    aside = [name for name in view.containers if places or abs(view.point(name)[1]) >= ASIDE_M]
     sentences = []
-    for where, names in parts:
-        near_first = sorted(names, key=lambda name: view.point(name)[0])
-        listed = [f"{_with_article(name)} {view.place(name)}" if places else _with_article(name) for name in near_first]
-        if listed:
-            sentences.append(f"{where}: {', '.join(listed)}.")
-    return " ".join(sentences)
+    for name in (*view.things, *aside):
+        words = _with_article(name)
+        text = f"{words[0].upper()}{words[1:]} is {view.state(name)}"
+        sentences.append(f"{text}, {view.place(name)}." if places else f"{text}.")
+    return " ".join(sentences[i] for i in rng.permutation(len(sentences)))
 
 
 def _pick(rng: np.random.Generator, choices: Sequence[str]) -> str:

@@ -102,7 +102,7 @@ class SnackLoading:
             i = table.index[name]
             side = "left" if table.pose[i, 1] > 0.0 else "right"
             if table.inside[i]:
-                text += f" The {name} is in {'it' if table.inside[i] == goal.container else f'the {table.inside[i]}'}."
+                text += f" The {name} is in the {table.inside[i]}."
             elif table.held_by[i]:
                 text += f" The {name} is in the {table.held_by[i]} hand."
                 held.setdefault(table.held_by[i], name)

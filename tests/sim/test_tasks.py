@@ -190,8 +190,6 @@ def test_snack_thoughts_follow_what_was_done() -> None:
     assert f"puts the {one}" in made.chain_of_thought(table_of(made.scene, held=one))
     loaded_one = made.chain_of_thought(table_of(made.scene, {one: made.wanted.container}))
     assert f"The {one} is in the {made.wanted.container}." in loaded_one
-        table_of(made.scene, {one: made.wanted.container})
-    )
     assert "go home" in made.chain_of_thought(table_of(made.scene, loaded(made)))
 
 

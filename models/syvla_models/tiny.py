@@ -67,7 +67,7 @@ def _with_numbers(texts: Iterable[str]) -> Iterator[str]:
 
 
 def tiny_config(tokenizer: PreTrainedTokenizerFast, hidden_size: int = 192) -> Qwen2_5_VLConfig:
-    """Four layers of text and three of vision; every vision layer sees the whole image, which is small."""
+    """Six layers of text and three of vision; every vision layer sees the whole image, which is small."""
     depth = 3
     ids = tokenizer.get_vocab()
     return Qwen2_5_VLConfig(

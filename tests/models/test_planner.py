@@ -348,7 +348,7 @@ def test_the_training_pass_sees_what_the_runtime_sees() -> None:
     thoughts = ["The sum makes 5.", "", "The order asks for the red cube in the white tray."]
     batch, pixel_values, grids = training_batch(planner, thoughts)
     with torch.no_grad():
-        _, states, _ = planner(batch.ids, batch.attention_mask, pixel_values, grids, batch.labels, batch.query_start)
+        _, states, *_ = planner(batch.ids, batch.attention_mask, pixel_values, grids, batch.labels, batch.query_start)
     for row, text in enumerate(thoughts):
         expected = reference_states(planner, pictures(planner, row), INSTRUCTION, planner.encode(text))
         assert close(states[row], expected)
@@ -357,7 +357,7 @@ def test_the_training_pass_sees_what_the_runtime_sees() -> None:
 def test_the_text_loss_is_that_of_transformers() -> None:
     planner = lively()
     batch, pixel_values, grids = training_batch(planner, ["The sum makes 5.", "Next the left arm packs another one."])
-    loss, states, _ = planner(batch.ids, batch.attention_mask, pixel_values, grids, batch.labels)
+    loss, states, *_ = planner(batch.ids, batch.attention_mask, pixel_values, grids, batch.labels)
     assert states is None
     ids = batch.ids.clamp(min=0)  # the feature queries come after every label, so what stands there does not matter
     expected = planner.vlm(
@@ -374,7 +374,7 @@ def test_the_text_loss_is_that_of_transformers() -> None:
 def test_gradients_reach_the_queries_and_the_eyes() -> None:
     planner = lively()
     batch, pixel_values, grids = training_batch(planner, ["The sum makes 5.", "Next."])
-    loss, states, _ = planner(batch.ids, batch.attention_mask, pixel_values, grids, batch.labels, batch.query_start)
+    loss, states, *_ = planner(batch.ids, batch.attention_mask, pixel_values, grids, batch.labels, batch.query_start)
     torch.autograd.backward(loss + states.square().mean())
     for name in ("queries", "vlm.model.visual.patch_embed.proj.weight", "vlm.lm_head.weight"):
         gradient = planner.get_parameter(name).grad
@@ -389,7 +389,9 @@ def test_a_row_of_text_only_may_stand_beside_one_with_images_and_queries() -> No
     batch = collate([question, robot], planner.pad_id)
     pixel_values, grids = patches(pictures(planner), 16, 2)
     with torch.no_grad():
-        loss, states, _ = planner(batch.ids, batch.attention_mask, pixel_values, grids, batch.labels, batch.query_start)
+        loss, states, *_ = planner(
+            batch.ids, batch.attention_mask, pixel_values, grids, batch.labels, batch.query_start
+        )
         alone = collate([question], planner.pad_id)
         planner(alone.ids, alone.attention_mask, None, None, alone.labels)
     assert torch.isfinite(loss)
@@ -402,7 +404,7 @@ def test_a_row_of_text_only_may_stand_beside_one_with_images_and_queries() -> No
 def test_without_labels_the_loss_is_zero_and_harmless() -> None:
     planner = lively()
     batch, pixel_values, grids = training_batch(planner, ["Next."])
-    loss, _, _ = planner(batch.ids, batch.attention_mask, pixel_values, grids, torch.full_like(batch.labels, -100))
+    loss, *_ = planner(batch.ids, batch.attention_mask, pixel_values, grids, torch.full_like(batch.labels, -100))
     assert loss.item() == 0.0
 
 
@@ -411,9 +413,9 @@ def test_bfloat16_autocast_stays_near_float32() -> None:
     batch, pixel_values, grids = training_batch(planner, ["The sum makes 5.", "Next the left arm."])
     arguments = (batch.ids, batch.attention_mask, pixel_values, grids, batch.labels, batch.query_start)
     with torch.no_grad():
-        loss, states, _ = planner(*arguments)
+        loss, states, *_ = planner(*arguments)
         with torch.autocast("cpu", torch.bfloat16):
-            rough_loss, rough_states, _ = planner(*arguments)
+            rough_loss, rough_states, *_ = planner(*arguments)
     assert rough_loss.dtype == rough_states.dtype == torch.float32
     assert rough_loss.item() == pytest.approx(loss.item(), rel=0.01)
     assert (rough_states - states).norm() < 0.03 * states.norm()

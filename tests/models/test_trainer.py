@@ -267,7 +267,7 @@ def test_decoupling_masks_some_states_and_only_in_training(data: Path, pretraine
 def test_every_loss_reaches_the_planner_in_one_backward(data: Path, pretrained: Path) -> None:
     """Gradients of the weighted sum are the weighted sum of each loss's own gradients."""
     gradients = {}
-    parts = ("text", "action", "grounding", "seen")
+    parts = ("text", "action", "grounding", "seen", "asked")
     for name in (*parts, "all"):
         weights = {part: float(name in (part, "all")) for part in parts}
         config = config_of(
@@ -280,7 +280,7 @@ def test_every_loss_reaches_the_planner_in_one_backward(data: Path, pretrained: 
         learner = build_learner(config, stage).train()
         batch = stage.batches(config)(0)
         learner(batch, draw_noise(batch, 0, 0)).total.backward()
-        gradient = learner.planner.vlm.model.language_model.layers[0].mlp.up_proj.weight.grad
+        gradient = learner.planner.vlm.model.visual.blocks[0].attn.qkv.weight.grad
         assert gradient is not None
         assert gradient.abs().max() > 0.0, name
         gradients[name] = gradient

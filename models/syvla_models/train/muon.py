@@ -16,7 +16,7 @@ _EPSILON = 1e-7
 
 
 def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
-    """About the nearest (semi-)orthogonal matrix: singular values within 0.7 and 1.2, float32.
+    """About the nearest (semi-)orthogonal matrix: its singular values mostly within 0.7 and 1.2, float32.
 
     Newton-Schulz with Jordan's coefficients, in bfloat16.
     """

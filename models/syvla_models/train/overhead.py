@@ -95,7 +95,7 @@ class _Step(nn.Module):
 
     def forward(self, decoupling: bool) -> Tensor:
         ids, attention_mask, labels, query_start = self._batch
-        text, states, _ = self.planner(ids, attention_mask, self._pixels, self._grids, labels, query_start)
+        text, states, *_ = self.planner(ids, attention_mask, self._pixels, self._grids, labels, query_start)
         action = decoupled(self._action, states, self.estimate)[0] if decoupling else self._action(states)
         total: Tensor = text + action
         return total

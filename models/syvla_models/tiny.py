@@ -67,19 +67,19 @@ def _with_numbers(texts: Iterable[str]) -> Iterator[str]:
 
 
 def tiny_config(tokenizer: PreTrainedTokenizerFast, hidden_size: int = 192) -> Qwen2_5_VLConfig:
-    """Six layers of text and three of vision; every vision layer sees the whole image, which is small."""
+    """Four layers of text and three of vision; every vision layer sees the whole image, which is small."""
     depth = 3
     ids = tokenizer.get_vocab()
     return Qwen2_5_VLConfig(
         text_config={
             "vocab_size": len(tokenizer),
             "hidden_size": hidden_size,
-            "intermediate_size": 2 * hidden_size,
-            "num_hidden_layers": 6,
-            "num_attention_heads": hidden_size // 32,
-            "num_key_value_heads": hidden_size // 32,
+            "intermediate_size": 3 * hidden_size,
+            "num_hidden_layers": 4,
+            "num_attention_heads": hidden_size // 64,
+            "num_key_value_heads": 1,
             "max_position_embeddings": 1024,
-            "rope_parameters": {"rope_type": "default", "mrope_section": [4, 6, 6], "rope_theta": 1000.0},
+            "rope_parameters": {"rope_type": "default", "mrope_section": [8, 12, 12], "rope_theta": 1000.0},
             "bos_token_id": None,
             "eos_token_id": ids["<|im_end|>"],
             "pad_token_id": None,

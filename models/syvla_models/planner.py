@@ -60,7 +60,7 @@ class Reading(NamedTuple):
     text_loss: torch.Tensor  # mean cross entropy of the labelled tokens, 0 without any
     query_states: torch.Tensor | None  # (B, n, D) float32, zero for a row without; None if none were asked for
     image_features: torch.Tensor  # (image tokens, D) float32: what the vision tower makes of the images, row after row
-    image_states: torch.Tensor  # (image tokens, D) float32: the final hidden states of the same tokens
+    image_states: torch.Tensor  # (image tokens, D) float32: the same tokens half way through the language model
 
 
 class SyvlaPlanner(nn.Module):
@@ -154,8 +154,8 @@ class SyvlaPlanner(nn.Module):
         """
         if ids.device.type == "cpu" and self.vlm.config._attn_implementation != "eager":  # noqa: SLF001
             self.vlm.set_attn_implementation("eager")  # the fused kernel's backward is slower on a CPU
-        hidden, features = self._hidden(ids, attention_mask, pixel_values, image_grid_thw)
-        shown = hidden[ids == self.vlm.config.image_token_id].float()
+        hidden, halfway, features = self._hidden(ids, attention_mask, pixel_values, image_grid_thw)
+        shown = halfway[ids == self.vlm.config.image_token_id].float()
         loss = hidden.new_zeros((), dtype=torch.float32)
         if labels is not None:
             wanted = labels[:, 1:] != IGNORE
@@ -176,8 +176,8 @@ class SyvlaPlanner(nn.Module):
         attention_mask: torch.Tensor,
         pixel_values: torch.Tensor | None,
         image_grid_thw: torch.Tensor | None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Final hidden states (B, L, D), and what the vision tower gave (image tokens, D), float32.
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Final hidden states and those after half of the layers (B, L, D), and image features (image tokens, D).
 
         Causal attention alone hides padding on the right, so no mask is given, which keeps the fast kernel.
         """
@@ -194,10 +194,10 @@ class SyvlaPlanner(nn.Module):
         positions, _ = model.get_rope_index(
             ids, mm_token_type_ids=images.long(), image_grid_thw=image_grid_thw, attention_mask=attention_mask
         )
-        hidden: torch.Tensor = model.language_model(
-            inputs_embeds=embeddings, position_ids=positions, use_cache=False
-        ).last_hidden_state
-        return hidden, features.float()
+        read = model.language_model(
+            inputs_embeds=embeddings, position_ids=positions, use_cache=False, output_hidden_states=True
+        )
+        return read.last_hidden_state, read.hidden_states[len(read.hidden_states) // 2], features.float()
 
     def _see(self, pixel_values: torch.Tensor, image_grid_thw: torch.Tensor | None) -> torch.Tensor:
         """Image embeddings (image tokens, D)."""

@@ -49,7 +49,7 @@ def test_a_line_and_a_picture_for_each_seed(
         assert isinstance(questions, list)
         assert len(questions) == 3
         for question in questions:
-            assert set(question) == {"question", "answer", "point", "kind"}
+            assert set(question) == {"question", "answer", "point", "kind", "named"}
             assert question["question"]
             assert question["answer"]
             assert question["point"] is None or len(question["point"]) == 2
@@ -125,7 +125,7 @@ def test_the_thing_is_where_its_point_says(tmp_path: Path) -> None:
         assert isinstance(questions, list)
         for question in questions:
             about = re.search("red (cube|block)", question["question"])
-            if about is None or question["point"] is None or question["kind"] in ("compare", "order"):
+            if about is None or question["point"] is None or question["kind"] == "order":
                 continue
             column, row = _pixel(*question["point"])
             patch = pixels[max(row - 7, 0) : row + 5, max(column - 5, 0) : column + 6].reshape(-1, 3)

@@ -4,6 +4,7 @@ Text, actions and grounding are one loss and go backward through the VLM once. U
 runs twice, the VLM does not (see ``syvla_models.decoupling``).
 """
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
@@ -62,6 +63,35 @@ class Losses(NamedTuple):
     masked: torch.Tensor  # share of the query states that were decoupled
 
 
+class Named(nn.Module):
+    """How many things of each name have their middle at an image token, by what the token has in common with the words.
+
+    The words' own embeddings are the classifier, so that what the vision tower says of a red cube lies where the
+    language model has "red cube": to look for a named thing is then one comparison, the same for all names.
+    """
+
+    words: torch.Tensor
+    counted: torch.Tensor
+
+    def __init__(self, planner: SyvlaPlanner, names: Sequence[str]) -> None:
+        super().__init__()
+        ids = [planner.encode(f" {name}") for name in names]
+        words = torch.zeros(len(names), max(map(len, ids)), dtype=torch.int64)
+        counted = torch.zeros(words.shape)
+        for row, found in enumerate(ids):
+            words[row, : len(found)] = torch.tensor(found)
+            counted[row, : len(found)] = 1.0 / len(found)
+        self.register_buffer("words", words, persistent=False)
+        self.register_buffer("counted", counted, persistent=False)
+        self.bias = nn.Parameter(torch.full((len(names),), -5.0))
+        self._embed = [planner.vlm.get_input_embeddings()]  # in a list: not a part of this module
+
+    def forward(self, shown: torch.Tensor) -> torch.Tensor:
+        """The logarithm of the expected number (T, names) at each of the image tokens (T, D)."""
+        words = (self._embed[0](self.words) * self.counted[..., None]).sum(1)
+        return shown @ functional.normalize(words, dim=-1).T + self.bias
+
+
 class Learner(nn.Module):
     """Everything that is trained, in one module. ``live`` (slots,) says which slots of an action mean anything.
 
@@ -78,7 +108,7 @@ class Learner(nn.Module):
         live: torch.Tensor,
         losses: LossConfig,
         *,
-        names: int = 0,
+        names: Sequence[str] = (),
         freeze_vlm: bool = False,
     ) -> None:
         super().__init__()
@@ -86,8 +116,9 @@ class Learner(nn.Module):
         self.expert = expert
         # Flattened, so that each query may speak of another thing.
         self.grounding = nn.Linear(planner.spec.feature_queries * planner.spec.hidden_size, GROUNDING)
-        # Of each image token and name: the logarithm of how many have their middle there, and x and y [10 cm] if any.
-        self.seen = nn.Linear(planner.spec.hidden_size, 3 * names) if names else None
+        # Of each image token: x and y [10 cm] of what has its middle there, if anything.
+        self.seen = nn.Linear(planner.spec.hidden_size, 2) if names else None
+        self.named = Named(planner, names) if names else None
         # Of each image token: whether what is asked about is there.
         self.asked = nn.Linear(planner.spec.hidden_size, 1) if names else None
         self.register_buffer("live", live, persistent=False)
@@ -97,7 +128,7 @@ class Learner(nn.Module):
         self._frozen = freeze_vlm
         if freeze_vlm:
             planner.requires_grad_(requires_grad=False)
-            for head in (self.grounding, self.seen, self.asked):
+            for head in (self.grounding, self.seen, self.named, self.asked):
                 if head is not None:
                     head.requires_grad_(requires_grad=False)
 
@@ -134,7 +165,7 @@ class Learner(nn.Module):
 
     def heads(self) -> dict[str, torch.Tensor]:
         """The weights that only training needs, by name."""
-        heads = {"grounding": self.grounding, "seen": self.seen, "asked": self.asked}
+        heads = {"grounding": self.grounding, "seen": self.seen, "named": self.named, "asked": self.asked}
         return {
             f"{head}.{name}": tensor.detach()
             for head, module in heads.items()
@@ -168,15 +199,16 @@ class Learner(nn.Module):
         model: asked of the last hidden states, it was learned there as well, where no word can look any more, and
         thoughts went on without looking.
         """
-        if self.seen is None:
+        if self.seen is None or self.named is None:
             return shown.new_zeros(())
-        there, places = self.seen(shown).float().view(len(shown), -1, 3).split((1, 2), dim=-1)
-        count = torch.zeros_like(there[..., 0])
+        places = self.seen(shown).float()
+        there = self.named(shown).float()
+        count = torch.zeros_like(there)
         count.index_put_(
             (things.token, things.name), torch.ones(len(things.token), device=count.device), accumulate=True
         )
-        names = functional.poisson_nll_loss(there[things.labelled, :, 0], count[things.labelled])
-        off = places[things.token, things.name] - things.point_m / PLACE_UNIT_M
+        names = functional.poisson_nll_loss(there[things.labelled], count[things.labelled])
+        off = places[things.token] - things.point_m / PLACE_UNIT_M
         loss: torch.Tensor = off.square().sum(-1).mean() + NAMES_WEIGHT * names
         return loss
 
@@ -232,7 +264,7 @@ def build_learner(config: TrainConfig, stage: Stage) -> Learner:
             None if config.stage == "see" else policy.expert,
             torch.from_numpy(np.asarray(policy.space.live)),
             config.loss,
-            names=len(stage.names),
+            names=stage.names,
             freeze_vlm=config.optimiser.freeze_vlm,
         )
     earlier = Path(config.init).parent / HEADS_FILE

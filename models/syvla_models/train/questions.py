@@ -35,6 +35,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     answer: str
     point: tuple[float, float] | None = None
     kind: str = ""  # what sort of question it is, for counting
+    named: tuple[tuple[float, float], ...] = ()  # where the things are that an order names
 
 
 class Thing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -43,12 +44,12 @@ class Thing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     name: str
     point: tuple[float, float]  # in the world [m]
     place: tuple[float, float]  # shares of the picture's width and height
-    where: str = ""  # what it is in, a container or a hand
+    where: str = ""  # on which side it is or what it is in, in words that follow its name
 
     @property
     def label(self) -> str:
-        """What it is and what it is in: a can in a tray looks like a can and means something else."""
-        return f"{self.name} in the {self.where}" if self.where else self.name
+        """What it is and where: a can in a tray looks like a can and means something else."""
+        return f"{self.name} {self.where}".rstrip()
 
 
 class Scene(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -101,14 +102,14 @@ class Questions:
         """A picture, every one as likely, and one of its questions.
 
         One that says where the thing is goes without its answer half of the time: the feature queries shall find the
-        place in the picture, not in the words before them.
+        place in the picture, not in the words before them. An order never does: what comes next needs its thought.
         """
         scenes = self.validation if validation else self.train
         path, scene = scenes[int(rng.integers(len(scenes)))]
         asked = scene.questions[int(rng.integers(len(scene.questions)))]
         text = f"{scene.told} {asked.question}".lstrip()
         grounding = unknown() if asked.point is None else of_point(*asked.point)
-        silent = asked.point is not None and rng.random() < SILENT
+        silent = asked.point is not None and not asked.named and rng.random() < SILENT
         return Sample(
             source=self.name,
             images=images_of(path, scene, self._views),
@@ -123,7 +124,7 @@ class Questions:
                 for index, view in enumerate(self._views)
                 if view.camera == scene.camera
                 for thing in scene.things
-                if (seen := _seen(thing, index, view, asked.point)) is not None
+                if (seen := _seen(thing, index, view, asked)) is not None
             ),
         )
 
@@ -141,13 +142,14 @@ class Questions:
                 yield asked.answer
 
 
-def _seen(thing: Thing, index: int, view: CameraView, asked: tuple[float, float] | None) -> Seen | None:
-    """Where ``thing`` is in a view; None outside of it. ``asked`` is where the thing is that is asked about."""
+def _seen(thing: Thing, index: int, view: CameraView, asked: Question) -> Seen | None:
+    """Where ``thing`` is in a view, and whether ``asked`` is about it; None outside of the view."""
     top, left, bottom, right = view.crop
     across, down = (thing.place[0] - left) / (right - left), (thing.place[1] - top) / (bottom - top)
     if not (0.0 <= across < 1.0 and 0.0 <= down < 1.0):
         return None
-    about = None if asked is None else math.dist(thing.point, asked) < SAME_M
+    points = asked.named or (() if asked.point is None else (asked.point,))
+    about = any(math.dist(thing.point, point) < SAME_M for point in points) if points else None
     return Seen(thing.label, index, across, down, *thing.point, about)
 
 

@@ -6,12 +6,13 @@ and orders is learned from words in a fraction of the time, and looking is learn
 A folder with ``scenes.jsonl``, one line for each picture, written as they are drawn:
 
     {"image": "000/000123.jpg", "camera": "cam_high",
-     "questions": [{"question": ..., "answer": ..., "point": [x, y], "kind": ...}],
+     "questions": [{"question": ..., "answer": ..., "point": [x, y], "kind": ..., "named": [[x, y], ...]}],
      "things": [{"name": ..., "where": ..., "point": [x, y], "place": [u, v]}]}
 
 ``point`` is where the thing asked about is [m, in the world frame], or null; ``kind`` what sort of question it is.
-``things`` are all that the image shows unless something stands before them; ``where`` is the container or hand that
-each is in, or "", and ``place`` where it is, as shares of the image's width and height. Of a table in words, ``image``
+``named`` are the points of what an order names. ``things`` are all that the image shows unless something stands before
+them; ``where`` is what each is in or on which side it is, in words ("" of a container), and ``place`` where it is, as
+shares of the image's width and height. Of a table in words, ``image``
 and ``camera`` are empty, ``told`` are the words, and no question has a point.
 """
 
@@ -26,7 +27,7 @@ from syvla.config import RigConfig
 from syvla.errors import ConfigError
 from syvla.recording.images import compress
 from syvla.sim.cameras import TwinCameras
-from syvla.sim.questions import CONTAINERS, WITHOUT_PLACES, Question, ask, in_sentences, kind_of
+from syvla.sim.questions import CONTAINERS, WITHOUT_PLACES, Question, View, ask, in_sentences, kind_of
 from syvla.sim.scene import Table
 from syvla.sim.tables import RandomTable, RandomTables
 from syvla.sim.tasks import ALL_TASKS
@@ -109,18 +110,16 @@ def _pictured(
 
 def _things(table: Table, cameras: TwinCameras) -> list[dict[str, object]]:
     """What the image shows, to the millimetre and the thousandth."""
-    points_m = table.pose[:, :3]
+    view, points_m = View(table), table.pose[:, :3]
     places = cameras.place_in_image(CAMERA, points_m)
     shown = np.all((places >= 0.0) & (places < 1.0), axis=1).tolist()  # NaN is not
     return [
         {
             "name": kind_of(name),
-            "where": inside or (f"{arm} hand" if arm else ""),
+            "where": "" if name in CONTAINERS else view.state(name),
             "point": point[:2].round(3).tolist(),
             "place": place.round(4).tolist(),
         }
-        for name, inside, arm, point, place, there in zip(
-            table.names, table.inside, table.held_by, points_m, places, shown, strict=True
-        )
+        for name, point, place, there in zip(table.names, points_m, places, shown, strict=True)
         if there
     ]

@@ -20,6 +20,12 @@ ARMS_QPOS = 2 * ARM_DOF
 _HIGH_EYE = "0.80 0 0.95"  # across the table from the arms, looking down at both hands
 _HIGH_AXES = "0 1 0 -0.8733 0 0.4872"
 
+_MAT_PIXELS = (150, 100)  # along y, along x: one for each centimetre
+_MAT_RGB = (0.63, 0.58, 0.53)
+_MAT_ALONG_Y = (0.15, 0.0, -0.15)  # from the middle to the left edge
+_MAT_ALONG_X = (0.0, 0.13, 0.0)  # and to the far edge
+_MAT_CHECK = 0.015
+
 _HEAD = f"""
 <mujoco model="cobot_magic_twin">
   <compiler angle="radian" autolimits="true"/>
@@ -38,9 +44,9 @@ _HEAD = f"""
   <asset>
     <texture name="sky" type="skybox" builtin="gradient" rgb1="0.87 0.90 0.94" rgb2="0.66 0.72 0.80"
              width="64" height="64"/>
-    <texture name="table" type="2d" builtin="checker" rgb1="0.66 0.60 0.53" rgb2="0.63 0.57 0.50"
-             width="64" height="64"/>
-    <material name="table" texture="table" texrepeat="5 7.5" specular="0.05" shininess="0.1"/>
+    <texture name="table" type="2d" builtin="flat" rgb1="0.64 0.58 0.52" width="{_MAT_PIXELS[1]}"
+             height="{_MAT_PIXELS[0]}"/>
+    <material name="table" texture="table" specular="0.05" shininess="0.1"/>
   </asset>
 """
 _WORLD = f"""
@@ -76,12 +82,26 @@ class TwinModel:
         )
         self.layout = scene.layout
         self.model = mujoco.MjModel.from_xml_string(xml)
+        self._print_mat()
         self.data = mujoco.MjData(self.model)
         self.bodies = np.array([self.model.body(f"thing/{name}").id for name in scene.names], dtype=np.int64)
         self.gains = self.model.actuator_gainprm.copy()
         self.biases = self.model.actuator_biasprm.copy()
         self.pads = [self.model.geom(f"{arm}/pad_{finger}").id for arm in ARMS for finger in "ab"]
         self.thing_of_geom = {self.model.geom(f"thing/{o.name}").id: row for row, o in enumerate(scene.objects)}
+
+    def _print_mat(self) -> None:
+        """The table's mat: its colour tells the place, so that a patch of it does not look like all others.
+
+        A vision tower with relative positions alone takes long to learn from the borders where a patch is.
+        """
+        texture = self.model.texture("table")
+        y, x = (np.linspace(-1.0, 1.0, n) for n in _MAT_PIXELS)
+        y, x = y[:, None, None], x[None, :, None]
+        check = np.sign(np.sin(7.5 * math.pi * y) * np.sin(5.0 * math.pi * x))
+        rgb = np.array(_MAT_RGB) + y * _MAT_ALONG_Y + x * _MAT_ALONG_X + _MAT_CHECK * check
+        first = int(texture.adr[0])
+        self.model.tex_data[first : first + rgb.size] = np.round(255.0 * rgb).ravel()
 
     def place(self, scene: Scene) -> None:
         """Put the things of ``scene`` where it says, at rest, in its colours; the arms go to zero."""

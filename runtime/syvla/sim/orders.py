@@ -29,11 +29,15 @@ _REST_M = 0.03  # how far from the middle a box stands before it is pushed
 
 
 class Order(NamedTuple):
-    """``point`` is where the thing is that is fetched next, (x, y) [m] in the world frame; None if nothing is."""
+    """``point`` is where the thing is that is fetched next, (x, y) [m] in the world frame; None if nothing is.
+
+    ``named`` is where the things are that the instruction names, the container among them.
+    """
 
     instruction: str
     thought: str
     point: tuple[float, float] | None
+    named: tuple[tuple[float, float], ...]
 
 
 def order(table: Table, rng: np.random.Generator) -> Order | None:
@@ -70,7 +74,8 @@ def _of_snacks(table: Table, snacks: list[str], rng: np.random.Generator) -> Ord
     rest = [name for name in named if inside[name] != container]
     following = next((n for n in rest if table.position_m(n)[1] > 0.0), rest[0] if rest else "")
     fetching = following and not any(held[name] for name in rest)
-    return Order(text, thought, _point(table, following) if fetching else None)
+    about = tuple(_point(table, name) for name in (*named, container))
+    return Order(text, thought, _point(table, following) if fetching else None, about)
 
 
 def _of_candies(table: Table, rng: np.random.Generator) -> Order | None:
@@ -96,7 +101,8 @@ def _of_candies(table: Table, rng: np.random.Generator) -> Order | None:
                 text = _pick(rng, SUMS).format(a=first, b=goal.count - first, side=push)
     thought = task.chain_of_thought(goal, table, -_REST_M if push == "left" else _REST_M)
     fetching = done < goal.count and not any(table.held_by[table.index[name]] for name in CANDIES)
-    return Order(text, thought, _point(table, next_candy(goal, table)) if fetching else None)
+    about = tuple(_point(table, name) for name in (*CANDIES, container))
+    return Order(text, thought, _point(table, next_candy(goal, table)) if fetching else None, about)
 
 
 def _point(table: Table, name: str) -> tuple[float, float]:

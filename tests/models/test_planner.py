@@ -23,7 +23,7 @@ from syvla_models.tiny import build_tiny, tiny_spec
 
 TEXTS = [
     "Put the red cube and the green can into the white tray.",
-    "The order asks for the red cube in the white tray. Next the left arm picks up the green can.",
+    "The red cube is in the white tray. Next the left arm picks up the green can.",
     "The sum makes 5. The box holds 2 of 5 candies. Next the right arm packs another one.",
 ] * 5
 WIDE = CameraView(camera="cam_high", height=64, width=96)
@@ -345,7 +345,7 @@ def training_batch(planner: SyvlaPlanner, thoughts: list[str]) -> tuple[Any, tor
 
 def test_the_training_pass_sees_what_the_runtime_sees() -> None:
     planner = lively((WIDE, SMALL))
-    thoughts = ["The sum makes 5.", "", "The order asks for the red cube in the white tray."]
+    thoughts = ["The sum makes 5.", "", "The red cube is in the white tray."]
     batch, pixel_values, grids = training_batch(planner, thoughts)
     with torch.no_grad():
         _, states, *_ = planner(batch.ids, batch.attention_mask, pixel_values, grids, batch.labels, batch.query_start)

@@ -28,7 +28,7 @@ def named_in(text: str) -> list[str]:
 
 
 def of_snacks(orders: list[tuple[Table, Order]]) -> list[tuple[Table, Order]]:
-    return [pair for pair in orders if pair[1].thought.startswith("The order")]
+    return [pair for pair in orders if not pair[1].thought.startswith("The sum")]
 
 
 def of_candies(orders: list[tuple[Table, Order]]) -> list[tuple[Table, Order]]:
@@ -46,12 +46,20 @@ def test_what_is_asked_for_is_understood_as_it_is_thought(orders: list[tuple[Tab
     for _, found in orders:
         goal = play.goal(found.instruction)
         assert goal is not None, found
-        assert goal.container in found.thought
-        if found.thought.startswith("The order"):
-            asked = found.thought.split(".")[0]
-            assert named_in(asked) == list(goal.candidates), found
-        else:
+        if found.thought.startswith("The sum"):
             assert numbers_in(found.thought)[0] == goal.count, found
+            assert goal.container in found.thought
+        else:
+            asked = found.thought.split(" Next ")[0]
+            assert named_in(asked) == list(goal.candidates), found
+
+
+def test_an_order_says_where_the_things_are_that_it_names(orders: list[tuple[Table, Order]]) -> None:
+    for table, found in orders:
+        goal = TablePlay().goal(found.instruction)
+        assert goal is not None
+        places = {tuple(table.position_m(name)[:2].round(4).tolist()) for name in (*goal.candidates, goal.container)}
+        assert set(found.named) == places
 
 
 def test_what_is_done_and_what_is_next_are_true_of_the_table(orders: list[tuple[Table, Order]]) -> None:
@@ -61,7 +69,7 @@ def test_what_is_done_and_what_is_next_are_true_of_the_table(orders: list[tuple[
         assert goal is not None
         inside = {name for name in goal.candidates if table.inside[table.index[name]] == goal.container}
         for name in goal.candidates:
-            where = re.search(rf"\. The {name} is ([^.]*)\.", found.thought)
+            where = re.search(rf"The {name} is ([^.]*)\.", found.thought)
             assert where is not None, found
             i = table.index[name]
             side = "left" if table.pose[i, 1] > 0.0 else "right"

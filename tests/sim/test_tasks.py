@@ -185,7 +185,7 @@ def test_snack_thoughts_follow_what_was_done() -> None:
     made = episode("snack_loading", 0)
     one = made.wanted.candidates[0]
     start = made.chain_of_thought(table_of(made.scene))
-    assert made.wanted.container in start
+    assert all(f"The {name} is on the " in start for name in made.wanted.candidates)
     assert f"picks up the {one}" in start
     assert f"puts the {one}" in made.chain_of_thought(table_of(made.scene, held=one))
     loaded_one = made.chain_of_thought(table_of(made.scene, {one: made.wanted.container}))

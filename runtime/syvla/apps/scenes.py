@@ -12,8 +12,8 @@ A folder with ``scenes.jsonl``, one line for each picture, written as they are d
 ``point`` is where the thing asked about is [m, in the world frame], or null; ``kind`` what sort of question it is.
 ``named`` are the points of what an order names. ``things`` are all that the image shows unless something stands before
 them; ``where`` is what each is in or on which side it is, in words ("" of a container), and ``place`` where it is, as
-shares of the image's width and height. Of a table in words, ``image``
-and ``camera`` are empty, ``told`` are the words, and no question has a point.
+shares of the image's width and height. Of a table in words, ``image`` and ``camera`` are empty, ``told`` are the
+words, and no question has a point.
 """
 
 import json
@@ -27,10 +27,11 @@ from syvla.config import RigConfig
 from syvla.errors import ConfigError
 from syvla.recording.images import compress
 from syvla.sim.cameras import TwinCameras
-from syvla.sim.questions import CONTAINERS, WITHOUT_PLACES, Question, View, ask, in_sentences, kind_of
+from syvla.sim.questions import CONTAINERS, WITHOUT_PLACES, Question, ask, in_sentences, kind_of
 from syvla.sim.scene import Table
 from syvla.sim.tables import RandomTable, RandomTables
 from syvla.sim.tasks import ALL_TASKS
+from syvla.sim.tasks.words import state_in_words
 
 CAMERA = "cam_high"
 JPEG_QUALITY = 92
@@ -110,13 +111,13 @@ def _pictured(
 
 def _things(table: Table, cameras: TwinCameras) -> list[dict[str, object]]:
     """What the image shows, to the millimetre and the thousandth."""
-    view, points_m = View(table), table.pose[:, :3]
+    points_m = table.pose[:, :3]
     places = cameras.place_in_image(CAMERA, points_m)
     shown = np.all((places >= 0.0) & (places < 1.0), axis=1).tolist()  # NaN is not
     return [
         {
             "name": kind_of(name),
-            "where": "" if name in CONTAINERS else view.state(name),
+            "where": "" if name in CONTAINERS else state_in_words(table, name),
             "point": point[:2].round(3).tolist(),
             "place": place.round(4).tolist(),
         }

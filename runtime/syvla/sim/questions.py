@@ -15,7 +15,7 @@ from syvla.sim.orders import order
 from syvla.sim.scene import Table
 from syvla.sim.tasks.math_packaging import BOX, CANDIES
 from syvla.sim.tasks.snack_loading import SNACKS, TRAYS
-from syvla.sim.tasks.words import NUMBERS, called, place_in_words
+from syvla.sim.tasks.words import NUMBERS, called, place_in_words, state_in_words
 
 CONTAINERS = (*TRAYS, BOX)
 ASIDE_M = 0.03  # a box that far from the middle was pushed, see ``syvla.sim.orders``
@@ -77,12 +77,6 @@ class View:
         """Left or right."""
         return "left" if self.point(name)[1] >= 0.0 else "right"
 
-    def state(self, name: str) -> str:
-        """What it is in or on, in the words of the thoughts."""
-        if self.inside(name):
-            return f"in the {self.inside(name)}"
-        return f"in the {self.held_by(name)} hand" if self.held_by(name) else f"on the {self.side(name)}"
-
 
 def ask(table: Table, count: int, rng: np.random.Generator, kinds: Collection[str] = ()) -> list[Question]:
     """``count`` different questions about ``table`` (at most 20), of all or of some ``kinds``."""
@@ -110,7 +104,7 @@ def in_sentences(table: Table, rng: np.random.Generator, *, places: bool) -> str
     sentences = []
     for name in (*view.things, *aside):
         words = _with_article(name)
-        text = f"{words[0].upper()}{words[1:]} is {view.state(name)}"
+        text = f"{words[0].upper()}{words[1:]} is {state_in_words(table, name)}"
         sentences.append(f"{text}, {view.place(name)}." if places else f"{text}.")
     return " ".join(sentences[i] for i in rng.permutation(len(sentences)))
 
@@ -293,11 +287,7 @@ def _state(view: View, rng: np.random.Generator) -> Question | None:
     name = _one(rng, view.snacks)
     if not name:
         return None
-    answer = "on the table"
-    if view.inside(name):
-        answer = f"in the {view.inside(name)}"
-    elif view.held_by(name):
-        answer = f"in the {view.held_by(name)} hand"
+    answer = "on the table" if name in view.loose else state_in_words(view.table, name)
     text = _pick(rng, ("What is {} on or in?", "Is {} on the table, in something or in a hand?"))
     return Question(text.format(f"the {called(name, rng)}"), answer, view.point(name))
 

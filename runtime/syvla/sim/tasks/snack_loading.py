@@ -6,6 +6,7 @@ from syvla.messages import ARMS
 from syvla.sim.scene import Container, FreeObject, Rgba, Scene, Shape, Table, Vector3
 from syvla.sim.tasks.goal import SPLITS, Goal, LanguageEpisode, Side, generator, in_words
 from syvla.sim.tasks.layout import spread
+from syvla.sim.tasks.words import state_in_words
 
 _CUBE: tuple[Shape, Vector3] = ("box", (0.036, 0.036, 0.036))
 _CAN: tuple[Shape, Vector3] = ("cylinder", (0.036, 0.036, 0.048))
@@ -90,31 +91,30 @@ class SnackLoading:
         return Goal(container=trays[0], candidates=snacks, count=len(snacks))
 
     def chain_of_thought(self, goal: Goal, table: Table, rest_m: float) -> str:
-        """What was ordered, where each of it is, what comes next.
+        """Where each thing of the order is, and what comes next.
 
         Thing by thing, so that every sentence is one look at the table, and what comes next follows from the words. A
         planner that has to say at once which things are done must look, select and sort in a single step.
         """
-        text = f"The order asks for {in_words(goal.candidates)} in the {goal.container}."
+        sentences = [f"The {name} is {state_in_words(table, name)}." for name in goal.candidates]
+        return " ".join((*sentences, self._next(goal, table)))
+
+    @staticmethod
+    def _next(goal: Goal, table: Table) -> str:
         held: dict[str, str] = {}
         lying: dict[str, str] = {}
-        for name in goal.candidates:
+        for name in reversed(goal.candidates):
             i = table.index[name]
-            side = "left" if table.pose[i, 1] > 0.0 else "right"
-            if table.inside[i]:
-                text += f" The {name} is in the {table.inside[i]}."
-            elif table.held_by[i]:
-                text += f" The {name} is in the {table.held_by[i]} hand."
-                held.setdefault(table.held_by[i], name)
-            else:
-                text += f" The {name} is on the {side}."
-                lying.setdefault(side, name)
+            if table.held_by[i]:
+                held[table.held_by[i]] = name
+            elif not table.inside[i]:
+                lying["left" if table.pose[i, 1] >= 0.0 else "right"] = name
         for arm in ARMS:
             if arm in held:
-                return f"{text} Next the {arm} arm puts the {held[arm]} into the {goal.container}."
+                return f"Next the {arm} arm puts the {held[arm]} into the {goal.container}."
         for arm in ARMS:
             if arm in lying:
-                return f"{text} Next the {arm} arm picks up the {lying[arm]}."
+                return f"Next the {arm} arm picks up the {lying[arm]}."
         if all(table.inside[table.index[name]] == goal.container for name in goal.candidates):
-            return f"{text} Everything is loaded, so the arms go home."
-        return f"{text} The rest cannot be taken out, so the arms go home."
+            return "Everything is loaded, so the arms go home."
+        return "The rest cannot be taken out, so the arms go home."

@@ -4,6 +4,8 @@ import re
 
 import numpy as np
 
+from syvla.sim.scene import Table
+
 SYNONYMS: dict[str, tuple[str, ...]] = {
     "cube": ("block",),
     "can": ("tin",),
@@ -31,6 +33,16 @@ def called(name: str, rng: np.random.Generator) -> str:
 def place_in_words(x_m: float, y_m: float) -> str:
     """A place of the world frame in whole centimetres: "23 cm ahead and 31 cm left"."""
     return f"{round(100 * x_m)} cm ahead and {round(100 * abs(y_m))} cm {'left' if y_m >= 0.0 else 'right'}"
+
+
+def state_in_words(table: Table, name: str) -> str:
+    """What a thing is in, or on which side it lies: "in the white tray", "in the left hand", "on the right"."""
+    i = table.index[name]
+    if table.inside[i]:
+        return f"in the {table.inside[i]}"
+    if table.held_by[i]:
+        return f"in the {table.held_by[i]} hand"
+    return f"on the {'left' if table.pose[i, 1] >= 0.0 else 'right'}"
 
 
 def names_in(text: str) -> list[tuple[str, str]]:

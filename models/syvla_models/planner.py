@@ -110,13 +110,10 @@ class SyvlaPlanner(nn.Module):
         patch = self.vlm.config.vision_config.patch_size
         return torch.tensor([(1, view.height // patch, view.width // patch) for view in self.spec.views])
 
-    def prompt(self, instruction: str, *, images: bool = True) -> list[int]:
-        """The ids that come before the chain of thought, with every image's ``<|image_pad|>`` written out.
-
-        Without ``images`` they are those of words alone.
-        """
+    def prompt(self, instruction: str) -> list[int]:
+        """The ids that come before the chain of thought, with every image's ``<|image_pad|>`` written out."""
         merge = self.vlm.config.vision_config.spatial_merge_size
-        counts = [int(grid.prod()) // merge**2 for grid in self.grids] if images else []
+        counts = [int(grid.prod()) // merge**2 for grid in self.grids]
         return prompt_ids(self.tokenizer, self.spec, instruction, counts)
 
     def encode(self, text: str) -> list[int]:

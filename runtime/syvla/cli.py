@@ -193,7 +193,6 @@ def scenes(
     count: int = 1000,
     seed: int = 0,
     questions_per_image: int = 4,
-    words: bool = False,
     rig: str = "twin",
 ) -> int:
     """Draw pictures of random tables of the twin, with questions and answers about them.
@@ -203,7 +202,6 @@ def scenes(
         count: how many pictures.
         seed: the first seed; picture i shows the table of seed + i.
         questions_per_image: questions about each picture, 1 to 12.
-        words: tell each table in words instead of a picture.
         rig: a shipped rig, or the path of a rig file.
     """
     from syvla.apps.scenes import write_scenes
@@ -215,11 +213,11 @@ def scenes(
     if not 1 <= questions_per_image <= 12:
         raise ConfigError(f"questions-per-image must be 1 to 12, not {questions_per_image}")
     started_s = time.perf_counter()
-    for done in write_scenes(load_rig(rig), out, count, seed, questions_per_image, words=words):
+    for done in write_scenes(load_rig(rig), out, count, seed, questions_per_image):
         if done % 100 == 0 or done == count:
             left_s = (time.perf_counter() - started_s) / done * (count - done)
             print(f"\r[{done}/{count}, {left_s:.0f} s left]", end="\n" if done == count else "", flush=True)
-    print(f"{count} tables in {out}")
+    print(f"{count} pictures in {out}")
     return 0
 
 

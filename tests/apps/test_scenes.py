@@ -80,20 +80,6 @@ def test_things_are_where_the_picture_shows_them(tmp_path: Path) -> None:
     assert not any(name.startswith("candy ") for name in names)
 
 
-def test_a_table_in_words_instead_of_a_picture(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    out = tmp_path / "words"
-    assert status(monkeypatch, str(out), "--words", "--count", "5", "--seed", "40") == 0
-    assert [path.name for path in out.iterdir()] == ["scenes.jsonl"]
-    lines = lines_of(out)
-    assert len(lines) == 5
-    for line in lines:
-        assert (line["image"], line["camera"]) == ("", "")
-        assert re.match(r"(The|A) [a-z ]+ is (on|in) the .*\.$", str(line["told"]))
-        questions = line["questions"]
-        assert isinstance(questions, list)
-        assert all(asking["point"] is None for asking in questions)
-
-
 def test_the_same_seed_is_the_same_scene(tmp_path: Path) -> None:
     for _ in write_scenes(RIG, tmp_path / "a", 3, 10, 2):
         pass

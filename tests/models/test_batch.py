@@ -137,22 +137,6 @@ def test_grounding_is_kept_by_row(words: Words) -> None:
     np.testing.assert_allclose(batch.grounding[1, 1:3], [0.3, 0.1], rtol=1e-6)
 
 
-def test_a_question_in_words_alone_has_no_image_and_moves_no_other_row_s(words: Words) -> None:
-    told = question(1)._replace(images=(), question="The can is red. What is red?", answer="The can.")
-    batch = collator(words).collate([told, question(2)])
-    alone = collator(words).collate([question(2)])
-    image_token = prompt.special_id(words.tokenizer, "<|image_pad|>")
-    assert (batch.ids == image_token).sum(1).tolist() == [0, 2]
-    assert torch.equal(batch.pixel_values, alone.pixel_values)
-    assert torch.equal(batch.image_grid_thw, alone.image_grid_thw)
-    only = collator(words).collate([told])
-    assert only.pixel_values.shape == (0, alone.pixel_values.shape[1])
-    assert only.image_grid_thw.shape == (0, 3)
-    # The same words with a picture are another prompt.
-    pictured = collator(words).collate([told, told._replace(images=question(1).images)])
-    assert (pictured.ids == image_token).sum(1).tolist() == [0, 2]
-
-
 def test_a_thing_is_at_the_image_token_that_shows_its_middle(words: Words) -> None:
     """A view of 32x64 pixels in blocks of 32 has two tokens; those of the batch are counted through all rows."""
     made = Collator(words, None, feature_queries=QUERIES, patch=16, merge=2, names=("box", "can"))

@@ -67,34 +67,6 @@ def test_half_of_the_questions_about_a_place_go_without_the_words_that_name_it(t
     assert all(sample.question is not None for sample in drawn if not sample.grounding_known.any())
 
 
-def test_a_table_in_words_has_no_picture(tmp_path: Path) -> None:
-    file = scenes(tmp_path)
-    asked = [{"question": f"{k} cans. How many?", "answer": str(k), "point": None} for k in range(20)]
-    told = [{"image": "", "camera": "", "questions": [asking]} for asking in asked]
-    file.write_text("\n".join(map(json.dumps, told)))
-    questions = Questions("words", [file], [VIEW], validation_share=0.2)
-    assert len(questions.train) == 16
-    known = {scene.questions[0].question for _, scene in questions.train}
-    assert not known & {scene.questions[0].question for _, scene in questions.validation}
-    for sample in draw(questions, 40):
-        assert sample.images == ()
-        assert sample.question == f"{sample.answer} cans. How many?"
-
-
-def test_what_is_told_comes_before_the_question(tmp_path: Path) -> None:
-    asked = [{"question": f"Q{k}?", "answer": f"A{k}"} for k in range(4)]
-    told = [{"image": "", "camera": "", "told": f"Table {k}.", "questions": asked} for k in range(20)]
-    (tmp_path / "scenes.jsonl").write_text("\n".join(map(json.dumps, told)))
-    questions = Questions("words", [tmp_path / "scenes.jsonl"], [VIEW])
-    for sample in draw(questions, 40):
-        assert sample.question is not None
-        assert sample.answer is not None
-        table, _, asked_for = sample.question.partition(". ")
-        assert table.startswith("Table ")
-        assert asked_for == f"Q{sample.answer[1]}?"
-    assert {"Table 3.", "Q1?", "A2"} <= set(questions.texts())
-
-
 def test_the_thing_that_is_asked_about_is_marked(tmp_path: Path) -> None:
     file = scenes(tmp_path)
     lines = []

@@ -18,7 +18,6 @@ budget = { max_steps = 10 }
 @pytest.mark.parametrize(
     ("file", "stage"),
     [
-        ("tiny-read.toml", "see"),
         ("tiny-see.toml", "see"),
         ("tiny-pretrain.toml", "pretrain"),
         ("tiny-finetune.toml", "finetune"),
@@ -40,12 +39,11 @@ def test_the_shipped_pre_training_mixes_in_a_third_of_questions_and_almost_no_th
 
 
 def test_the_shipped_stages_begin_where_the_one_before_ended() -> None:
-    read = load_config(CONFIGS / "tiny-read.toml", "see")
     see = load_config(CONFIGS / "tiny-see.toml", "see")
     pretrain = load_config(CONFIGS / "tiny-pretrain.toml", "pretrain")
     finetune = load_config(CONFIGS / "tiny-finetune.toml", "finetune")
-    begins = [stage.init for stage in (read, see, pretrain, finetune)]
-    assert begins == ["", *(f"runs/{stage}/checkpoint" for stage in ("read", "see", "pretrain"))]
+    begins = [stage.init for stage in (see, pretrain, finetune)]
+    assert begins == ["", *(f"runs/{stage}/checkpoint" for stage in ("see", "pretrain"))]
     # or the expert of the pre-training would be thrown away
     assert pretrain.action.space == finetune.action.space
     assert pretrain.model.expert == finetune.model.expert

@@ -1,7 +1,7 @@
 """From samples to the padded tensors that the planner and the expert train on."""
 
-from collections.abc import Callable, Hashable, Sequence
-from typing import Any, NamedTuple, Protocol, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -15,7 +15,6 @@ from syvla_models.train.mixture import Mixture
 from syvla_models.train.samples import Actions, Sample
 
 _REMEMBERED_TEXTS = 65536
-Key = TypeVar("Key", bound=Hashable)
 
 
 class ActionEncoder(Protocol):
@@ -36,7 +35,7 @@ class PromptedPlanner(Protocol):
     end_id: int
     pad_id: int
 
-    def prompt(self, instruction: str, *, images: bool = True) -> list[int]:
+    def prompt(self, instruction: str) -> list[int]:
         """The ids before the chain of thought."""
         ...
 
@@ -113,7 +112,7 @@ class Collator:
         self._queries = feature_queries
         self._patch, self._merge = patch, merge
         self._names = {name: index for index, name in enumerate(names)}
-        self._prompts: dict[tuple[str, bool], list[int]] = {}
+        self._prompts: dict[str, list[int]] = {}
         self._texts: dict[str, list[int]] = {}
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
@@ -141,10 +140,10 @@ class Collator:
             if sample.answer is None:
                 raise ConfigError(f"{sample.source}: the question {sample.question!r} has no answer")
             queries = self._queries if sample.grounding_known.any() else 0
-            prompt = self._prompt(sample.question, bool(sample.images))
+            prompt = self._prompt(sample.question)
             return training_sequence(prompt, self._text(sample.answer), end, queries)
         said = sample.chain_of_thought
-        prompt = self._prompt(sample.instruction, bool(sample.images))
+        prompt = self._prompt(sample.instruction)
         return training_sequence(prompt, self._text(said or ""), end, self._queries, learn_thought=said is not None)
 
     # ------------------------------------------------------------ inside
@@ -191,11 +190,11 @@ class Collator:
             pointed=torch.tensor(pointed),
         )
 
-    def _prompt(self, text: str, images: bool) -> list[int]:
-        return _remember(self._prompts, (text, images), lambda: self._planner.prompt(text, images=images))
+    def _prompt(self, text: str) -> list[int]:
+        return _remember(self._prompts, text, self._planner.prompt)
 
     def _text(self, text: str) -> list[int]:
-        return _remember(self._texts, text, lambda: self._planner.encode(text))
+        return _remember(self._texts, text, self._planner.encode)
 
 
 class Batches:
@@ -225,12 +224,12 @@ class Batches:
         return sample._replace(images=tuple(augment(image, rng) for image in sample.images))
 
 
-def _remember(known: dict[Key, list[int]], key: Key, make: Callable[[], list[int]]) -> list[int]:
-    ids = known.get(key)
+def _remember(known: dict[str, list[int]], text: str, encode: Callable[[str], list[int]]) -> list[int]:
+    ids = known.get(text)
     if ids is None:
         if len(known) >= _REMEMBERED_TEXTS:
             known.clear()
-        ids = known[key] = make()
+        ids = known[text] = encode(text)
     return ids
 
 

@@ -5,8 +5,8 @@ A source is one or more ``scenes.jsonl`` files. A line is one picture, its path 
     {"image": "000/000123.jpg", "camera": "cam_high", "questions": [
         {"question": "What is left of the red box?", "answer": "The green can.", "point": [0.31, 0.12]}]}
 
-``point`` is where the thing spoken of is: x, y [m] in the world, or null. A line whose image is "" is words
-alone: what is ``told`` comes before the question.
+``point`` is where the thing spoken of is: x, y [m] in the world, or null. ``named`` are
+the places of what an order names, ``things`` what the picture shows.
 """
 
 import math
@@ -59,7 +59,6 @@ class Scene(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     camera: str
     questions: tuple[Question, ...]
     things: tuple[Thing, ...] = ()
-    told: str = ""  # what is on the table, in words: comes before the question
 
 
 SAME_M = 0.002  # two places nearer than this are one, but for how they are rounded
@@ -91,12 +90,10 @@ class Questions:
         self.name = name
         self._views = tuple(views)
         cameras = {view.camera for view in views}
-        scenes = [
-            pair for file in files for pair in read_scenes(file) if not pair[1].image or pair[1].camera in cameras
-        ]
-        held_out = split([_key(scene) for _, scene in scenes], validation_share, name)
-        self.train = tuple((path, scene) for path, scene in scenes if _key(scene) not in held_out)
-        self.validation = tuple((path, scene) for path, scene in scenes if _key(scene) in held_out)
+        scenes = [pair for file in files for pair in read_scenes(file) if pair[1].camera in cameras]
+        held_out = split([scene.image for _, scene in scenes], validation_share, name)
+        self.train = tuple((path, scene) for path, scene in scenes if scene.image not in held_out)
+        self.validation = tuple((path, scene) for path, scene in scenes if scene.image in held_out)
 
     def draw(self, rng: np.random.Generator, validation: bool) -> Sample:
         """A picture, every one as likely, and one of its questions.
@@ -107,15 +104,14 @@ class Questions:
         scenes = self.validation if validation else self.train
         path, scene = scenes[int(rng.integers(len(scenes)))]
         asked = scene.questions[int(rng.integers(len(scene.questions)))]
-        text = f"{scene.told} {asked.question}".lstrip()
         grounding = unknown() if asked.point is None else of_point(*asked.point)
         silent = asked.point is not None and not asked.named and rng.random() < SILENT
         return Sample(
             source=self.name,
             images=images_of(path, scene, self._views),
-            instruction=text if silent else "",
+            instruction=asked.question if silent else "",
             chain_of_thought=None,
-            question=None if silent else text,
+            question=None if silent else asked.question,
             answer=None if silent else asked.answer,
             grounding=grounding.values,
             grounding_known=grounding.known,
@@ -136,7 +132,6 @@ class Questions:
     def texts(self) -> Iterator[str]:
         """Every question and answer of the training pictures."""
         for _, scene in self.train:
-            yield scene.told
             for asked in scene.questions:
                 yield asked.question
                 yield asked.answer
@@ -154,19 +149,12 @@ def _seen(thing: Thing, index: int, view: CameraView, asked: Question) -> Seen |
 
 
 def images_of(path: Path, scene: Scene, views: Sequence[CameraView]) -> tuple[UInt8, ...]:
-    """What a planner with these ``views`` sees of a scene: black where it is another camera's; none of one in words."""
-    if not scene.image:
-        return ()
+    """What a planner with these ``views`` sees of a scene: black where it is another camera's."""
     try:
         rgb = unpack(path.read_bytes())
     except OSError as error:
         raise RecordingError(f"{path}: {error.strerror}") from error
     return tuple(view_of(rgb, view) if view.camera == scene.camera else _black(view) for view in views)
-
-
-def _key(scene: Scene) -> str:
-    """What tells one scene from another: its picture, or else its words."""
-    return scene.image or scene.told or scene.questions[0].question
 
 
 def _black(view: CameraView) -> UInt8:
@@ -185,6 +173,8 @@ def read_scenes(file: Path) -> Iterator[tuple[Path, Scene]]:
             scene = decoder.decode(line)
         except (msgspec.MsgspecError, ValueError) as error:
             raise ConfigError(f"{file}, line {number}: {error}") from error
+        if not scene.image:
+            raise ConfigError(f"{file}, line {number}: image must not be empty")
         if not scene.questions:
             raise ConfigError(f"{file}, line {number}: questions must have at least one question")
         for asked in scene.questions:

@@ -1,8 +1,5 @@
 """``syvla scenes``: random tables with questions and answers, for pre-training and for a held-out set.
 
-Each table is a picture, or is told in words, which the question then begins with: what there is to know about tables
-and orders is learned from words in a fraction of the time, and looking is learned after it.
-
 A folder with ``scenes.jsonl``, one line for each picture, written as they are drawn:
 
     {"image": "000/000123.jpg", "camera": "cam_high",
@@ -12,13 +9,12 @@ A folder with ``scenes.jsonl``, one line for each picture, written as they are d
 ``point`` is where the thing asked about is [m, in the world frame], or null; ``kind`` what sort of question it is.
 ``named`` are the points of what an order names. ``things`` are all that the image shows unless something stands before
 them; ``where`` is what each is in or on which side it is, in words ("" of a container), and ``place`` where it is, as
-shares of the image's width and height. Of a table in words, ``image`` and ``camera`` are empty, ``told`` are the
-words, and no question has a point.
+shares of the image's width and height.
 """
 
 import json
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +23,7 @@ from syvla.config import RigConfig
 from syvla.errors import ConfigError
 from syvla.recording.images import compress
 from syvla.sim.cameras import TwinCameras
-from syvla.sim.questions import CONTAINERS, WITHOUT_PLACES, Question, ask, in_sentences, kind_of
+from syvla.sim.questions import CONTAINERS, Question, ask, kind_of
 from syvla.sim.scene import Table
 from syvla.sim.tables import RandomTable, RandomTables
 from syvla.sim.tasks import ALL_TASKS
@@ -36,14 +32,10 @@ from syvla.sim.tasks.words import state_in_words
 CAMERA = "cam_high"
 JPEG_QUALITY = 92
 _IN_A_FOLDER = 1000
-_WITH_PLACES = 0.3  # share of the tables in words that say where everything is: it takes many words
-_WHOLE = 0.4  # share of the tables in words on which everything stays
 
 
-def write_scenes(
-    rig: RigConfig, out: Path, count: int, first_seed: int, questions: int, *, words: bool = False
-) -> Iterator[int]:
-    """Write the tables of ``count`` seeds from ``first_seed`` on; yields how many there are after each.
+def write_scenes(rig: RigConfig, out: Path, count: int, first_seed: int, questions: int) -> Iterator[int]:
+    """Draw the tables of ``count`` seeds from ``first_seed`` on; yields how many there are after each.
 
     Args:
         rig: Whose arms stand at the table.
@@ -51,7 +43,6 @@ def write_scenes(
         count: How many tables.
         first_seed: Table i is that of ``first_seed + i``.
         questions: About each table.
-        words: Tell the tables in words; no pictures.
 
     Raises:
         ConfigError: ``out`` exists or cannot be made.
@@ -61,35 +52,15 @@ def write_scenes(
         out.mkdir(parents=True)
     except OSError as error:
         raise ConfigError(f"{out}: {error.strerror}; the scenes need a new folder") from error
-    with ExitStack() as stack, (out / "scenes.jsonl").open("w") as lines:
-        cameras = None if words else stack.enter_context(closing(TwinCameras(rig, ALL_TASKS, (CAMERA,))))
+    with closing(TwinCameras(rig, ALL_TASKS, (CAMERA,))) as cameras, (out / "scenes.jsonl").open("w") as lines:
         for i in range(count):
             seed = first_seed + i
             shown = tables.draw(seed)
             rng = np.random.default_rng((seed, questions))
-            if cameras is None:
-                line = _told(_some(shown.table, rng), questions, rng)
-            else:
-                line = _pictured(shown, ask(shown.table, questions, rng), cameras, out, i)
+            line = _pictured(shown, ask(shown.table, questions, rng), cameras, out, i)
             lines.write(json.dumps(line) + "\n")
             lines.flush()
             yield i + 1
-
-
-def _told(table: Table, count: int, rng: np.random.Generator) -> dict[str, object]:
-    places = bool(rng.random() < _WITH_PLACES)
-    asked = ask(table, count, rng, () if places else WITHOUT_PLACES)
-    questions = [asking._replace(point=None)._asdict() for asking in asked]
-    return {"image": "", "camera": "", "told": in_sentences(table, rng, places=places), "questions": questions}
-
-
-def _some(table: Table, rng: np.random.Generator) -> Table:
-    """The whole table, or its containers and some of the things: little to read is where reading begins."""
-    things = [name for name in table.names if name not in CONTAINERS]
-    if rng.random() < _WHOLE:
-        return table
-    kept = rng.choice(things, int(rng.integers(1, len(things) + 1)), replace=False)
-    return table.only({*kept.tolist(), *(set(table.names) - set(things))})
 
 
 def _pictured(

@@ -5,7 +5,7 @@ Answers are canonical: lower case, numbers in digits, things by their own names,
 answered by what a perfect planner thinks; no question is worded like an instruction of an unseen split.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,9 +18,7 @@ from syvla.sim.tasks.snack_loading import SNACKS, TRAYS
 from syvla.sim.tasks.words import NUMBERS, called, place_in_words, state_in_words
 
 CONTAINERS = (*TRAYS, BOX)
-ASIDE_M = 0.03  # a box that far from the middle was pushed, see ``syvla.sim.orders``
 MIDDLE_M = 0.012  # a box nearer to the middle than this is not asked for its side
-WITHOUT_PLACES = ("order", "count", "colour", "exists", "sum", "inside", "state", "held")
 _SKIP_NOTHING = 0.6  # share of the answers 0 and nothing that are not asked for: there are so many
 _SKIP_EMPTY_HANDS = 0.85
 _TRIES = 20
@@ -78,11 +76,11 @@ class View:
         return "left" if self.point(name)[1] >= 0.0 else "right"
 
 
-def ask(table: Table, count: int, rng: np.random.Generator, kinds: Collection[str] = ()) -> list[Question]:
-    """``count`` different questions about ``table`` (at most 20), of all or of some ``kinds``."""
+def ask(table: Table, count: int, rng: np.random.Generator) -> list[Question]:
+    """``count`` different questions about ``table`` (at most 20)."""
     view = View(table)
     asked: dict[str, Question] = {}
-    shares = np.array([share if not kinds or kind in kinds else 0.0 for kind, _, share in _KINDS])
+    shares = np.array([share for _, _, share in _KINDS])
     for _ in range(_TRIES * count):
         kind, make, _ = _KINDS[int(rng.choice(len(_KINDS), p=shares / shares.sum()))]
         question = make(view, rng)
@@ -91,22 +89,6 @@ def ask(table: Table, count: int, rng: np.random.Generator, kinds: Collection[st
         if len(asked) == count:
             break
     return list(asked.values())
-
-
-def in_sentences(table: Table, rng: np.random.Generator, *, places: bool) -> str:
-    """What there is on ``table``, a sentence for each thing, in any order: the picture for one who reads.
-
-    The sentences are those of the thoughts. With ``places`` they have all that the questions may ask about; without,
-    :data:`WITHOUT_PLACES` can be answered.
-    """
-    view = View(table)
-    aside = [name for name in view.containers if places or abs(view.point(name)[1]) >= ASIDE_M]
-    sentences = []
-    for name in (*view.things, *aside):
-        words = _with_article(name)
-        text = f"{words[0].upper()}{words[1:]} is {state_in_words(table, name)}"
-        sentences.append(f"{text}, {view.place(name)}." if places else f"{text}.")
-    return " ".join(sentences[i] for i in rng.permutation(len(sentences)))
 
 
 def _pick(rng: np.random.Generator, choices: Sequence[str]) -> str:

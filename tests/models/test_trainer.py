@@ -363,20 +363,3 @@ def numbers(out: Path) -> dict[tuple[int, str], float]:
     """The log without what depends on the clock."""
     lines = [line.split(",") for line in (out / "log.csv").read_text().splitlines()[1:]]
     return {(int(step), name): float(value) for step, _, name, value in lines if name != "rows_hz"}
-
-
-def test_what_the_images_show_is_learned_at_the_tokens_that_show_it(data: Path) -> None:
-    config = config_of(data, stage="see")
-    stage = build_stage(config, RIG)
-    learner = build_learner(config, stage)
-    assert stage.names == ("lamp",)
-    batch = stage.batches(config)(0)
-    assert batch.things is not None
-    losses = learner.losses(batch, None)[0]
-    assert float(losses.seen) > 0.0
-    losses.total.backward()
-    assert learner.seen is not None
-    assert learner.seen.weight.grad is not None
-    assert learner.seen.weight.grad.abs().max() > 0.0
-    right = learner.losses(batch._replace(things=batch.things._replace(point_m=batch.things.point_m + 0.1)), None)[0]
-    assert float(right.seen) > float(losses.seen), "places further away are further off"

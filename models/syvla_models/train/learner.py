@@ -13,23 +13,20 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from torch.nn import functional
 
 from syvla_models.decoupling import PercentileEstimate, decoupled
 from syvla_models.expert import Expert
 from syvla_models.flow import draw_tau, flow_loss
 from syvla_models.planner import SyvlaPlanner
-from syvla_models.train.batch import ActionBatch, Batch, ThingBatch
+from syvla_models.train.batch import ActionBatch, Batch
 from syvla_models.train.build import Stage
 from syvla_models.train.config import LossConfig, TrainConfig
 from syvla_models.train.grounding import GROUNDING
+from syvla_models.train.sight import PLACE_UNIT_M, Sight
 from syvla_models.train.state import HEADS_FILE
 
 # The unit of each grounded number: an arm that acts (1) or does not (0) weighs as much as being off by 10 cm.
-PLACE_UNIT_M = 0.1
 _GROUNDING_UNIT = (1.0, PLACE_UNIT_M, PLACE_UNIT_M, PLACE_UNIT_M) * 2
-NAMES_WEIGHT = 10.0  # of an image's tokens, few show anything
-ASKED_WEIGHT = 10.0  # and one what is asked about
 
 
 class Noise(NamedTuple):
@@ -63,35 +60,6 @@ class Losses(NamedTuple):
     masked: torch.Tensor  # share of the query states that were decoupled
 
 
-class Named(nn.Module):
-    """How many things of each name have their middle at an image token, by what the token has in common with the words.
-
-    The words' own embeddings are the classifier, so that what the vision tower says of a red cube lies where the
-    language model has "red cube": to look for a named thing is then one comparison, the same for all names.
-    """
-
-    words: torch.Tensor
-    counted: torch.Tensor
-
-    def __init__(self, planner: SyvlaPlanner, names: Sequence[str]) -> None:
-        super().__init__()
-        ids = [planner.encode(f" {name}") for name in names]
-        words = torch.zeros(len(names), max(map(len, ids)), dtype=torch.int64)
-        counted = torch.zeros(words.shape)
-        for row, found in enumerate(ids):
-            words[row, : len(found)] = torch.tensor(found)
-            counted[row, : len(found)] = 1.0 / len(found)
-        self.register_buffer("words", words, persistent=False)
-        self.register_buffer("counted", counted, persistent=False)
-        self.bias = nn.Parameter(torch.full((len(names),), -5.0))
-        self._embed = [planner.vlm.get_input_embeddings()]  # in a list: not a part of this module
-
-    def forward(self, shown: torch.Tensor) -> torch.Tensor:
-        """The logarithm of the expected number (T, names) at each of the image tokens (T, D)."""
-        words = (self._embed[0](self.words) * self.counted[..., None]).sum(1)
-        return shown @ functional.normalize(words, dim=-1).T + self.bias
-
-
 class Learner(nn.Module):
     """Everything that is trained, in one module. ``live`` (slots,) says which slots of an action mean anything.
 
@@ -116,11 +84,7 @@ class Learner(nn.Module):
         self.expert = expert
         # Flattened, so that each query may speak of another thing.
         self.grounding = nn.Linear(planner.spec.feature_queries * planner.spec.hidden_size, GROUNDING)
-        # Of each image token: x and y [10 cm] of what has its middle there, if anything.
-        self.seen = nn.Linear(planner.spec.hidden_size, 2) if names else None
-        self.named = Named(planner, names) if names else None
-        # Of each image token: whether what is asked about is there.
-        self.asked = nn.Linear(planner.spec.hidden_size, 1) if names else None
+        self.sight = Sight(planner, names) if names else None
         self.register_buffer("live", live, persistent=False)
         self.register_buffer("unit", torch.tensor(_GROUNDING_UNIT), persistent=False)
         self.estimate = PercentileEstimate(losses.decoupling_percentile)
@@ -128,7 +92,7 @@ class Learner(nn.Module):
         self._frozen = freeze_vlm
         if freeze_vlm:
             planner.requires_grad_(requires_grad=False)
-            for head in (self.grounding, self.seen, self.named, self.asked):
+            for head in (self.grounding, self.sight):
                 if head is not None:
                     head.requires_grad_(requires_grad=False)
 
@@ -139,7 +103,7 @@ class Learner(nn.Module):
     def losses(self, batch: Batch, noise: Noise | None) -> tuple[Losses, torch.Tensor]:
         """As ``forward``, and the query states (B, n, D)."""
         with torch.no_grad() if self._frozen else nullcontext():
-            text, states, features, shown = self.planner(
+            text, states, features, halfway = self.planner(
                 batch.ids,
                 batch.attention_mask,
                 batch.pixel_values,
@@ -149,8 +113,9 @@ class Learner(nn.Module):
             )
         grounding = self._grounding(states, batch)
         seen = asked = text.new_zeros(())
-        if batch.things is not None:
-            seen, asked = self._seen(features, batch.things), self._asked(shown, batch.things)
+        if batch.things is not None and self.sight is not None:
+            embeddings = self.planner.vlm.get_input_embeddings()
+            seen, asked = self.sight(features, halfway, embeddings, batch.things)
         action = masked = text.new_zeros(())
         if noise is not None and batch.robot is not None:
             action, masked = self._action(states[batch.robot.rows], batch.robot, noise)
@@ -165,7 +130,7 @@ class Learner(nn.Module):
 
     def heads(self) -> dict[str, torch.Tensor]:
         """The weights that only training needs, by name."""
-        heads = {"grounding": self.grounding, "seen": self.seen, "named": self.named, "asked": self.asked}
+        heads = {"grounding": self.grounding, "sight": self.sight}
         return {
             f"{head}.{name}": tensor.detach()
             for head, module in heads.items()
@@ -190,41 +155,6 @@ class Learner(nn.Module):
         known = batch.grounding_known
         error = (self.place(states) - batch.grounding) / self.unit
         return (error.square() * known).sum() / known.sum().clamp(min=1)
-
-    def _seen(self, shown: torch.Tensor, things: ThingBatch) -> torch.Tensor:
-        """What the image tokens (T, D) know of the things they show.
-
-        Learned from one named place a picture, a small vision tower takes long to see anything; all things of a
-        picture, each where it is, teach it in a tenth of the steps. It is asked of the tower, before the language
-        model: asked of the last hidden states, it was learned there as well, where no word can look any more, and
-        thoughts went on without looking.
-        """
-        if self.seen is None or self.named is None:
-            return shown.new_zeros(())
-        places = self.seen(shown).float()
-        there = self.named(shown).float()
-        count = torch.zeros_like(there)
-        count.index_put_(
-            (things.token, things.name), torch.ones(len(things.token), device=count.device), accumulate=True
-        )
-        names = functional.poisson_nll_loss(there[things.labelled], count[things.labelled])
-        off = places[things.token] - things.point_m / PLACE_UNIT_M
-        loss: torch.Tensor = off.square().sum(-1).mean() + NAMES_WEIGHT * names
-        return loss
-
-    def _asked(self, shown: torch.Tensor, things: ThingBatch) -> torch.Tensor:
-        """How well the final states of the image tokens (T, D) tell which of them shows what is asked about.
-
-        The instruction is read before the image, so a token can tell for itself; the words and the feature queries
-        that come after it need only look where one says so.
-        """
-        if self.asked is None or not things.pointed.any():
-            return shown.new_zeros(())
-        wanted = torch.zeros_like(things.pointed, dtype=torch.float32)
-        wanted[things.token[things.asked]] = 1.0
-        logits = self.asked(shown).float()[:, 0]
-        loss: torch.Tensor = functional.binary_cross_entropy_with_logits(logits[things.pointed], wanted[things.pointed])
-        return ASKED_WEIGHT * loss
 
     def _action(self, states: torch.Tensor, robot: ActionBatch, noise: Noise) -> tuple[torch.Tensor, torch.Tensor]:
         """Action loss, and the share of the query states (R, n, D) that it was decoupled from."""

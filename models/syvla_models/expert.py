@@ -28,6 +28,7 @@ TINY = ExpertConfig(width=128, depth=4, heads=4, mlp_ratio=3.0)
 BASE = ExpertConfig(width=1024, depth=17, heads=16)  # about 300 M parameters behind Qwen2.5-VL-3B
 _PER_LAYER = 9  # shift, scale and gate of the self-attention, the cross-attention and the MLP
 _TIME_FEATURES = 128
+_LEAST_SHARE, _LEAST_DEVIATION = 0.01, 1e-3  # of the query states' running statistics
 _SHORTEST_PERIOD, _LONGEST_PERIOD = 4e-3, 4.0  # of the time's sines; tau is 0..1
 
 
@@ -97,6 +98,43 @@ class Layer(nn.Module):
         return split
 
 
+class Standard(nn.Module):
+    """Query states (..., queries, D) to mean 0 and deviation 1, each number of each query by itself.
+
+    Final hidden states are mostly constant: between one scene and another a number changes by a thirtieth of its size,
+    and an adapter that has to find that first takes many times as long. The statistics are running ones, over what
+    :meth:`observe` was given; fresh ones change nothing. A state that is all zero, which is how one is masked, stays
+    zero: as far from saying anything as a state can be.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    observed: Tensor
+
+    def __init__(self, queries: int, width: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(queries, width))
+        self.register_buffer("variance", torch.ones(queries, width))
+        self.register_buffer("observed", torch.zeros((), dtype=torch.float32))  # how many times
+
+    @torch.no_grad()
+    def observe(self, states: Tensor) -> None:
+        """Take in a batch (B, queries, D): the plain average of the first hundred, then a running one."""
+        states = states.float()
+        self.observed += 1.0
+        share = (1.0 / self.observed).clamp(min=_LEAST_SHARE)
+        if float(self.observed) == 1.0:
+            self.mean.copy_(states.mean(0))
+        off = states - self.mean
+        self.mean.lerp_(states.mean(0).to(self.mean), share.to(self.mean))
+        self.variance.lerp_(off.square().mean(0).to(self.variance), share.to(self.variance))
+
+    def forward(self, states: Tensor) -> Tensor:
+        """The same shape and dtype."""
+        deviation = self.variance.sqrt().clamp(min=_LEAST_DEVIATION)
+        return (states - self.mean) / deviation * (states != 0.0).any(-1, keepdim=True)
+
+
 class Expert(nn.Module):
     """The fast system. Fresh weights predict a velocity of exactly 0: the output and all gates begin at zero."""
 
@@ -107,6 +145,7 @@ class Expert(nn.Module):
         self.config = config
         width = config.width
         hidden = config.adapter_width or width
+        self.standard = Standard(config.queries, config.intent_width)
         self.adapter = nn.Sequential(nn.Linear(config.intent_width, hidden), nn.GELU(), nn.Linear(hidden, width))
         self.state = nn.Sequential(nn.Linear(SLOTS + 1, width), nn.GELU(), nn.Linear(width, width))
         self.context_norm = nn.LayerNorm(width)
@@ -124,10 +163,10 @@ class Expert(nn.Module):
     def condition(self, query_states: Tensor) -> IntentCache:
         """Adapter and cross-attention keys and values of query states (B, 20, D); once per intent.
 
-        A query state that was set to zero is no special case: the adapter's biases make it one constant key and value,
-        the same for every masked state, which the expert learns to read as "nothing here".
+        Every state that was set to zero becomes the same key and value, which the expert learns to read as "nothing
+        here".
         """
-        return IntentCache(*self._key_value(self.adapter(query_states)))
+        return IntentCache(*self._key_value(self.adapter(self.standard(query_states))))
 
     def context(self, cache: IntentCache, proprioception: Tensor, age_s: Tensor) -> Context:
         """The cache and one more token: the measured state (B, 32), normalised, and the intent's age (B,) in s."""

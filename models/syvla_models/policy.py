@@ -198,8 +198,7 @@ class LearnedExpert:
         self._condition(intent)
         state = torch.from_numpy(self._space.state(proprioception))[None]
         age_s = (observation_ns - intent.observation_ns) / NS_PER_S
-        # Whole rows are counted as past, so the row after them too is due before this chunk arrives.
-        count = min(inference_delay_steps + 1, self._action.max_prefix)
+        count = self._committed_rows(observation_ns, inference_delay_steps)
         given = prefix_rows(committed, observation_ns, self._period_ns, count, proprioception)
         clean = None
         if len(given):
@@ -229,6 +228,21 @@ class LearnedExpert:
             inference_delay_steps=inference_delay_steps,
             anchor_pose=anchor_poses(proprioception) if self._action.space == "end_effector" else None,
         )
+
+    def _committed_rows(self, observation_ns: int, inference_delay_steps: int) -> int:
+        """How many rows from ``observation_ns`` on stay as they were decided.
+
+        Those that are due before this chunk arrives, and those up to the end of an execution horizon: they end at its
+        multiples on the clock, so that each is executed as one chunk decided it, whatever the rate of the chunks. A
+        chunk that may change everything after every 50 ms is a new decision each time, and their errors add up.
+        """
+        # Whole rows are counted as past, so the row after them too is due before this chunk arrives.
+        count = inference_delay_steps + 1
+        horizon_ns = to_ns(self._action.execution_horizon_s)
+        if horizon_ns:
+            arrival_ns = observation_ns + count * self._period_ns
+            count += -arrival_ns % horizon_ns // self._period_ns
+        return min(count, self._action.max_prefix)
 
     def _condition(self, intent: Intent) -> None:
         """Compute what depends only on ``intent``, unless it is the one of before."""

@@ -70,6 +70,7 @@ class ExpertConfig(Section, frozen=True):
     mlp_ratio: float = 4.0
     adapter_width: int = 0  # hidden width of the adapter MLP; 0: the same as ``width``
     intent_width: int = 0  # D of the feature query states; filled in from the planner's hidden size
+    queries: int = FEATURE_QUERIES  # how many of them there are
     horizon: int = 50
     slots: int = SLOTS
 
@@ -90,8 +91,12 @@ class ActionSpec(Section, frozen=True):
     state_offset: tuple[float, ...] = (0.0,) * SLOTS
     state_scale: tuple[float, ...] = (1.0,) * SLOTS
     max_prefix: int = 15  # rows of committed actions that may be given clean
+    execution_horizon_s: float = 0.0  # how long what was decided is executed; 0: until the next chunk is there
 
     def __post_init__(self) -> None:
+        if not 0.0 <= self.execution_horizon_s <= self.max_prefix * self.period_s:
+            longest_s = self.max_prefix * self.period_s
+            raise ValueError(f"execution_horizon_s must be 0..{longest_s:.3f} (max_prefix rows)")
         for name, rows in (
             ("offset", self.offset),
             ("scale", self.scale),

@@ -12,7 +12,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from syvla.errors import ConfigError
-from syvla_models.expert import Expert, Layer, base_config, tiny_config
+from syvla_models.expert import Expert, Layer, Standard, base_config, tiny_config
 from syvla_models.flow import sample
 from syvla_models.spec import ExpertConfig
 
@@ -147,6 +147,27 @@ def test_a_masked_query_state_is_a_constant_that_the_others_outlive() -> None:
     kept = [i for i in range(20) if i not in (3, 8)]
     torch.testing.assert_close(cache.value[..., kept, :], expert.condition(states).value[..., kept, :])
     assert expert.velocity(cache=expert.condition(torch.zeros_like(states)), **_rest(given)).isfinite().all()
+
+
+def test_query_states_are_told_apart_by_what_changes_in_them() -> None:
+    """Nearly all of a final hidden state is the same whatever was seen; an expert took ten times as long to see it."""
+    standard = Standard(20, 6)
+    torch.manual_seed(0)
+    constant, spread = torch.randn(20, 6), 0.02 * (1.0 + torch.rand(20, 6))
+
+    def drawn(count: int) -> torch.Tensor:
+        return constant + spread * torch.randn(count, 20, 6)
+
+    before = drawn(4)
+    torch.testing.assert_close(standard(before), before)  # nothing is known yet
+    for _ in range(200):
+        standard.observe(drawn(16))
+    found = standard(drawn(500))
+    assert found.mean(0).abs().max() < 0.4
+    assert 0.7 < found.std(0).min() < found.std(0).max() < 1.4
+    masked = drawn(1)
+    masked[:, 3] = 0.0
+    assert not standard(masked)[:, 3].any(), "a masked state does not become an extreme one"
 
 
 def test_a_fresh_expert_predicts_zero_and_learns_all_the_same() -> None:

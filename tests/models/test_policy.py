@@ -1,6 +1,7 @@
 """The learned planner and expert behind the runtime's protocols, on a tiny checkpoint with random weights."""
 
 import functools
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -435,6 +436,25 @@ def test_a_chunk_begins_with_what_is_committed(folder: Path, rig: RigConfig, int
     assert not np.allclose(rows[4:8], moving[7:11], atol=1e-3), "after that the expert decides"
     free = rows_of(act(LearnedExpert(folder, rig), intent))
     assert not np.allclose(rows[4:], free[4:], atol=1e-5), "and it knows what came before"
+
+
+def test_what_was_decided_is_executed_to_the_end_of_its_horizon(
+    folder: Path, rig: RigConfig, intent: Intent, tmp_path: Path
+) -> None:
+    """However often the expert acts: a policy that decided anew every 50 ms let its arms drift off the table."""
+    copy = shutil.copytree(folder, tmp_path / "patient")
+    spec = checkpoint.load_spec(folder)
+    action = msgspec.structs.replace(spec.action, execution_horizon_s=0.4)
+    (copy / "syvla.json").write_bytes(msgspec.json.encode(msgspec.structs.replace(spec, action=action)))
+    moving = POSE + np.linspace(0.0, 0.1, 50)[:, None] * 0.2
+    expert = LearnedExpert(copy, rig)
+    for observation_ms, delay, kept in ((400, 0, 12), (500, 0, 9), (700, 2, 3), (770, 0, 12)):
+        committed = chunk_of(moving, observation_ms * MS)
+        rows = rows_of(act(expert, intent, observation_ms * MS, moving[0], committed, delay))
+        assert np.allclose(rows[:kept], moving[:kept], atol=1e-5), observation_ms
+        assert not np.allclose(rows[kept : kept + 2], moving[kept : kept + 2], atol=1e-3), observation_ms
+    with pytest.raises(ValueError, match="execution_horizon_s must be"):
+        ActionSpec(space="joint", offset=action.offset, scale=action.scale, execution_horizon_s=0.6)
 
 
 def test_an_end_effector_chunk_says_what_it_is_relative_to_and_executing_it_later_moves_nothing(

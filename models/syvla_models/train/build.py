@@ -151,7 +151,12 @@ def _policy(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             expert = Expert(size)
-    action = msgspec.structs.replace(action, euler_steps=config.action.euler_steps, max_prefix=config.data.max_prefix)
+    action = msgspec.structs.replace(
+        action,
+        euler_steps=config.action.euler_steps,
+        execution_horizon_s=config.action.execution_horizon_s,
+        max_prefix=config.data.max_prefix,
+    )
     spec = PolicySpec(name=config.model.name, planner=planner.spec, expert=expert.config, action=action, rig=rig.name)
     return Policy(planner, expert, spec, action_space(action, rig.safety))
 

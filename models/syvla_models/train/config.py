@@ -101,6 +101,7 @@ class ActionConfig(Section, frozen=True):
 
     space: ActionSpaceName = "joint"
     euler_steps: int = 10
+    execution_horizon_s: float = 0.0  # see ``syvla_models.spec.ActionSpec``
     statistics_samples: int = 4096  # chunks from which a new expert's offset and scale are measured
 
     def __post_init__(self) -> None:

@@ -161,6 +161,8 @@ class Learner(nn.Module):
         expert = self.expert
         if expert is None:
             raise ValueError("this stage has no expert")
+        if self.training:
+            expert.standard.observe(states)
         chunks = robot.actions.shape[1]
         actions, proprioception, age_s, prefix = (t.flatten(0, 1) for t in robot[1:])
 
@@ -178,7 +180,7 @@ class Learner(nn.Module):
                 cache,
             )[0]
 
-        if not (self._losses.decoupling and self.training and states.requires_grad):
+        if not (self._losses.decoupling and self.training):
             return loss(states), states.new_zeros(())
         value, masked, _ = decoupled(loss, states, self.estimate)
         return value, masked.float().mean()

@@ -46,7 +46,6 @@ from syvla_models.train.state import (
 from syvla_models.train.validation import Validation
 
 Say = Callable[[str], None]
-_ESTIMATE = "decoupling.recent"
 
 
 def train(config: TrainConfig, rig: RigConfig, out: Path, *, resume: bool, say: Say = print) -> bool:
@@ -218,11 +217,17 @@ class Trainer:
         """Go on from what :func:`load_state` gave."""
         restore(self._parameters, tensors, "model.")
         restore(self._average.tensors, tensors, "average.")
-        restore({_ESTIMATE: self.learner.estimate.recent}, tensors, "")
+        restore(self._statistics(), tensors, "statistics.")
         prefix = "moment."
         saved = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
         optim.restore_moments(self._optimiser, self._parameters, saved)
         self.step, self.seconds = progress.step, progress.seconds
+
+    def _statistics(self) -> dict[str, torch.Tensor]:
+        """What is neither learned nor a moment, by name."""
+        expert = self.learner.expert
+        standard = {} if expert is None else dict(expert.standard.named_buffers(prefix="standard"))
+        return {"decoupling.recent": self.learner.estimate.recent, **standard}
 
     def _save(self) -> None:
         """The state to go on from, and the checkpoint with the averaged weights."""
@@ -231,7 +236,7 @@ class Trainer:
                 "model.": self._parameters,
                 "average.": self._average.tensors,
                 "moment.": optim.moments(self._optimiser, self._parameters),
-                "": {_ESTIMATE: self.learner.estimate.recent},
+                "statistics.": self._statistics(),
             }
             tensors = {prefix + name: tensor for prefix, part in parts.items() for name, tensor in part.items()}
             save_state(self._out, Progress(step=self.step, seconds=self.seconds, config=self._config), tensors)

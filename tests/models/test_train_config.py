@@ -21,6 +21,7 @@ budget = { max_steps = 10 }
         ("tiny-see.toml", "see"),
         ("tiny-pretrain.toml", "pretrain"),
         ("tiny-finetune.toml", "finetune"),
+        ("tiny-expert.toml", "finetune"),
         ("finetune-3b.toml", "finetune"),
     ],
 )
@@ -42,11 +43,12 @@ def test_the_shipped_stages_begin_where_the_one_before_ended() -> None:
     see = load_config(CONFIGS / "tiny-see.toml", "see")
     pretrain = load_config(CONFIGS / "tiny-pretrain.toml", "pretrain")
     finetune = load_config(CONFIGS / "tiny-finetune.toml", "finetune")
-    begins = [stage.init for stage in (see, pretrain, finetune)]
-    assert begins == ["", *(f"runs/{stage}/checkpoint" for stage in ("see", "pretrain"))]
+    expert = load_config(CONFIGS / "tiny-expert.toml", "finetune")
+    begins = [stage.init for stage in (see, pretrain, finetune, expert)]
+    assert begins == ["", *(f"runs/{stage}/checkpoint" for stage in ("see", "pretrain", "finetune"))]
     # or the expert of the pre-training would be thrown away
-    assert pretrain.action.space == finetune.action.space
-    assert pretrain.model.expert == finetune.model.expert
+    assert pretrain.action.space == finetune.action.space == expert.action.space
+    assert pretrain.model.expert == finetune.model.expert == expert.model.expert
 
 
 def test_another_stages_file_is_refused_and_the_right_command_named(tmp_path: Path) -> None:

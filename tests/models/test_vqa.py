@@ -53,7 +53,6 @@ def scenes(folder: Path, tmp_path: Path) -> Path:
         lines.append({"image": f"{k}.png", "camera": "cam_high", "questions": asked})
     elsewhere = [{"question": QUESTIONS[2], "answer": "left", "kind": "side"}]
     lines.append({"image": "none.png", "camera": "cam_left_wrist", "questions": elsewhere})
-    lines.append({"image": "", "camera": "", "questions": elsewhere})
     (tmp_path / "scenes.jsonl").write_text("\n".join(map(json.dumps, lines)))
     return tmp_path
 

@@ -232,7 +232,7 @@ def _merged(heads: Tensor) -> Tensor:
 
 
 def _check(config: ExpertConfig) -> None:
-    for name in ("width", "depth", "heads", "intent_width", "horizon", "slots"):
+    for name in ("width", "depth", "heads", "intent_width", "queries", "horizon", "slots"):
         if getattr(config, name) < 1:
             raise ConfigError(f"expert.{name} must be at least 1, not {getattr(config, name)}")
     if config.width % config.heads:

@@ -63,6 +63,7 @@ def test_another_stages_file_is_refused_and_the_right_command_named(tmp_path: Pa
         (SMALL + "[data]\nbatch_size = 0\n", "batch_size must be 1.."),
         (SMALL + "[data]\ndelay_range_s = [1.0, 0.3]\n", "delay_range_s must be"),
         (SMALL + '[action]\nspace = "cartesian"\n', "cartesian"),
+        (SMALL + "[action]\nexecution_horizon_s = 0.6\n", "action.execution_horizon_s must be 0..0.5"),
         (SMALL + "[optimiser]\nema_decay = 1.0\n", "ema_decay must be at least 0 and below 1"),
         (SMALL + "[loss]\ndecoupling_percentile = 101\n", "decoupling_percentile must be 0..100"),
         (SMALL.replace("max_steps = 10", ""), "max_steps or max_minutes must be set"),

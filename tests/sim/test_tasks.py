@@ -191,6 +191,8 @@ def test_snack_thoughts_follow_what_was_done() -> None:
     loaded_one = made.chain_of_thought(table_of(made.scene, {one: made.wanted.container}))
     assert f"The {one} is in the {made.wanted.container}." in loaded_one
     assert "go home" in made.chain_of_thought(table_of(made.scene, loaded(made)))
+    last = made.wanted.candidates[-1]
+    assert "go home" in made.chain_of_thought(table_of(made.scene, loaded(made), held=last)), "it is where it belongs"
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from syvla_models.qwen import load_qwen
 from syvla_models.spec import SLOTS, SPEC_FILE, ActionSpec, CameraView, PlannerSpec, PolicySpec, load_json
 from syvla_models.tiny import build_tiny, tiny_spec
 from syvla_models.train.batch import Batches, Collator
-from syvla_models.train.config import SourceConfig, TrainConfig
+from syvla_models.train.config import PERIOD_S, SourceConfig, TrainConfig
 from syvla_models.train.mixture import Mixture, generator
 from syvla_models.train.questions import SCENES_FILE, Questions
 from syvla_models.train.samples import Demonstrations, Source, find
@@ -139,7 +139,9 @@ def _policy(
     sources: Sequence[Source],
 ) -> Policy:
     """The expert of the earlier stage if it fits, else a fresh one whose actions are normalised by the sources'."""
-    size = msgspec.structs.replace(config.model.expert, intent_width=planner.spec.hidden_size)
+    size = msgspec.structs.replace(
+        config.model.expert, intent_width=planner.spec.hidden_size, queries=planner.spec.feature_queries
+    )
     expert: Expert | None = None
     action = _unfitted(config)
     if earlier is not None and earlier.action.space == action.space and earlier.expert == size and _fitted(earlier):
@@ -163,7 +165,7 @@ def _policy(
 
 def _unfitted(config: TrainConfig) -> ActionSpec:
     """The action space of a new expert, not normalised yet."""
-    return ActionSpec(space=config.action.space, offset=((0.0,) * SLOTS,), scale=((1.0,) * SLOTS,))
+    return ActionSpec(space=config.action.space, offset=((0.0,) * SLOTS,), scale=((1.0,) * SLOTS,), period_s=PERIOD_S)
 
 
 def _fitted(spec: PolicySpec) -> bool:

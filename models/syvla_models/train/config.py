@@ -14,6 +14,7 @@ from syvla_models.spec import ActionSpaceName, CameraView, ExpertConfig
 
 Stage = Literal["see", "pretrain", "finetune"]
 SourceKind = Literal["demonstrations", "scenes"]
+PERIOD_S = 1 / 30  # of the rows of a chunk
 TINY_EXPERT = ExpertConfig(width=128, depth=4, heads=4, mlp_ratio=3.0)
 
 
@@ -220,6 +221,7 @@ class TrainConfig(Section, frozen=True):
         if not any(source.weight > 0.0 for source in self.sources):
             raise ValueError("at least one source must have a weight above 0")
         _within("threads", self.threads, 0, 1024)
+        _within("action.execution_horizon_s", self.action.execution_horizon_s, 0.0, self.data.max_prefix * PERIOD_S)
         if self.stage != "see" and not any(s.kind == "demonstrations" and s.weight > 0.0 for s in self.sources):
             raise ValueError(f"the stage {self.stage} needs a source of kind 'demonstrations'")
         if self.optimiser.freeze_vlm and self.stage == "see":

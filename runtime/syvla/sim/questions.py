@@ -105,10 +105,6 @@ def kind_of(name: str) -> str:
     return "candy" if name in CANDIES else name
 
 
-def _with_article(name: str) -> str:
-    return "a candy" if name in CANDIES else f"the {name}"
-
-
 def _asked(view: View, rng: np.random.Generator) -> tuple[str, str]:
     """A thing and words that only it answers to: a snack or container by name, a candy by where it lies."""
     loose = [name for name in view.candies if name in view.loose]

@@ -105,9 +105,11 @@ class SnackLoading:
         lying: dict[str, str] = {}
         for name in reversed(goal.candidates):
             i = table.index[name]
+            if table.inside[i]:
+                continue
             if table.held_by[i]:
                 held[table.held_by[i]] = name
-            elif not table.inside[i]:
+            else:
                 lying["left" if table.pose[i, 1] >= 0.0 else "right"] = name
         for arm in ARMS:
             if arm in held:

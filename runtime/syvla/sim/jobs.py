@@ -24,8 +24,8 @@ from syvla.sim.waypoints import Waypoint
 TRAVEL_M = 0.115  # height of the grasp point between places
 PUSH_M = 0.085  # how far the box is pushed
 LOOSE_M = 0.005  # a hand this much wider or narrower than a thing does not hold it
-_OPEN_M, _RELEASE_M, _SQUEEZE_M = 0.022, 0.014, 0.014  # beyond, beyond and below the thing's width
-_WIDEST_M, _IDLE_WIDTH_M = 0.07, 0.05
+_SQUEEZE_M = 0.014  # below the thing's width
+_WIDEST_M, _RELEASE_M, _IDLE_WIDTH_M = 0.07, 0.06, 0.05  # a cube may be held by its edges, 0.051 m apart
 _LOWEST_GRASP_M = 0.017  # the pads reach 12 mm beyond the grasp point
 _HALF_PAD_M = 0.011
 _MARGIN_RAD = 0.03  # kept from the joints' limits
@@ -134,21 +134,17 @@ class Hands:
         low = self._pose(arm, *job.slot_m, job.lower_m + max(grasp_m - size[2] / 2.0, 0.0), None)
         if above is None or down is None or over is None or low is None:
             return ()
-        wide, shut, loose = (
-            min(width + _OPEN_M, _WIDEST_M),
-            max(width - _SQUEEZE_M, 0.0),
-            min(width + _RELEASE_M, _WIDEST_M),
-        )
+        shut = max(width - _SQUEEZE_M, 0.0)
         n = itertools.count(job.number)
         return (
-            Waypoint(arm, next(n), *above, wide, after=job.start_after),
-            Waypoint(arm, next(n), *down, wide, straight=True),
+            Waypoint(arm, next(n), *above, _WIDEST_M, after=job.start_after),
+            Waypoint(arm, next(n), *down, _WIDEST_M, straight=True),
             Waypoint(arm, next(n), *down, shut, dwell_s=0.12, straight=True),
             Waypoint(arm, next(n), *above, shut, straight=True),
             Waypoint(arm, next(n), *over, shut, after=job.after),
             Waypoint(arm, next(n), *low, shut, straight=True),
-            Waypoint(arm, next(n), *low, loose, dwell_s=0.06, straight=True),
-            Waypoint(arm, next(n), *over, loose, straight=True),
+            Waypoint(arm, next(n), *low, _RELEASE_M, dwell_s=0.06, straight=True),
+            Waypoint(arm, next(n), *over, _RELEASE_M, straight=True),
         )
 
     def push(self, job: Push, table: Table) -> tuple[Waypoint, ...]:
@@ -202,12 +198,11 @@ class Hands:
         return math.atan2(y - base.y_m, x - base.x_m)
 
     def _grasp_yaws(self, name: str, yaw_rad: float, azimuth_rad: float) -> tuple[float, ...]:
-        """Directions in which the fingers may open around a thing: across its shorter side."""
-        thing = self.thing(name)
-        if thing.shape != "box":
-            return (azimuth_rad + math.pi / 2.0, azimuth_rad - math.pi / 2.0)
-        x, y, _ = thing.size_m
-        axes = [yaw_rad + math.pi / 2.0] if x > y else [yaw_rad] if y > x else [yaw_rad, yaw_rad + math.pi / 2.0]
-        # Of a square, the side that is nearer to the arm's own plane's normal.
-        best = min(axes, key=lambda a: abs(math.cos(a - azimuth_rad)))
-        return (best, best + math.pi)
+        """Directions in which the fingers may open around a thing.
+
+        Across the shorter side of a long one. Around anything else the wide open hand closes as it comes, across the
+        arm's own plane: a cube turns between the fingers, and nobody has to see how it lies.
+        """
+        x, y, _ = self.thing(name).size_m
+        across = azimuth_rad + math.pi / 2.0 if x == y else yaw_rad + math.pi / 2.0 if x > y else yaw_rad
+        return (across, across + math.pi)

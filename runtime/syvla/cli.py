@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
+import msgspec
 import tyro
 from tyro.conf import Positional
 
@@ -149,6 +150,7 @@ def demonstrate(
     first_seed: int = 0,
     rig: str = "twin",
     cameras: tuple[str, ...] = CAMERAS,
+    astray: float = 0.0,
     jobs: int = 1,
 ) -> int:
     """Record demonstrations: the scripted demonstrator on the twin, one MCAP for each episode.
@@ -161,6 +163,8 @@ def demonstrate(
         first_seed: the first seed.
         rig: a shipped rig, or the path of a rig file.
         cameras: the cameras that are rendered and recorded; fewer are faster, none may be named.
+        astray: how far beside each thing the hand first comes (standard deviation of x and of y) [m]; it puts that
+            right on its way down, so that a learner sees how. 0 to 0.05.
         jobs: how many episodes are run at a time, each in a process of its own.
     """
     from syvla.apps.demonstrate import demonstrate as record
@@ -168,7 +172,9 @@ def demonstrate(
     from syvla.apps.director import Episode
     from syvla.rig import chosen_tasks, lockstep_run
 
-    run = lockstep_run(rig, 0.0, 0.0, "reference")
+    if not 0.0 <= astray <= 0.05:
+        raise ConfigError(f"astray must be 0 to 0.05 m, not {astray}")
+    run = msgspec.structs.replace(lockstep_run(rig, 0.0, 0.0, "reference"), astray_m=astray)
     names = chosen_tasks(task, (split,))
     _at_least_one("episodes", episodes)
     plan = [

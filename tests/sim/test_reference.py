@@ -16,6 +16,7 @@ from syvla.rig import load_rig
 from syvla.sim.model import ARMS_QPOS
 from syvla.sim.motion import quaternion_from_rotation
 from syvla.sim.reference import OFF_PLAN_RAD, ReferenceExpert, ReferencePlanner
+from syvla.sim.scene import Table
 from syvla.sim.tasks import TASKS
 from syvla.sim.waypoints import Waypoint, decode, encode
 from syvla.sim.world import TwinWorld
@@ -219,6 +220,35 @@ def test_thoughts_grow_into_the_intents_chain_of_thought() -> None:
         assert len(longer) > len(shorter)
     assert texts[-1] == intent.chain_of_thought
     assert len(decode(intent.feature_query_states)[1]) == 20
+
+
+def _first_rows(astray_m: float, seed: int = 3) -> tuple[Waypoint, Waypoint, tuple[float, float]]:
+    """An episode's first way down on a thing: from where, to where, and where the thing lies."""
+    world = TwinWorld(RIG, TASKS)
+    world.reset(SimReset(reset_id=1, task="math_packaging", split="id", seed=seed))
+    truth = world.truth(0)
+    table = Table.of(truth)
+    proprioception = np.concatenate([np.append(HOME_RAD, 0.05)] * 2)
+    senses = Observation(observation_ns=0, proprioception=proprioception, frames=(), source_age_s={})
+    planner = ReferencePlanner(RIG, TASKS, astray_m)
+    order = Task(task_id=1, instruction=truth.instruction, issued_ns=0)
+    (intent,) = [p for p in planner.think(senses, order, 1, truth) if isinstance(p, Intent)]
+    rows = decode(intent.feature_query_states)[1]
+    first, second = next((a, b) for a, b in itertools.pairwise(rows) if b.straight and a.arm == b.arm)
+    x, y = min((table.pose[:, :2]).tolist(), key=lambda place: math.dist(place, second.position_m[:2]))
+    return first, second, (x, y)
+
+
+def test_a_hand_comes_straight_down_on_a_thing_and_astray_from_beside_it() -> None:
+    """Whatever way it comes, it ends at the thing."""
+    first, second, thing = _first_rows(0.0)
+    assert math.dist(first.position_m[:2], thing) < 1e-3
+    assert math.dist(second.position_m[:2], thing) < 1e-3
+    strayed = [_first_rows(0.02, seed) for seed in range(3, 9)]
+    assert all(math.dist(second.position_m[:2], thing) < 1e-3 for _, second, thing in strayed)
+    beside_m = [math.dist(first.position_m[:2], thing) for first, _, thing in strayed]
+    assert 0.01 < float(np.mean(beside_m)) < 0.05
+    assert len({round(away_m, 3) for away_m in beside_m}) == len(beside_m)
 
 
 def test_without_the_truth_nothing_is_wanted() -> None:

@@ -48,7 +48,7 @@ def of_point(x_m: float, y_m: float) -> Grounding:
 def of_waypoints(states: Float16) -> Grounding:
     """The next key place of each arm, from the waypoint rows (20, 32) that the reference planner puts in an intent.
 
-    A key place is reached straight down from the waypoint before it; nothing else goes straight down. A waypoint that
+    A key place is reached on a straight line downwards; nothing else is. A waypoint that
     is already being left is not in the rows, so the first key place is the grasp until the thing is held, then the
     place to set it down, then the next thing's grasp. An arm without one is on its way home or has nothing to do.
 
@@ -73,6 +73,6 @@ def of_waypoints(states: Float16) -> Grounding:
 
 
 def _first_descent(rows: npt.NDArray[np.float64]) -> int | None:
-    """The first row that is reached straight down from the one before."""
+    """The first row that is reached on a straight line downwards from the one before."""
     down = (np.diff(rows[:, _HEIGHT]) < -_DESCENT_M) & (rows[1:, _STRAIGHT] == 1.0)
     return int(down.argmax()) + 1 if down.any() else None

@@ -71,6 +71,7 @@ class Place(Job):
 
     thing: str = ""
     slot_m: tuple[float, float] = (0.0, 0.0)
+    beside_m: tuple[float, float] = (0.0, 0.0)  # of the thing: where the hand first comes
     lower_m: float = 0.0
     after: int = 0  # of the other arm: before this one is over the container
     start_after: int = 0  # of the other arm: before this one sets off
@@ -130,14 +131,15 @@ class Hands:
         grasp_m = max(z, _LOWEST_GRASP_M)
         yaws = self._grasp_yaws(job.thing, table.yaw_rad(job.thing), self._azimuth(arm, x, y))
         above, down = self._pose(arm, x, y, TRAVEL_M, yaws), self._pose(arm, x, y, grasp_m, yaws)
+        beside = self._pose(arm, x + job.beside_m[0], y + job.beside_m[1], TRAVEL_M, yaws) or above
         over = self._pose(arm, *job.slot_m, TRAVEL_M, None)
         low = self._pose(arm, *job.slot_m, job.lower_m + max(grasp_m - size[2] / 2.0, 0.0), None)
-        if above is None or down is None or over is None or low is None:
+        if above is None or beside is None or down is None or over is None or low is None:
             return ()
         shut = max(width - _SQUEEZE_M, 0.0)
         n = itertools.count(job.number)
         return (
-            Waypoint(arm, next(n), *above, _WIDEST_M, after=job.start_after),
+            Waypoint(arm, next(n), *beside, _WIDEST_M, after=job.start_after),
             Waypoint(arm, next(n), *down, _WIDEST_M, straight=True),
             Waypoint(arm, next(n), *down, shut, dwell_s=0.12, straight=True),
             Waypoint(arm, next(n), *above, shut, straight=True),

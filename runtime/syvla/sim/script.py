@@ -9,6 +9,8 @@ is gone.
 """
 
 import math
+import zlib
+from typing import cast
 
 import numpy as np
 
@@ -28,9 +30,15 @@ _AT_HOME_RAD = 0.06
 class Script:
     """One episode's plan; ``step`` is called with each new observation."""
 
-    def __init__(self, rig: RigConfig, goal: Goal, scene: Scene, table: Table) -> None:
-        """Queue the jobs that ``goal`` needs, seeing ``table``; ``scene`` knows the things' sizes."""
+    def __init__(self, rig: RigConfig, goal: Goal, scene: Scene, table: Table, astray_m: float = 0.0) -> None:
+        """Queue the jobs that ``goal`` needs, seeing ``table``; ``scene`` knows the things' sizes.
+
+        A hand first comes beside a thing, by a deviation of ``astray_m`` in x and in y, and puts that right on its way
+        down. Who only ever sees hands above what they want need not look where the thing is, and learns nothing else.
+        """
         self._hands = Hands(rig, scene)
+        self._astray_m = astray_m
+        self._rng = np.random.default_rng(zlib.crc32(table.pose.tobytes()))
         self._goal = goal
         self._numbers: dict[ArmName, int] = {"left": 1, "right": 1}
         self._queues: dict[ArmName, list[Job]] = {"left": [], "right": []}
@@ -112,6 +120,7 @@ class Script:
             8,
             thing=thing,
             slot_m=(x + dx, y + dy),
+            beside_m=cast(tuple[float, float], tuple(self._rng.normal(0.0, self._astray_m, 2).tolist())),
             lower_m=lower,
             after=other.exit if other is not None else 0,
             start_after=other.exit - 1 if other is not None else 0,

@@ -61,6 +61,7 @@ class Reading(NamedTuple):
     query_states: torch.Tensor | None  # (B, n, D) float32, zero for a row without; None if none were asked for
     image_features: torch.Tensor  # (image tokens, D) float32: what the vision tower makes of the images, row after row
     image_states: torch.Tensor  # (image tokens, D) float32: the same tokens half way through the language model
+    gaze: torch.Tensor | None  # (B, L, L): what each token attends to, in the first head past half way; if asked for
 
 
 class SyvlaPlanner(nn.Module):
@@ -135,6 +136,8 @@ class SyvlaPlanner(nn.Module):
         image_grid_thw: torch.Tensor | None,
         labels: torch.Tensor | None = None,
         query_start: torch.Tensor | None = None,
+        *,
+        gaze: bool = False,
     ) -> Reading:
         """One pass over a batch padded on the right; see ``prompt.training_sequence`` and ``prompt.collate``.
 
@@ -145,13 +148,15 @@ class SyvlaPlanner(nn.Module):
             image_grid_thw: (images, 3).
             labels: (B, L), ``IGNORE`` or the id at that place, which is to be predicted from the one before.
             query_start: (B,) index of the first feature query; negative for a row without.
+            gaze: Whether the attention is wanted; fused kernels do not tell it.
 
         Returns:
             The losses and states, see :class:`Reading`.
         """
-        if ids.device.type == "cpu" and self.vlm.config._attn_implementation != "eager":  # noqa: SLF001
-            self.vlm.set_attn_implementation("eager")  # the fused kernel's backward is slower on a CPU
-        hidden, halfway, features = self._hidden(ids, attention_mask, pixel_values, image_grid_thw)
+        eager = gaze or ids.device.type == "cpu"  # the fused kernel's backward is slower on a CPU
+        if eager and self.vlm.config._attn_implementation != "eager":  # noqa: SLF001
+            self.vlm.set_attn_implementation("eager")
+        hidden, halfway, features, looks = self._hidden(ids, attention_mask, pixel_values, image_grid_thw, gaze=gaze)
         shown = halfway[ids == self.vlm.config.image_token_id].float()
         loss = hidden.new_zeros((), dtype=torch.float32)
         if labels is not None:
@@ -160,12 +165,12 @@ class SyvlaPlanner(nn.Module):
                 logits = self.vlm.lm_head(hidden[:, :-1][wanted]).float()
                 loss = functional.cross_entropy(logits, labels[:, 1:][wanted])
         if query_start is None:
-            return Reading(loss, None, features, shown)
+            return Reading(loss, None, features, shown, looks)
         has = (query_start >= 0)[:, None]
         places = query_start.clamp(min=0)[:, None] + torch.arange(len(self.queries), device=ids.device)
         rows = torch.arange(len(ids), device=ids.device)[:, None]
         states = hidden[rows, places.clamp(max=ids.shape[1] - 1)].float()
-        return Reading(loss, states * has[..., None], features, shown)
+        return Reading(loss, states * has[..., None], features, shown, looks)
 
     def _hidden(
         self,
@@ -173,8 +178,10 @@ class SyvlaPlanner(nn.Module):
         attention_mask: torch.Tensor,
         pixel_values: torch.Tensor | None,
         image_grid_thw: torch.Tensor | None,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Final hidden states and those after half of the layers (B, L, D), and image features (image tokens, D).
+        *,
+        gaze: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Final and half-way hidden states (B, L, D), image features (image tokens, D), attention.
 
         Causal attention alone hides padding on the right, so no mask is given, which keeps the fast kernel.
         """
@@ -192,9 +199,15 @@ class SyvlaPlanner(nn.Module):
             ids, mm_token_type_ids=images.long(), image_grid_thw=image_grid_thw, attention_mask=attention_mask
         )
         read = model.language_model(
-            inputs_embeds=embeddings, position_ids=positions, use_cache=False, output_hidden_states=True
+            inputs_embeds=embeddings,
+            position_ids=positions,
+            use_cache=False,
+            output_hidden_states=True,
+            output_attentions=gaze,
         )
-        return read.last_hidden_state, read.hidden_states[len(read.hidden_states) // 2], features.float()
+        middle = len(model.language_model.layers) // 2
+        looks = read.attentions[middle][:, 0] if gaze else None
+        return read.last_hidden_state, read.hidden_states[middle], features.float(), looks
 
     def _see(self, pixel_values: torch.Tensor, image_grid_thw: torch.Tensor | None) -> torch.Tensor:
         """Image embeddings (image tokens, D)."""

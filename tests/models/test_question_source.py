@@ -86,6 +86,24 @@ def test_the_thing_that_is_asked_about_is_marked(tmp_path: Path) -> None:
     assert {sample.question or sample.instruction for sample in drawn} == {"a", "b", "What colour?"}
 
 
+def test_it_is_known_which_thing_is_sought_and_where_the_answer_comes_to_it(tmp_path: Path) -> None:
+    file = scenes(tmp_path)
+    lines = []
+    for line in file.read_text().splitlines():
+        things = [
+            {"name": name, "point": point, "place": [0.5, 0.5], "where": where}
+            for name, point, where in (("can", [0.3, 0.1], "in the box"), ("cube", [0.2, -0.1], "on the right"))
+        ]
+        answer = "The can is in the box. The cube is in the box."
+        asked = [{"question": "Go on.", "answer": answer, "point": [0.2, -0.1], "named": [[0.3, 0.1]]}]
+        lines.append(json.dumps({**json.loads(line), "things": things, "questions": asked}))
+    file.write_text("\n".join(lines))
+    can, cube = draw(Questions("vqa", [file], [VIEW]), 1)[0].seen
+    assert (can.sought, cube.sought) == (False, True)
+    assert can.said_at == len("The can is")
+    assert cube.said_at == -1, "what is said of it is not so"
+
+
 def test_things_are_placed_in_the_view_not_in_the_picture(tmp_path: Path) -> None:
     file = scenes(tmp_path)
     things = [

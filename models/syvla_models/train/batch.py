@@ -7,12 +7,12 @@ import numpy as np
 import torch
 
 from syvla.errors import ConfigError
-from syvla.message import Float32, Float64
+from syvla.message import Float32, Float64, UInt8
 from syvla_models.images import patches
 from syvla_models.prompt import TokenSequence, collate, training_sequence
 from syvla_models.train.augment import augment
 from syvla_models.train.mixture import Mixture
-from syvla_models.train.samples import Actions, Sample
+from syvla_models.train.samples import Actions, Sample, Seen
 
 _REMEMBERED_TEXTS = 65536
 
@@ -65,6 +65,15 @@ class ThingBatch(NamedTuple):
     pointed: torch.Tensor  # (image tokens,) bool: of rows of which it is known what the question is about
 
 
+class GazeBatch(NamedTuple):
+    """G tokens that speak of a thing, and the image token that shows it."""
+
+    row: torch.Tensor  # (G,) int64
+    position: torch.Tensor  # (G,) int64, in the row
+    token: torch.Tensor  # (G,) int64, among all image tokens of the batch
+    weight: torch.Tensor  # (G,), 1 for each thing that is spoken of
+
+
 class Batch(NamedTuple):
     """B samples; see ``SyvlaPlanner.forward`` for the first six. What is not said to be an integer is float32."""
 
@@ -79,13 +88,15 @@ class Batch(NamedTuple):
     robot: ActionBatch | None  # None: no row is a robot sample
     sources: tuple[str, ...]  # of each row
     things: ThingBatch | None = None  # None: nothing is known of what the images show
+    gaze: GazeBatch | None = None  # None: of no token is it known what it should look at
 
     def to(self, device: torch.device | str) -> "Batch":
         """The batch on ``device``."""
         moved: dict[str, Any] = {n: v.to(device) for n, v in self._asdict().items() if isinstance(v, torch.Tensor)}
         robot = None if self.robot is None else ActionBatch(*(value.to(device) for value in self.robot))
         things = None if self.things is None else ThingBatch(*(value.to(device) for value in self.things))
-        return self._replace(robot=robot, things=things, **moved)
+        gaze = None if self.gaze is None else GazeBatch(*(value.to(device) for value in self.gaze))
+        return self._replace(robot=robot, things=things, gaze=gaze, **moved)
 
 
 class Collator:
@@ -117,7 +128,8 @@ class Collator:
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
         """``samples`` as one batch, padded on the right."""
-        tokens = collate([self.sequence(sample) for sample in samples], self._planner.pad_id)
+        sequences = [self.sequence(sample) for sample in samples]
+        tokens = collate(sequences, self._planner.pad_id)
         pixel_values, grid = patches([image for s in samples for image in s.images], self._patch, self._merge)
         return Batch(
             ids=tokens.ids,
@@ -131,6 +143,7 @@ class Collator:
             robot=self._robot(samples),
             sources=tuple(s.source for s in samples),
             things=self._things(samples),
+            gaze=self._gaze(samples, sequences),
         )
 
     def sequence(self, sample: Sample) -> TokenSequence:
@@ -165,20 +178,16 @@ class Collator:
         """Each thing at the image token that shows its middle."""
         if not any(sample.seen for sample in samples):
             return None
-        block = self._patch * self._merge
         found: list[tuple[int, int, float, float, bool]] = []
         labelled: list[bool] = []
         pointed: list[bool] = []
         for sample in samples:
-            firsts: list[int] = []
-            for image in sample.images:
-                firsts.append(len(labelled))
-                tokens = image.shape[0] // block * (image.shape[1] // block)
-                labelled += [bool(sample.seen)] * tokens
-                pointed += [any(seen.asked is not None for seen in sample.seen)] * tokens
+            first = len(labelled)
+            tokens = sum(self._tokens(image) for image in sample.images)
+            labelled += [bool(sample.seen)] * tokens
+            pointed += [any(seen.asked is not None for seen in sample.seen)] * tokens
             for seen in sample.seen:
-                rows, columns = (size // block for size in sample.images[seen.view].shape[:2])
-                token = firsts[seen.view] + int(seen.down * rows) * columns + int(seen.across * columns)
+                token = first + self._token(sample, seen)
                 found.append((token, self._names[seen.name], seen.x_m, seen.y_m, bool(seen.asked)))
         table = torch.tensor(found, dtype=torch.float64)
         return ThingBatch(
@@ -189,6 +198,43 @@ class Collator:
             asked=table[:, 4].bool(),
             pointed=torch.tensor(pointed),
         )
+
+    def _gaze(self, samples: Sequence[Sample], sequences: Sequence[TokenSequence]) -> GazeBatch | None:
+        """What the feature queries look for, and each word that is followed by where a thing is."""
+        found: list[tuple[int, int, int, float]] = []
+        first = 0
+        for row, (sample, sequence) in enumerate(zip(samples, sequences, strict=True)):
+            for seen in sample.seen:
+                token = first + self._token(sample, seen)
+                if seen.sought and sequence.query_start >= 0:
+                    places = range(sequence.query_start, sequence.query_start + self._queries)
+                    found += [(row, place, token, 1.0 / self._queries) for place in places]
+                if seen.said_at >= 0 and sample.question is not None and sample.answer is not None:
+                    before = len(self._prompt(sample.question)) + len(self._text(sample.answer[: seen.said_at]))
+                    found.append((row, before - 1, token, 1.0))
+            first += sum(self._tokens(image) for image in sample.images)
+        if not found:
+            return None
+        table = torch.tensor(found, dtype=torch.float64)
+        whole = table[:, :3].long()
+        return GazeBatch(whole[:, 0], whole[:, 1], whole[:, 2], table[:, 3].float())
+
+    def _tokens(self, image: UInt8) -> int:
+        """How many tokens show an image."""
+        rows, columns = self._rows_and_columns(image)
+        return rows * columns
+
+    def _token(self, sample: Sample, seen: Seen) -> int:
+        """The token, among those of the sample's images, that shows the middle of what is seen."""
+        rows, columns = self._rows_and_columns(sample.images[seen.view])
+        earlier = sum(self._tokens(image) for image in sample.images[: seen.view])
+        return earlier + int(seen.down * rows) * columns + int(seen.across * columns)
+
+    def _rows_and_columns(self, image: UInt8) -> tuple[int, int]:
+        """Of an image's tokens."""
+        height, width = image.shape[:2]
+        block = self._patch * self._merge
+        return height // block, width // block
 
     def _prompt(self, text: str) -> list[int]:
         return _remember(self._prompts, text, self._planner.prompt)

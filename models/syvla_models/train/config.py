@@ -118,11 +118,12 @@ class LossConfig(Section, frozen=True):
     grounding: float = 2.0
     seen: float = 1.0  # what each image token shows, where a source knows it
     asked: float = 1.0  # which image token shows what a question is about, where a source knows it
+    gaze: float = 0.3  # which image token is looked at by a word or a feature query, where a source knows it
     decoupling: bool = True
     decoupling_percentile: float = 5.0
 
     def __post_init__(self) -> None:
-        for name in ("text", "action", "grounding", "seen", "asked"):
+        for name in ("text", "action", "grounding", "seen", "asked", "gaze"):
             _within(name, getattr(self, name), 0.0, 1e6)
         _within("decoupling_percentile", self.decoupling_percentile, 0.0, 100.0)
 

@@ -18,7 +18,7 @@ from syvla_models.decoupling import PercentileEstimate, decoupled
 from syvla_models.expert import Expert
 from syvla_models.flow import draw_tau, flow_loss
 from syvla_models.planner import SyvlaPlanner
-from syvla_models.train.batch import ActionBatch, Batch
+from syvla_models.train.batch import ActionBatch, Batch, GazeBatch
 from syvla_models.train.build import Stage
 from syvla_models.train.config import LossConfig, TrainConfig
 from syvla_models.train.grounding import GROUNDING
@@ -27,6 +27,7 @@ from syvla_models.train.state import HEADS_FILE
 
 # The unit of each grounded number: an arm that acts (1) or does not (0) weighs as much as being off by 10 cm.
 _GROUNDING_UNIT = (1.0, PLACE_UNIT_M, PLACE_UNIT_M, PLACE_UNIT_M) * 2
+_LEAST_SHARE = 1e-6  # of attention
 
 
 class Noise(NamedTuple):
@@ -57,6 +58,7 @@ class Losses(NamedTuple):
     grounding: torch.Tensor  # mean squared error, 1 for 10 cm
     seen: torch.Tensor  # what each image token shows: its places' squared error, 1 for 10 cm, and its names'
     asked: torch.Tensor  # cross entropy of whether an image token shows what is asked about, weighted
+    gaze: torch.Tensor  # cross entropy of which image token a word or a feature query looks at, nats
     masked: torch.Tensor  # share of the query states that were decoupled
 
 
@@ -103,30 +105,32 @@ class Learner(nn.Module):
     def losses(self, batch: Batch, noise: Noise | None) -> tuple[Losses, torch.Tensor]:
         """As ``forward``, and the query states (B, n, D)."""
         with torch.no_grad() if self._frozen else nullcontext():
-            text, states, features, halfway = self.planner(
+            text, states, features, halfway, looks = self.planner(
                 batch.ids,
                 batch.attention_mask,
                 batch.pixel_values,
                 batch.image_grid_thw,
                 batch.labels,
                 batch.query_start,
+                gaze=batch.gaze is not None and self._losses.gaze > 0.0,
             )
         grounding = self._grounding(states, batch)
         seen = asked = text.new_zeros(())
         if batch.things is not None and self.sight is not None:
             embeddings = self.planner.vlm.get_input_embeddings()
             seen, asked = self.sight(features, halfway, embeddings, batch.things)
+        gaze = text.new_zeros(()) if looks is None or batch.gaze is None else self._gaze(looks, batch.ids, batch.gaze)
         action = masked = text.new_zeros(())
         if noise is not None and batch.robot is not None:
             action, masked = self._action(states[batch.robot.rows], batch.robot, noise)
         total = self._losses.action * action
         if not self._frozen:
             total = total + self._losses.text * text + self._losses.grounding * grounding
-            total = total + self._losses.seen * seen + self._losses.asked * asked
-        losses = Losses(
-            total, text.detach(), action.detach(), grounding.detach(), seen.detach(), asked.detach(), masked
+            total = total + self._losses.seen * seen + self._losses.asked * asked + self._losses.gaze * gaze
+        text, action, grounding, seen, asked, gaze = (
+            part.detach() for part in (text, action, grounding, seen, asked, gaze)
         )
-        return losses, states
+        return Losses(total, text, action, grounding, seen, asked, gaze, masked), states
 
     def heads(self) -> dict[str, torch.Tensor]:
         """The weights that only training needs, by name."""
@@ -155,6 +159,17 @@ class Learner(nn.Module):
         known = batch.grounding_known
         error = (self.place(states) - batch.grounding) / self.unit
         return (error.square() * known).sum() / known.sum().clamp(min=1)
+
+    def _gaze(self, looks: torch.Tensor, ids: torch.Tensor, gaze: GazeBatch) -> torch.Tensor:
+        """Of attention (B, L, L), how little goes to the image tokens that show what is spoken of.
+
+        The error of a place alone is least, for a long time, in the middle of all the things that an order names: what
+        is fetched next is looked up late. Told where to look, the feature queries look there.
+        """
+        columns = (ids == self.planner.vlm.config.image_token_id).nonzero()[gaze.token, 1]
+        shares = looks[gaze.row, gaze.position, columns].float()
+        loss: torch.Tensor = -((shares + _LEAST_SHARE).log() * gaze.weight).sum() / gaze.weight.sum()
+        return loss
 
     def _action(self, states: torch.Tensor, robot: ActionBatch, noise: Noise) -> tuple[torch.Tensor, torch.Tensor]:
         """Action loss, and the share of the query states (R, n, D) that it was decoupled from."""

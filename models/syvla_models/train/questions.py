@@ -145,7 +145,10 @@ def _seen(thing: Thing, index: int, view: CameraView, asked: Question) -> Seen |
         return None
     points = asked.named or (() if asked.point is None else (asked.point,))
     about = any(math.dist(thing.point, point) < SAME_M for point in points) if points else None
-    return Seen(thing.label, index, across, down, *thing.point, about)
+    sought = asked.point is not None and math.dist(thing.point, asked.point) < SAME_M
+    words = f"The {thing.name} is"
+    at = asked.answer.find(f"{words} {thing.where}")
+    return Seen(thing.label, index, across, down, *thing.point, about, sought, -1 if at < 0 else at + len(words))
 
 
 def images_of(path: Path, scene: Scene, views: Sequence[CameraView]) -> tuple[UInt8, ...]:

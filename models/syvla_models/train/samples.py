@@ -46,6 +46,8 @@ class Seen(NamedTuple):
     x_m: float  # in the world
     y_m: float
     asked: bool | None = None  # whether it is what the question is about; None: not known
+    sought: bool = False  # whether it is where the sample's grounding is
+    said_at: int = -1  # how many characters of the answer there are when it comes to say where this is; -1: it does not
 
 
 class Sample(NamedTuple):

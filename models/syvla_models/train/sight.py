@@ -14,8 +14,8 @@ from syvla_models.planner import SyvlaPlanner
 from syvla_models.train.batch import ThingBatch
 
 PLACE_UNIT_M = 0.1
-NAMES_WEIGHT = 10.0  # of an image's tokens, few show anything
-ASKED_WEIGHT = 10.0  # and one or two what is asked about
+NAMES_WEIGHT = 40.0  # of an image's tokens, few show anything
+ASKED_WEIGHT = 40.0  # and one or two what is asked about
 _RARE = -5.0  # the logarithm of how many things of a name an image token shows, before anything is learned
 
 

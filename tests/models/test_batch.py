@@ -155,7 +155,7 @@ def test_a_thing_is_at_the_image_token_that_shows_its_middle(words: Words) -> No
 def test_words_and_feature_queries_look_at_the_token_of_the_thing_they_speak_of(words: Words) -> None:
     """The word after which it is said where a thing is, and every query of a row that is about a thing's place."""
     made = Collator(words, None, feature_queries=QUERIES, patch=16, merge=2, names=("box", "can"))
-    box = Seen("box", 0, 0.1, 0.1, 0.2, 0.0, said_at=len("on the"))
+    box = Seen("box", 0, 0.1, 0.1, 0.2, 0.0, said_at=(len("on"), len("on the")))
     can = Seen("can", 0, 0.9, 0.1, 0.3, 0.1, sought=True)
     sample = question(2, point=True)._replace(seen=(box, can), answer="on the left")
     batch = made.collate([question(1), sample])
@@ -163,9 +163,9 @@ def test_words_and_feature_queries_look_at_the_token_of_the_thing_they_speak_of(
     assert gaze is not None
     assert set(gaze.row.tolist()) == {1}
     said = gaze.weight == 1.0
-    (place,) = gaze.position[said].tolist()
-    assert words.tokenizer.decode(batch.ids[1, : place + 1]).endswith("on the"), "what comes next says where"
-    assert gaze.token[said].tolist() == [2], "after the two tokens of the first row"
+    for place, text in zip(gaze.position[said].tolist(), ("on", "on the"), strict=True):
+        assert words.tokenizer.decode(batch.ids[1, : place + 1]).endswith(text)
+    assert gaze.token[said].tolist() == [2, 2], "after the two tokens of the first row"
     start = int(batch.query_start[1])
     assert gaze.position[~said].tolist() == list(range(start, start + QUERIES))
     assert gaze.token[~said].tolist() == [3] * QUERIES

@@ -94,14 +94,25 @@ def test_it_is_known_which_thing_is_sought_and_where_the_answer_comes_to_it(tmp_
             {"name": name, "point": point, "place": [0.5, 0.5], "where": where}
             for name, point, where in (("can", [0.3, 0.1], "in the box"), ("cube", [0.2, -0.1], "on the right"))
         ]
-        answer = "The can is in the box. The cube is in the box."
+        first, last = "The can is in the box.", "The can is in the box. The cube is on the right. Take the"
+        answer = f"{last} cube."
         asked = [{"question": "Go on.", "answer": answer, "point": [0.2, -0.1], "named": [[0.3, 0.1]]}]
         lines.append(json.dumps({**json.loads(line), "things": things, "questions": asked}))
     file.write_text("\n".join(lines))
     can, cube = draw(Questions("vqa", [file], [VIEW]), 1)[0].seen
     assert (can.sought, cube.sought) == (False, True)
-    assert can.said_at == len("The can is")
-    assert cube.said_at == -1, "what is said of it is not so"
+    assert [answer[:end] for end in can.said_at] == ["The can", "The can is"]
+    assert [answer[:end] for end in cube.said_at] == [f"{first} The cube", f"{first} The cube is", f"{last} cube"]
+
+
+def test_of_things_with_one_name_only_the_one_that_is_sought_is_looked_at(tmp_path: Path) -> None:
+    file = scenes(tmp_path)
+    things = [{"name": "candy", "point": [0.3, y], "place": [0.5, 0.5]} for y in (0.1, 0.2)]
+    asked = [{"question": "Go on.", "answer": "A candy lies there. Next comes one.", "point": [0.3, 0.2]}]
+    lines = [{**json.loads(line), "things": things, "questions": asked} for line in file.read_text().splitlines()]
+    file.write_text("\n".join(map(json.dumps, lines)))
+    drawn = draw(Questions("vqa", [file], [VIEW]), 1)[0]
+    assert [seen.said_at for seen in drawn.seen] == [(), (len("A candy lies there. Next comes one"),)]
 
 
 def test_things_are_placed_in_the_view_not_in_the_picture(tmp_path: Path) -> None:

@@ -200,7 +200,7 @@ class Collator:
         )
 
     def _gaze(self, samples: Sequence[Sample], sequences: Sequence[TokenSequence]) -> GazeBatch | None:
-        """What the feature queries look for, and each word that is followed by where a thing is."""
+        """What the feature queries look for, and each word that speaks of a thing."""
         found: list[tuple[int, int, int, float]] = []
         first = 0
         for row, (sample, sequence) in enumerate(zip(samples, sequences, strict=True)):
@@ -209,9 +209,10 @@ class Collator:
                 if seen.sought and sequence.query_start >= 0:
                     places = range(sequence.query_start, sequence.query_start + self._queries)
                     found += [(row, place, token, 1.0 / self._queries) for place in places]
-                if seen.said_at >= 0 and sample.question is not None and sample.answer is not None:
-                    before = len(self._prompt(sample.question)) + len(self._text(sample.answer[: seen.said_at]))
-                    found.append((row, before - 1, token, 1.0))
+                if sample.question is None or sample.answer is None:
+                    continue
+                before = len(self._prompt(sample.question)) - 1
+                found += [(row, before + len(self._text(sample.answer[:end])), token, 1.0) for end in seen.said_at]
             first += sum(self._tokens(image) for image in sample.images)
         if not found:
             return None

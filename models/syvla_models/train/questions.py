@@ -10,6 +10,7 @@ the places of what an order names, ``things`` what the picture shows.
 """
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -62,6 +63,7 @@ class Scene(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 SAME_M = 0.002  # two places nearer than this are one, but for how they are rounded
+_IS = " is"
 SILENT = 0.5  # share of the questions about a place that are not answered in words
 
 
@@ -120,7 +122,7 @@ class Questions:
                 for index, view in enumerate(self._views)
                 if view.camera == scene.camera
                 for thing in scene.things
-                if (seen := _seen(thing, index, view, asked)) is not None
+                if (seen := _seen(thing, scene.things, index, view, asked)) is not None
             ),
         )
 
@@ -137,8 +139,8 @@ class Questions:
                 yield asked.answer
 
 
-def _seen(thing: Thing, index: int, view: CameraView, asked: Question) -> Seen | None:
-    """Where ``thing`` is in a view, and whether ``asked`` is about it; None outside of the view."""
+def _seen(thing: Thing, things: Sequence[Thing], index: int, view: CameraView, asked: Question) -> Seen | None:
+    """Where ``thing``, one of ``things``, is in a view, and what ``asked`` is to it; None outside of the view."""
     top, left, bottom, right = view.crop
     across, down = (thing.place[0] - left) / (right - left), (thing.place[1] - top) / (bottom - top)
     if not (0.0 <= across < 1.0 and 0.0 <= down < 1.0):
@@ -146,9 +148,19 @@ def _seen(thing: Thing, index: int, view: CameraView, asked: Question) -> Seen |
     points = asked.named or (() if asked.point is None else (asked.point,))
     about = any(math.dist(thing.point, point) < SAME_M for point in points) if points else None
     sought = asked.point is not None and math.dist(thing.point, asked.point) < SAME_M
-    words = f"The {thing.name} is"
-    at = asked.answer.find(f"{words} {thing.where}")
-    return Seen(thing.label, index, across, down, *thing.point, about, sought, -1 if at < 0 else at + len(words))
+    said_at = _spoken_of(thing, sought, things, asked.answer)
+    return Seen(thing.label, index, across, down, *thing.point, about, sought, said_at)
+
+
+def _spoken_of(thing: Thing, sought: bool, things: Sequence[Thing], answer: str) -> tuple[int, ...]:
+    """Where in ``answer`` words have just named the thing, and where they are about to say what it is in.
+
+    Of several with one name no words tell which is meant, but for an answer that ends on the one that is sought.
+    """
+    if sum(other.name == thing.name for other in things) > 1:
+        return (len(answer.rstrip(".")),) if sought else ()
+    ends = [found.end() for found in re.finditer(rf"\b{re.escape(thing.name)}\b", answer)]
+    return tuple(sorted({*ends, *(end + len(_IS) for end in ends if answer.startswith(_IS, end))}))
 
 
 def images_of(path: Path, scene: Scene, views: Sequence[CameraView]) -> tuple[UInt8, ...]:

@@ -47,7 +47,7 @@ class Seen(NamedTuple):
     y_m: float
     asked: bool | None = None  # whether it is what the question is about; None: not known
     sought: bool = False  # whether it is where the sample's grounding is
-    said_at: int = -1  # how many characters of the answer there are when it comes to say where this is; -1: it does not
+    said_at: tuple[int, ...] = ()  # after how many characters of the answer it has just been spoken of
 
 
 class Sample(NamedTuple):

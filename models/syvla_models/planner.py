@@ -61,7 +61,7 @@ class Reading(NamedTuple):
     query_states: torch.Tensor | None  # (B, n, D) float32, zero for a row without; None if none were asked for
     image_features: torch.Tensor  # (image tokens, D) float32: what the vision tower makes of the images, row after row
     image_states: torch.Tensor  # (image tokens, D) float32: the same tokens half way through the language model
-    gaze: torch.Tensor | None  # (B, L, L): what each token attends to, in the first head past half way; if asked for
+    gaze: torch.Tensor | None  # (2, B, L, L), if asked for: attention of the first head, past half way and at the end
 
 
 class SyvlaPlanner(nn.Module):
@@ -206,7 +206,7 @@ class SyvlaPlanner(nn.Module):
             output_attentions=gaze,
         )
         middle = len(model.language_model.layers) // 2
-        looks = read.attentions[middle][:, 0] if gaze else None
+        looks = torch.stack([read.attentions[layer][:, 0] for layer in (middle, -1)]) if gaze else None
         return read.last_hidden_state, read.hidden_states[middle], features.float(), looks
 
     def _see(self, pixel_values: torch.Tensor, image_grid_thw: torch.Tensor | None) -> torch.Tensor:

@@ -152,27 +152,27 @@ def test_a_thing_is_at_the_image_token_that_shows_its_middle(words: Words) -> No
     assert made.collate([question(1)]).things is None
 
 
-def test_words_and_feature_queries_look_at_the_token_of_the_thing_they_speak_of(words: Words) -> None:
-    """The word after which it is said where a thing is, and every query of a row that is about a thing's place."""
+def test_words_look_at_the_thing_they_name_and_feature_queries_at_the_last_word(words: Words) -> None:
+    """Every query of a row that is about a thing's place; at the thing itself where no word names it."""
     made = Collator(words, None, feature_queries=QUERIES, patch=16, merge=2, names=("box", "can"))
     box = Seen("box", 0, 0.1, 0.1, 0.2, 0.0, said_at=(len("on"), len("on the")))
-    can = Seen("can", 0, 0.9, 0.1, 0.3, 0.1, sought=True)
+    can = Seen("can", 0, 0.9, 0.1, 0.3, 0.1, sought=True, said_at=(len("on the left"),))
     sample = question(2, point=True)._replace(seen=(box, can), answer="on the left")
     batch = made.collate([question(1), sample])
     gaze = batch.gaze
     assert gaze is not None
     assert set(gaze.row.tolist()) == {1}
-    said = gaze.weight == 1.0
-    for place, text in zip(gaze.position[said].tolist(), ("on", "on the"), strict=True):
+    for place, text in zip(gaze.position[gaze.image].tolist(), ("on", "on the", "on the left"), strict=True):
         assert words.tokenizer.decode(batch.ids[1, : place + 1]).endswith(text)
-    assert gaze.token[said].tolist() == [2, 2], "after the two tokens of the first row"
+    assert gaze.target[gaze.image].tolist() == [2, 2, 3], "after the two tokens of the first row"
     start = int(batch.query_start[1])
-    assert gaze.position[~said].tolist() == list(range(start, start + QUERIES))
-    assert gaze.token[~said].tolist() == [3] * QUERIES
-    assert float(gaze.weight[~said].sum()) == pytest.approx(1.0)
+    assert gaze.position[~gaze.image].tolist() == list(range(start, start + QUERIES))
+    assert set(gaze.target[~gaze.image].tolist()) == {int(gaze.position[gaze.image][-1])}, "the word that names the can"
+    assert float(gaze.weight[~gaze.image].sum()) == pytest.approx(1.0)
     silent = made.collate([sample._replace(question=None, answer=None, chain_of_thought=None, instruction="where?")])
     assert silent.gaze is not None
-    assert len(silent.gaze.row) == QUERIES, "nothing is said"
+    assert silent.gaze.image.tolist() == [True] * QUERIES, "nothing is said"
+    assert silent.gaze.target.tolist() == [1] * QUERIES
     assert made.collate([question(1)]).gaze is None
 
 

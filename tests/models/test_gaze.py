@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from syvla_models.tiny import build_tiny, tiny_spec
-from syvla_models.train.batch import Batch, Collator, GazeBatch
+from syvla_models.train.batch import Batch, Collator
 from syvla_models.train.config import LossConfig
 from syvla_models.train.grounding import of_point
 from syvla_models.train.learner import Learner
@@ -52,12 +52,13 @@ def test_attention_at_the_right_image_token_costs_nothing() -> None:
     gaze = batch.gaze
     assert gaze is not None
     length = batch.ids.shape[1]
-    columns = (batch.ids[0] == learner.planner.vlm.config.image_token_id).nonzero()[:, 0]
-    looks = torch.zeros(1, length, length)
-    looks[0, gaze.position, columns[gaze.token]] = 1.0
+    images = (batch.ids[0] == learner.planner.vlm.config.image_token_id).nonzero()[:, 0]
+    looks = torch.zeros(2, 1, length, length)
+    looks[0, 0, gaze.position[gaze.image], images[gaze.target[gaze.image]]] = 1.0
+    looks[1, 0, gaze.position[~gaze.image], gaze.target[~gaze.image]] = 1.0
     assert float(learner._gaze(looks, batch.ids, gaze)) == pytest.approx(0.0, abs=1e-5)
-    elsewhere = GazeBatch(gaze.row, gaze.position, (gaze.token + 1) % len(columns), gaze.weight)
-    assert float(learner._gaze(looks, batch.ids, elsewhere)) > 10.0
+    assert float(learner._gaze(looks, batch.ids, gaze._replace(target=gaze.target + 1))) > 10.0
+    assert float(learner._gaze(looks.flip(0), batch.ids, gaze)) > 10.0, "words look before queries do"
 
 
 def test_looking_is_learned_within_a_few_steps() -> None:

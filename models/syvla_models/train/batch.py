@@ -66,12 +66,17 @@ class ThingBatch(NamedTuple):
 
 
 class GazeBatch(NamedTuple):
-    """G tokens that speak of a thing, and the image token that shows it."""
+    """G tokens, and what each should look at.
+
+    A word that has just named a thing looks at the image token that shows it. The feature queries look at the last such
+    word, which by then knows the place; where nothing was said they look at the image themselves.
+    """
 
     row: torch.Tensor  # (G,) int64
     position: torch.Tensor  # (G,) int64, in the row
-    token: torch.Tensor  # (G,) int64, among all image tokens of the batch
-    weight: torch.Tensor  # (G,), 1 for each thing that is spoken of
+    image: torch.Tensor  # (G,) bool: at an image token, just past half way; else at a word, in the last layer
+    target: torch.Tensor  # (G,) int64: among all image tokens of the batch, or a position in the row
+    weight: torch.Tensor  # (G,), 1 for each time that something is spoken of
 
 
 class Batch(NamedTuple):
@@ -200,25 +205,30 @@ class Collator:
         )
 
     def _gaze(self, samples: Sequence[Sample], sequences: Sequence[TokenSequence]) -> GazeBatch | None:
-        """What the feature queries look for, and each word that speaks of a thing."""
-        found: list[tuple[int, int, int, float]] = []
+        found: list[tuple[int, int, bool, int, float]] = []
         first = 0
         for row, (sample, sequence) in enumerate(zip(samples, sequences, strict=True)):
             for seen in sample.seen:
                 token = first + self._token(sample, seen)
+                words = self._words(sample, seen)
+                found += [(row, word, True, token, 1.0) for word in words]
                 if seen.sought and sequence.query_start >= 0:
+                    target = (not words, words[-1] if words else token)
                     places = range(sequence.query_start, sequence.query_start + self._queries)
-                    found += [(row, place, token, 1.0 / self._queries) for place in places]
-                if sample.question is None or sample.answer is None:
-                    continue
-                before = len(self._prompt(sample.question)) - 1
-                found += [(row, before + len(self._text(sample.answer[:end])), token, 1.0) for end in seen.said_at]
+                    found += [(row, place, *target, 1.0 / self._queries) for place in places]
             first += sum(self._tokens(image) for image in sample.images)
         if not found:
             return None
         table = torch.tensor(found, dtype=torch.float64)
-        whole = table[:, :3].long()
-        return GazeBatch(whole[:, 0], whole[:, 1], whole[:, 2], table[:, 3].float())
+        whole = table[:, :4].long()
+        return GazeBatch(whole[:, 0], whole[:, 1], whole[:, 2].bool(), whole[:, 3], table[:, 4].float())
+
+    def _words(self, sample: Sample, seen: Seen) -> list[int]:
+        """The positions in the row of the words that have just named what is seen."""
+        if sample.question is None or sample.answer is None:
+            return []
+        before = len(self._prompt(sample.question)) - 1
+        return [before + len(self._text(sample.answer[:end])) for end in seen.said_at]
 
     def _tokens(self, image: UInt8) -> int:
         """How many tokens show an image."""

@@ -161,13 +161,15 @@ class Learner(nn.Module):
         return (error.square() * known).sum() / known.sum().clamp(min=1)
 
     def _gaze(self, looks: torch.Tensor, ids: torch.Tensor, gaze: GazeBatch) -> torch.Tensor:
-        """Of attention (B, L, L), how little goes to the image tokens that show what is spoken of.
+        """Of attention (2, B, L, L), how little goes where it should.
 
         The error of a place alone is least, for a long time, in the middle of all the things that an order names: what
-        is fetched next is looked up late. Told where to look, the feature queries look there.
+        is fetched next is looked up late. A word needs no other to know what it names, so words look first.
         """
-        columns = (ids == self.planner.vlm.config.image_token_id).nonzero()[gaze.token, 1]
-        shares = looks[gaze.row, gaze.position, columns].float()
+        images = (ids == self.planner.vlm.config.image_token_id).nonzero()[:, 1]
+        columns = gaze.target.clone()
+        columns[gaze.image] = images[gaze.target[gaze.image]]
+        shares = looks[(~gaze.image).long(), gaze.row, gaze.position, columns].float()
         loss: torch.Tensor = -((shares + _LEAST_SHARE).log() * gaze.weight).sum() / gaze.weight.sum()
         return loss
 

@@ -77,3 +77,20 @@ def test_without_the_loss_attention_is_not_asked_for() -> None:
     learner, batch = learner_and_batch(0.0)
     assert float(learner(batch, None).gaze) == 0.0
     assert learner.planner(batch.ids, batch.attention_mask, batch.pixel_values, batch.image_grid_thw).gaze is None
+
+
+def test_every_feature_query_says_the_place_by_itself() -> None:
+    """Right on average is not enough: the expert's adapter reads each query with the same weights."""
+    learner, batch = learner_and_batch(0.0)
+    with torch.no_grad():
+        learner.grounding.weight.zero_()
+        learner.grounding.weight[1, 0] = learner.grounding.weight[2, 1] = 1.0
+        learner.grounding.bias.zero_()
+    queries, width = learner.planner.queries.shape
+    states = torch.zeros(1, queries, width)
+    states[..., 0], states[..., 1] = 3.0, 1.0  # x and y in units of 10 cm
+    assert float(learner._grounding(states, batch)) == pytest.approx(0.0, abs=1e-6)
+    torch.testing.assert_close(learner.place(states)[0, 1:3], torch.tensor([0.3, 0.1]))
+    states[0, ::2, 0], states[0, 1::2, 0] = 2.0, 4.0
+    torch.testing.assert_close(learner.place(states)[0, 1:3], torch.tensor([0.3, 0.1]))
+    assert float(learner._grounding(states, batch)) == pytest.approx(0.5)

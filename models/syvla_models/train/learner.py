@@ -84,8 +84,9 @@ class Learner(nn.Module):
         super().__init__()
         self.planner = planner
         self.expert = expert
-        # Flattened, so that each query may speak of another thing.
-        self.grounding = nn.Linear(planner.spec.feature_queries * planner.spec.hidden_size, GROUNDING)
+        # One for all queries, as the expert's adapter is. Spread over all of them, places could be read here to the
+        # centimetre while the expert still aimed at the middle of the table.
+        self.grounding = nn.Linear(planner.spec.hidden_size, GROUNDING)
         self.sight = Sight(planner, names) if names else None
         self.register_buffer("live", live, persistent=False)
         self.register_buffer("unit", torch.tensor(_GROUNDING_UNIT), persistent=False)
@@ -152,13 +153,17 @@ class Learner(nn.Module):
 
     def place(self, states: torch.Tensor) -> torch.Tensor:
         """Where the hands are about to act (B, 8), see ``syvla_models.train.grounding``, from states (B, n, D)."""
-        numbers: torch.Tensor = self.grounding(states.flatten(1)).float() * self.unit
+        return self._places(states).mean(1)
+
+    def _places(self, states: torch.Tensor) -> torch.Tensor:
+        """As each query says it (B, n, 8)."""
+        numbers: torch.Tensor = self.grounding(states).float() * self.unit
         return numbers
 
     def _grounding(self, states: torch.Tensor, batch: Batch) -> torch.Tensor:
         known = batch.grounding_known
-        error = (self.place(states) - batch.grounding) / self.unit
-        return (error.square() * known).sum() / known.sum().clamp(min=1)
+        error = (self._places(states) - batch.grounding[:, None]) / self.unit
+        return (error.square().mean(1) * known).sum() / known.sum().clamp(min=1)
 
     def _gaze(self, looks: torch.Tensor, ids: torch.Tensor, gaze: GazeBatch) -> torch.Tensor:
         """Of attention (2, B, L, L), how little goes where it should.

@@ -66,8 +66,11 @@ def _with_numbers(texts: Iterable[str]) -> Iterator[str]:
             yield f"{number} {number}"
 
 
-def tiny_config(tokenizer: PreTrainedTokenizerFast, hidden_size: int = 192) -> Qwen2_5_VLConfig:
-    """Four layers of text and three of vision; every vision layer sees the whole image, which is small."""
+def tiny_config(tokenizer: PreTrainedTokenizerFast, hidden_size: int = 192, merge: int = 1) -> Qwen2_5_VLConfig:
+    """Four layers of text and three of vision; every vision layer sees the whole image, which is small.
+
+    Not 2 x 2 patches make a token, as in the large model, but one: it shows 5.5 cm of the table, rarely two things.
+    """
     depth = 3
     ids = tokenizer.get_vocab()
     return Qwen2_5_VLConfig(
@@ -91,7 +94,7 @@ def tiny_config(tokenizer: PreTrainedTokenizerFast, hidden_size: int = 192) -> Q
             "intermediate_size": 384,
             "num_heads": 4,
             "patch_size": 16,
-            "spatial_merge_size": 1,  # a token then shows 5.5 cm of the table, hardly ever two things
+            "spatial_merge_size": merge,
             "temporal_patch_size": 2,
             "out_hidden_size": hidden_size,
             "window_size": 64,
@@ -107,12 +110,12 @@ def tiny_config(tokenizer: PreTrainedTokenizerFast, hidden_size: int = 192) -> Q
 
 
 def build_tiny(
-    texts: Iterable[str], spec: PlannerSpec | None = None, *, vocabulary: int = 1024, seed: int = 0
+    texts: Iterable[str], spec: PlannerSpec | None = None, *, vocabulary: int = 1024, seed: int = 0, merge: int = 1
 ) -> SyvlaPlanner:
     """A fresh tiny planner: the tokenizer is trained on ``texts``, the weights are drawn from ``seed``."""
     tokenizer = train_tokenizer(texts, vocabulary)
     spec = tiny_spec() if spec is None else spec
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        vlm = Qwen2_5_VLForConditionalGeneration(tiny_config(tokenizer, spec.hidden_size))
+        vlm = Qwen2_5_VLForConditionalGeneration(tiny_config(tokenizer, spec.hidden_size, merge))
         return SyvlaPlanner(vlm, tokenizer, spec)

@@ -234,7 +234,7 @@ def _key(tensors: dict[str, torch.Tensor], end: str) -> str:
         ("config.json", lambda c: c.update(model_type="qwen3_vl"), "model_type must be qwen2_5_vl, not 'qwen3_vl'"),
         ("config.json", lambda c: c.update(image_token_id=9), r"config\.image_token_id is 9, but <\|image_pad\|>"),
         (SPEC_FILE, lambda c: c["planner"].update(hidden_size=256), r"planner\.hidden_size is 256"),
-        (SPEC_FILE, lambda c: c["planner"]["views"][0].update(width=72), r"cam_high\.width must be a multiple of 32"),
+        (SPEC_FILE, lambda c: c["planner"]["views"][0].update(width=72), r"cam_high\.width must be a multiple of 16"),
         (SPEC_FILE, lambda c: c["planner"].update(temperature=1.0), "temperature"),
         (SPEC_FILE, lambda c: c["sha256"].pop(PLANNER_FILE), f"no entry for {PLANNER_FILE}"),
     ],

@@ -43,7 +43,8 @@ def one_thread() -> Iterator[None]:
 
 @functools.cache
 def fresh() -> SyvlaPlanner:
-    return build_tiny(TEXTS, tiny_spec(views=(WIDE,)), vocabulary=320)
+    """With tokens of 2 x 2 patches, as Qwen2.5-VL has them."""
+    return build_tiny(TEXTS, tiny_spec(views=(WIDE,)), vocabulary=320, merge=2)
 
 
 def lively(views: tuple[CameraView, ...] = (WIDE,), **changes: object) -> SyvlaPlanner:

@@ -269,7 +269,7 @@ def test_decoupling_masks_some_states_and_only_in_training(data: Path, pretraine
 def test_every_loss_reaches_the_planner_in_one_backward(data: Path, pretrained: Path) -> None:
     """Gradients of the weighted sum are the weighted sum of each loss's own gradients."""
     gradients = {}
-    parts = ("text", "action", "grounding", "seen", "asked")
+    parts = ("text", "action", "grounding", "seen", "asked", "gaze")
     for name in (*parts, "all"):
         weights = {part: float(name in (part, "all")) for part in parts}
         config = config_of(

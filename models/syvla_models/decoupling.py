@@ -49,7 +49,10 @@ class PercentileEstimate(nn.Module):
 
 
 def decoupled(
-    action_loss: Callable[[Tensor], Tensor], query_states: Tensor, estimate: PercentileEstimate
+    action_loss: Callable[[Tensor], Tensor],
+    query_states: Tensor,
+    estimate: PercentileEstimate,
+    probe: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The action loss without the query states that did not matter to it.
 
@@ -58,6 +61,8 @@ def decoupled(
             same function both times: noise and flow times are drawn outside it.
         query_states: (B, 20, D), of any dtype. The planner's gradients flow through the second pass only.
         estimate: Updated with this step's norms.
+        probe: The same mean over fewer chunks, of which the gradient is taken; ``action_loss`` itself by default. Many
+            chunks of one intent agree about which of its states matter.
 
     Returns:
         The second loss; which states it went without (B, 20), bool; and the norms (B, 20), float32.
@@ -68,7 +73,7 @@ def decoupled(
     """
     with torch.enable_grad():
         leaf = query_states.detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(action_loss(leaf), leaf)
+        (gradient,) = torch.autograd.grad((probe or action_loss)(leaf), leaf)
     # Times B: of each sample's own loss, so that batches with more or fewer samples have norms of one scale.
     norms = torch.linalg.vector_norm(gradient.float(), dim=-1) * len(query_states)
     threshold = estimate.update(norms)

@@ -59,9 +59,10 @@ def flow_loss(
     target = torch.where(live, actions - noise, 0.0)
     x = torch.where(clean[..., None], actions, noise + tau[:, None, None] * (actions - noise))
     x = torch.where(live, x, 0.0)
-    # Two times for each sample, its own and 1, instead of one for each row.
+    # Two times for each sample, its own and 1, instead of one for each token.
     times = expert.modulation(torch.stack((tau, torch.ones_like(tau)), dim=1))
-    modulation = _by_row(Modulation(*(m[:, :1] for m in times)), Modulation(*(m[:, 1:] for m in times)), clean)
+    noisy, at_end = Modulation(*(m[:, :1] for m in times)), Modulation(*(m[:, 1:] for m in times))
+    modulation = _mixed(noisy, at_end, clean, expert.config.rows_per_token)
     velocity = expert.denoise(x, modulation, expert.context(cache, proprioception, age_s))
     counted = live & ~clean[..., None]
     error = torch.where(counted, velocity.float() - target.float(), 0.0).square()
@@ -108,7 +109,8 @@ def sample(
     def velocity(x: Tensor, step: int) -> Tensor:
         now = Modulation(*(m[step : step + 1] for m in times))
         if clean is not None:
-            now = _by_row(now, Modulation(*(m[steps:] for m in times)), clean)
+            at_end = Modulation(*(m[steps:] for m in times))
+            now = _mixed(now, at_end, clean, expert.config.rows_per_token)
         return torch.where(live, expert.denoise(x, now, context), 0.0)
 
     return integrate(velocity, torch.where(live, noise, 0.0), steps, prefix_rows, clean)
@@ -141,6 +143,7 @@ def _clean(prefix: Tensor, horizon: int) -> Tensor:
     return torch.arange(horizon, device=prefix.device) < prefix[:, None]
 
 
-def _by_row(noisy: Modulation, clean_rows: Modulation, clean: Tensor) -> Modulation:
-    """The modulation of every row (B, H, ...), from that of the noisy and that of the clean ones (B or 1, 1, ...)."""
-    return Modulation(*(torch.where(clean[..., None], c, n) for n, c in zip(noisy, clean_rows, strict=True)))
+def _mixed(noisy: Modulation, clean_rows: Modulation, clean: Tensor, rows_per_token: int) -> Modulation:
+    """Each token's modulation (B, T, ...): of its noisy and its clean rows (both B or 1, 1, ...), by their shares."""
+    share = clean.unflatten(1, (-1, rows_per_token)).float().mean(-1, keepdim=True)
+    return Modulation(*(torch.lerp(n, c, share.to(n)) for n, c in zip(noisy, clean_rows, strict=True)))

@@ -160,7 +160,9 @@ class LearnedExpert:
     """The fast system: chunks by flow matching, conditioned on the intent, on proprioception and on its own prefix.
 
     What depends only on the intent is computed once for each. The noise is drawn once for each task, from Philox with
-    the task's id as its key, so that successive chunks agree about what is undecided and a replay is exact.
+    the task's id as its key, so that successive chunks agree about what is undecided and a replay is exact. What it
+    decides stands for the whole task, also where nothing is undecided: a hand that comes down on the same side of
+    everything. The checkpoint's ``noise_scale`` makes that less.
 
     Args:
         folder: the checkpoint; only ``syvla.json`` and the expert's weights are read.
@@ -259,7 +261,8 @@ class LearnedExpert:
     def _noise_of(self, task_id: int) -> torch.Tensor:
         """(1, H, slots) float32."""
         if self._noise is None or self._noise[0] != task_id:
-            self._noise = task_id, torch.from_numpy(task_noise(task_id, self._horizon, self._slots))[None]
+            noise = torch.from_numpy(task_noise(task_id, self._horizon, self._slots))[None]
+            self._noise = task_id, self._action.noise_scale * noise
         return self._noise[1]
 
 

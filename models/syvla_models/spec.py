@@ -72,6 +72,7 @@ class ExpertConfig(Section, frozen=True):
     intent_width: int = 0  # D of the feature query states; filled in from the planner's hidden size
     queries: int = FEATURE_QUERIES  # how many of them there are
     horizon: int = 50
+    rows_per_token: int = 1  # of a chunk; a divisor of ``horizon``
     slots: int = SLOTS
 
 
@@ -91,12 +92,15 @@ class ActionSpec(Section, frozen=True):
     state_offset: tuple[float, ...] = (0.0,) * SLOTS
     state_scale: tuple[float, ...] = (1.0,) * SLOTS
     max_prefix: int = 15  # rows of committed actions that may be given clean
+    noise_scale: float = 1.0  # of what a chunk is denoised from; below 1 chunks are less varied, at 0 all the same
     execution_horizon_s: float = 0.0  # how long what was decided is executed; 0: until the next chunk is there
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.execution_horizon_s <= self.max_prefix * self.period_s:
             longest_s = self.max_prefix * self.period_s
             raise ValueError(f"execution_horizon_s must be 0..{longest_s:.3f} (max_prefix rows)")
+        if not 0.0 <= self.noise_scale <= 1.0:
+            raise ValueError(f"noise_scale must be 0..1, not {self.noise_scale}")
         for name, rows in (
             ("offset", self.offset),
             ("scale", self.scale),

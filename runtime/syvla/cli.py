@@ -151,6 +151,7 @@ def demonstrate(
     rig: str = "twin",
     cameras: tuple[str, ...] = CAMERAS,
     astray: float = 0.0,
+    misses: float = 0.0,
     jobs: int = 1,
 ) -> int:
     """Record demonstrations: the scripted demonstrator on the twin, one MCAP for each episode.
@@ -165,6 +166,7 @@ def demonstrate(
         cameras: the cameras that are rendered and recorded; fewer are faster, none may be named.
         astray: how far beside each thing the hand first comes (standard deviation of x and of y) [m]; it puts that
             right on its way down, so that a learner sees how. 0 to 0.05.
+        misses: how often the hand first closes on nothing beside a thing, and tries again. 0 to 1.
         jobs: how many episodes are run at a time, each in a process of its own.
     """
     from syvla.apps.demonstrate import demonstrate as record
@@ -174,7 +176,9 @@ def demonstrate(
 
     if not 0.0 <= astray <= 0.05:
         raise ConfigError(f"astray must be 0 to 0.05 m, not {astray}")
-    run = msgspec.structs.replace(lockstep_run(rig, 0.0, 0.0, "reference"), astray_m=astray)
+    if not 0.0 <= misses <= 1.0:
+        raise ConfigError(f"misses must be 0 to 1, not {misses}")
+    run = msgspec.structs.replace(lockstep_run(rig, 0.0, 0.0, "reference"), astray_m=astray, misses=misses)
     names = chosen_tasks(task, (split,))
     _at_least_one("episodes", episodes)
     plan = [

@@ -226,7 +226,7 @@ def _planner_stage(run: RunConfig, cameras: Sequence[str], threads: int | None =
         from syvla.sim.reference import ReferencePlanner
         from syvla.sim.tasks import ALL_TASKS
 
-        planner = ReferencePlanner(run.rig, ALL_TASKS, run.astray_m)
+        planner = ReferencePlanner(run.rig, ALL_TASKS, run.astray_m, run.misses)
     else:
         from syvla_models.policy import LearnedPlanner
 

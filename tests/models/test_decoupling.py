@@ -108,6 +108,16 @@ def test_norms_do_not_depend_on_how_many_samples_share_the_mean() -> None:
     torch.testing.assert_close(first, all_norms[:1])
 
 
+def test_a_probe_finds_the_states_that_the_loss_goes_without() -> None:
+    weight, other = weights(), weights(1)
+    value, masked, norms = decoupled(Weighed(weight), states(), PercentileEstimate(25.0), probe=Weighed(other))
+    by_probe, by_other, other_norms = decoupled(Weighed(other), states(), PercentileEstimate(25.0))
+    torch.testing.assert_close(norms, other_norms)
+    assert torch.equal(masked, by_other)
+    assert value != by_probe
+    torch.testing.assert_close(value, Weighed(weight)(states().masked_fill(masked[..., None], 0.0)))
+
+
 # ---------------------------------------------------------------- what trains
 
 

@@ -17,6 +17,7 @@ from syvla_models.flow import sample
 from syvla_models.spec import ExpertConfig
 
 SMALL = ExpertConfig(width=24, depth=3, heads=4, mlp_ratio=2.0, intent_width=10, horizon=7, slots=32)
+GROUPED = msgspec.structs.replace(SMALL, horizon=6, rows_per_token=3)
 
 
 @pytest.fixture(autouse=True)
@@ -55,6 +56,8 @@ def plainly(expert: Expert, given: dict[str, Tensor]) -> Tensor:
     angles = 2.0 * math.pi * given["tau"][..., None].float() / torch.logspace(math.log10(4e-3), math.log10(4.0), 64)
     time_features = torch.cat((angles.sin(), angles.cos()), -1).to(x.dtype)
     modulation = expert.time_out(expert.time(time_features))
+    grouped = config.rows_per_token
+    modulation = sum(modulation[:, row::grouped] for row in range(grouped)) / grouped
     state = expert.state(torch.cat((given["proprioception"], given["age_s"][:, None]), -1))
     tokens = expert.context_norm(torch.cat((expert.adapter(given["query_states"]), state[:, None]), 1))
     weight, bias = expert.context_key_value.weight, expert.context_key_value.bias
@@ -72,7 +75,8 @@ def plainly(expert: Expert, given: dict[str, Tensor]) -> Tensor:
         deviation = (x.var(-1, keepdim=True, correction=0) + 1e-5).sqrt()
         return (x - x.mean(-1, keepdim=True)) / deviation * (1 + scale) + shift
 
-    x = expert.action_in(x) + expert.row
+    x = torch.cat([x[:, row::grouped] for row in range(grouped)], -1)
+    x = expert.action_in(x) + expert.position
     for index, layer in enumerate(expert.layers):
         assert isinstance(layer, Layer)
         parts = (modulation[..., : 9 * width] + layer.table).split(width, -1)
@@ -83,12 +87,15 @@ def plainly(expert: Expert, given: dict[str, Tensor]) -> Tensor:
         k, v = (F.linear(tokens, weight[rows], bias[rows]) for rows in (key_rows, value_rows))
         x = x + parts[5] * layer.cross_out(attention(layer.query(modulated(x, parts[3], parts[4])), k, v))
         x = x + parts[8] * layer.down(F.gelu(layer.up(modulated(x, parts[6], parts[7]))))
-    return expert.action_out(modulated(x, *modulation[..., 9 * width :].split(width, -1)))  # type: ignore[no-any-return]
+    out = expert.action_out(modulated(x, *modulation[..., 9 * width :].split(width, -1)))
+    rows = [row for token in out.unbind(1) for row in token.split(config.slots, -1)]
+    return torch.stack(rows, 1)
 
 
-def test_the_cached_calculation_is_the_plain_one() -> None:
-    expert = made().double()
-    given = inputs(dtype=torch.float64)
+@pytest.mark.parametrize("config", [SMALL, GROUPED])
+def test_the_cached_calculation_is_the_plain_one(config: ExpertConfig) -> None:
+    expert = made(config).double()
+    given = inputs(config, dtype=torch.float64)
     expected = plainly(expert, given)
     cache = expert.condition(given.pop("query_states"))
     found = expert.velocity(cache=cache, **given)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from syvla_models.flow import draw_tau, flow_loss, integrate, sample
 from syvla_models.spec import ExpertConfig
 
 CONFIG = ExpertConfig(width=24, depth=2, heads=2, mlp_ratio=2.0, intent_width=6, horizon=8, slots=32)
+GROUPED = msgspec.structs.replace(CONFIG, rows_per_token=4)
 LIVE = torch.arange(32) % 16 >= 9
 BATCH, ROWS, SLOTS = 3, 8, 32
 
@@ -24,9 +26,9 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def made(seed: int = 0) -> Expert:
+def made(seed: int = 0, config: ExpertConfig = CONFIG) -> Expert:
     torch.manual_seed(seed)
-    expert = Expert(CONFIG)
+    expert = Expert(config)
     with torch.no_grad():
         for parameter in expert.parameters():
             parameter.normal_(0.0, 0.2)
@@ -87,9 +89,10 @@ class Known(Expert):
 # ---------------------------------------------------------------- the loss
 
 
-def test_the_loss_is_the_mean_over_what_counts() -> None:
-    """Against the definition, sample by sample, with a time for every row."""
-    expert, given = made(), Given()
+@pytest.mark.parametrize("config", [CONFIG, GROUPED])
+def test_the_loss_is_the_mean_over_what_counts(config: ExpertConfig) -> None:
+    """Against the definition, sample by sample, with a time for every row; tokens may be partly of the prefix."""
+    expert, given = made(config=config), Given()
     mean, per_sample = given.loss(expert)
     for b in range(BATCH):
         d = int(given.prefix[b])
@@ -204,9 +207,10 @@ def test_prefix_rows_are_clean_at_every_step_and_come_out_unchanged() -> None:
         torch.testing.assert_close(out[b, d:, LIVE], torch.zeros(ROWS - d, int(LIVE.sum())), rtol=0.0, atol=1e-5)
 
 
-def test_prefix_rows_are_given_their_own_time() -> None:
+@pytest.mark.parametrize("config", [CONFIG, GROUPED])
+def test_prefix_rows_are_given_their_own_time(config: ExpertConfig) -> None:
     """Sampling sees what training showed: the first step's velocity is that of per-row times."""
-    expert, given = made().eval(), Given()
+    expert, given = made(config=config).eval(), Given()
     tau = (torch.arange(ROWS) < given.prefix[:, None]).float()
     x = torch.where(tau[..., None] == 1.0, given.actions, given.noise) * LIVE
     velocity = expert.velocity(x, tau, given.proprioception, given.age_s, expert.condition(given.states))

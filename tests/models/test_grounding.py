@@ -16,6 +16,7 @@ from syvla_models.train.grounding import of_point, of_waypoints
 
 RIG = load_toml(Path(__file__).parents[2] / "calibration/rigs/twin.toml", RigConfig)
 SLOT = (0.17, 0.03)
+LIFT, UP = 3, 7  # rows of a place job
 
 
 def laid(task: str) -> tuple[Hands, Table]:
@@ -43,6 +44,18 @@ def place(arm: ArmName, number: int, *, rank: int = 0, start_after: int = 0, aft
     rows = HANDS.place(job, TABLE)
     assert len(rows) == 8
     return rows
+
+
+def test_a_place_at_which_a_hand_is_to_close_on_nothing_is_no_key_place() -> None:
+    for arm in ARMS:
+        job = Place(arm, 1, 12, thing=thing_of(arm), slot_m=SLOT, miss_m=(0.03, 0.03), lower_m=0.03)
+        rows = HANDS.place(job, TABLE)
+        x, y = at(arm)
+        np.testing.assert_allclose(rows[2].position_m[:2], (x + 0.03, y + 0.03), atol=1e-9)
+        assert rows[2].gripper_width_m < HANDS.width_m(job.thing)
+        expected: dict[ArmName, tuple[float, float] | None] = {"left": None, "right": None, arm: (x, y)}
+        check(states(rows), expected)
+        check(states(rows[4:]), expected)
 
 
 def home(arm: ArmName, number: int) -> tuple[Waypoint, ...]:
@@ -74,7 +87,7 @@ def at(arm: ArmName, rank: int = 0) -> tuple[float, float]:
 def test_it_is_the_grasp_until_the_thing_is_held_then_the_slot_then_the_next_grasp(arm: ArmName) -> None:
     other: ArmName = "right" if arm == "left" else "left"
     job, following = place(arm, 3), place(arm, 11, rank=1)
-    for first, expected in ((0, at(arm)), (Place.LIFT, SLOT), (Place.RAISE, at(arm, 1))):
+    for first, expected in ((0, at(arm)), (LIFT, SLOT), (UP, at(arm, 1))):
         check(states(job[first:], following), {arm: expected, other: None})
     z = of_waypoints(states(job)).values[3 if arm == "left" else 7]
     assert z == pytest.approx(job[1].position_m[2], abs=1e-3)
@@ -82,7 +95,7 @@ def test_it_is_the_grasp_until_the_thing_is_held_then_the_slot_then_the_next_gra
 
 def test_the_way_home_has_no_place() -> None:
     check(states(home("left", 1), home("right", 1)), {"left": None, "right": None})
-    check(states(place("left", 3)[Place.RAISE :], home("left", 11)), {"left": None, "right": None})
+    check(states(place("left", 3)[UP:], home("left", 11)), {"left": None, "right": None})
     check(states(()), {"left": None, "right": None})
 
 
@@ -90,17 +103,17 @@ def test_of_two_arms_that_take_turns_one_acts() -> None:
     """The thought says which arm is next; the other's place must not be spoken of, also while the first only raises."""
     left, right = place("left", 3), place("right", 3, start_after=10)
     check(states(left, right), {"left": at("left"), "right": None})
-    check(states(left[Place.LIFT :], right), {"left": SLOT, "right": None})
-    check(states(left[Place.RAISE :], home("left", 11), right), {"left": None, "right": at("right")})
+    check(states(left[LIFT:], right), {"left": SLOT, "right": None})
+    check(states(left[UP:], home("left", 11), right), {"left": None, "right": at("right")})
     again = place("left", 11, rank=1, start_after=10)
-    check(states(left[Place.RAISE :], again, right), {"left": None, "right": at("right")})
+    check(states(left[UP:], again, right), {"left": None, "right": at("right")})
 
 
 def test_an_arm_that_holds_its_thing_until_the_tray_is_free_does_not_act() -> None:
     left, right = place("left", 3), place("right", 3, after=10)
     check(states(left, right), {"left": at("left"), "right": at("right")})
-    check(states(left[Place.LIFT :], right[Place.LIFT :]), {"left": SLOT, "right": None})
-    check(states(left[Place.RAISE :], right[Place.LIFT :]), {"left": None, "right": SLOT})
+    check(states(left[LIFT:], right[LIFT:]), {"left": SLOT, "right": None})
+    check(states(left[UP:], right[LIFT:]), {"left": None, "right": SLOT})
 
 
 def test_a_push_begins_where_the_fingers_go_down() -> None:
@@ -109,7 +122,7 @@ def test_a_push_begins_where_the_fingers_go_down() -> None:
     rows = hands.push(Push("left", 1, 4, box=box, towards="right", distance_m=0.08), table)
     x, y, _ = rows[1].position_m
     check(states(rows), {"left": (x, y), "right": None})
-    check(states(rows[Push.RAISE :]), {"left": None, "right": None})
+    check(states(rows[Push.up :]), {"left": None, "right": None})
 
 
 @pytest.mark.parametrize(("y_m", "slots"), [(0.2, [1, 2]), (-0.2, [5, 6])])

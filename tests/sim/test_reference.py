@@ -179,6 +179,25 @@ def test_a_thing_that_was_dropped_is_picked_up_again(task: str) -> None:
     assert drops
 
 
+@pytest.mark.parametrize(("misses", "least", "most"), [(0.0, 0, 0), (1.0, 2, 3)])
+def test_a_hand_that_misses_on_purpose_closes_on_nothing_and_tries_again(misses: float, least: int, most: int) -> None:
+    closed: list[tuple[str, float]] = []
+
+    def watch(time_s: float, loop: Loop) -> bool:
+        table, q = loop.world.table(), loop.proprioception()
+        for side, arm in enumerate(("left", "right")):
+            low = _BASES[side].to_world(*forward_tcp(q[7 * side : 7 * side + 6]))[0][2] < 0.06
+            seen = [at_s for name, at_s in closed if name == arm]
+            if low and q[7 * side + 6] < 0.028 and arm not in table.held_by and (not seen or time_s - seen[-1] > 2.0):
+                closed.append((arm, time_s))
+        return False
+
+    loop = Loop()
+    loop.planner = ReferencePlanner(RIG, TASKS, misses=misses)
+    assert loop.run("snack_loading", 3, planner_s=0.3, expert_s=0.03, disturb=watch).success
+    assert least <= len(closed) <= most
+
+
 def test_a_planner_that_is_restarted_starts_over() -> None:
     def restart(time_s: float, loop: Loop) -> bool:
         if time_s == 5.0:

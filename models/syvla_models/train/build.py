@@ -156,6 +156,7 @@ def _policy(
     action = msgspec.structs.replace(
         action,
         euler_steps=config.action.euler_steps,
+        noise_scale=config.action.noise_scale,
         execution_horizon_s=config.action.execution_horizon_s,
         max_prefix=config.data.max_prefix,
     )

@@ -103,10 +103,12 @@ class ActionConfig(Section, frozen=True):
     space: ActionSpaceName = "joint"
     euler_steps: int = 10
     execution_horizon_s: float = 0.0  # see ``syvla_models.spec.ActionSpec``
+    noise_scale: float = 1.0  # the same
     statistics_samples: int = 4096  # chunks from which a new expert's offset and scale are measured
 
     def __post_init__(self) -> None:
         _within("euler_steps", self.euler_steps, 1, 100)
+        _within("noise_scale", self.noise_scale, 0.0, 1.0)
         _within("statistics_samples", self.statistics_samples, 2, 1_000_000)
 
 
@@ -121,11 +123,13 @@ class LossConfig(Section, frozen=True):
     gaze: float = 0.3  # which image token is looked at by a word or a feature query, where a source knows it
     decoupling: bool = True
     decoupling_percentile: float = 5.0
+    decoupling_samples: int = 0  # of ``action_samples``, those of which the gradient's norm is taken; 0: all
 
     def __post_init__(self) -> None:
         for name in ("text", "action", "grounding", "seen", "asked", "gaze"):
             _within(name, getattr(self, name), 0.0, 1e6)
         _within("decoupling_percentile", self.decoupling_percentile, 0.0, 100.0)
+        _within("decoupling_samples", self.decoupling_samples, 0, 1024)
 
 
 class OptimiserConfig(Section, frozen=True):

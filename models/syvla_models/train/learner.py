@@ -4,7 +4,7 @@ Text, actions and grounding are one loss and go backward through the VLM once. U
 runs twice, the VLM does not (see ``syvla_models.decoupling``).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
@@ -185,26 +185,24 @@ class Learner(nn.Module):
             raise ValueError("this stage has no expert")
         if self.training:
             expert.standard.observe(states)
-        chunks = robot.actions.shape[1]
-        actions, proprioception, age_s, prefix = (t.flatten(0, 1) for t in robot[1:])
 
-        def loss(states: torch.Tensor) -> torch.Tensor:
-            cache = expert.condition(states).repeat(chunks)
-            return flow_loss(
-                expert,
-                actions,
-                self.live,
-                noise.noise.flatten(0, 1),
-                noise.tau.flatten(),
-                prefix,
-                proprioception,
-                age_s,
-                cache,
-            )[0]
+        def loss_of(chunks: int) -> Callable[[torch.Tensor], torch.Tensor]:
+            """Of the first ``chunks`` of each row's, from the states."""
+            given = (t[:, :chunks].flatten(0, 1) for t in (*robot[1:], *noise))
+            actions, proprioception, age_s, prefix, start, tau = given
 
+            def loss(states: torch.Tensor) -> torch.Tensor:
+                cache = expert.condition(states).repeat(chunks)
+                return flow_loss(expert, actions, self.live, start, tau, prefix, proprioception, age_s, cache)[0]
+
+            return loss
+
+        every = robot.actions.shape[1]
+        loss = loss_of(every)
         if not (self._losses.decoupling and self.training):
             return loss(states), states.new_zeros(())
-        value, masked, _ = decoupled(loss, states, self.estimate)
+        probe = loss_of(min(self._losses.decoupling_samples or every, every))
+        value, masked, _ = decoupled(loss, states, self.estimate, probe)
         return value, masked.float().mean()
 
 

@@ -89,7 +89,7 @@ class Validation:
             expert.condition(states),
             robot.state[:, 0],
             robot.age_s[:, 0],
-            noise.to(states.device),
+            spec.noise_scale * noise.to(states.device),
             None,
             None,
             spec.euler_steps,

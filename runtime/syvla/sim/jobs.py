@@ -7,7 +7,7 @@ import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple, cast
+from typing import ClassVar, NamedTuple, cast
 
 import numpy as np
 
@@ -25,7 +25,7 @@ TRAVEL_M = 0.115  # height of the grasp point between places
 PUSH_M = 0.085  # how far the box is pushed
 LOOSE_M = 0.005  # a hand this much wider or narrower than a thing does not hold it
 _SQUEEZE_M = 0.014  # below the thing's width
-_WIDEST_M, _RELEASE_M, _IDLE_WIDTH_M = 0.07, 0.06, 0.05  # a cube may be held by its edges, 0.051 m apart
+_WIDEST_M, _IDLE_WIDTH_M = 0.07, 0.05  # a bar held by its ends needs 0.06 to be let go
 _LOWEST_GRASP_M = 0.017  # the pads reach 12 mm beyond the grasp point
 _HALF_PAD_M = 0.011
 _MARGIN_RAD = 0.03  # kept from the joints' limits
@@ -67,18 +67,30 @@ class Home(Job):
 
 @dataclass
 class Place(Job):
-    """Rows: above, down, close, lift, over the slot, lower, open, raise."""
+    """Rows: above, down, close, lift, over the slot, lower, open, raise.
+
+    A job with a ``miss_m`` has four more before them: above, down, close and up again, beside the thing.
+    """
 
     thing: str = ""
     slot_m: tuple[float, float] = (0.0, 0.0)
     beside_m: tuple[float, float] = (0.0, 0.0)  # of the thing: where the hand first comes
+    miss_m: tuple[float, float] | None = None  # of the thing: where it closes on nothing before
     lower_m: float = 0.0
     after: int = 0  # of the other arm: before this one is over the container
     start_after: int = 0  # of the other arm: before this one sets off
     opened: bool = False  # the hand was seen wide enough for the thing
     built_for: Float64 = field(default_factory=lambda: np.zeros(3))
 
-    LIFT, RAISE = 3, 7
+    @property
+    def lift(self) -> int:
+        """The row in which the thing is lifted."""
+        return self.count - 5
+
+    @property
+    def up(self) -> int:
+        """The last row, in which the hand leaves."""
+        return self.count - 1
 
 
 @dataclass
@@ -90,7 +102,7 @@ class Push(Job):
     distance_m: float = 0.0
     after: int = 0
 
-    RAISE = 3
+    up: ClassVar[int] = 3  # the last row
 
 
 class Hands:
@@ -119,6 +131,13 @@ class Hands:
         x, y, _ = self.thing(name).size_m
         return min(x, y)
 
+    def along_m(self, arm: ArmName, name: str, table: Table, distance_m: float) -> tuple[float, float]:
+        """So far from the thing's edge, beside what the fingers of a grasp close along; (x, y) from its middle."""
+        x, y, _ = table.position_m(name).tolist()
+        across = self._grasp_yaws(name, table.yaw_rad(name), self._azimuth(arm, x, y))[0]
+        far = math.copysign(abs(distance_m) + max(self.thing(name).size_m[:2]) / 2.0, distance_m)
+        return (-math.sin(across) * far, math.cos(across) * far)
+
     def grasp_point(self, arm: ArmName, q_rad: Float64) -> Float64:
         """(3,) in the world."""
         return self._bases[arm].to_world(*forward_tcp(q_rad))[0]
@@ -138,15 +157,28 @@ class Hands:
             return ()
         shut = max(width - _SQUEEZE_M, 0.0)
         n = itertools.count(job.number)
+        missed: list[Waypoint] = []
+        if job.miss_m is not None:
+            aside = (x + job.miss_m[0], y + job.miss_m[1])
+            high, deep = self._pose(arm, *aside, TRAVEL_M, yaws), self._pose(arm, *aside, grasp_m, yaws)
+            if high is None or deep is None:
+                high, deep = above, above
+            missed = [  # none is reached on a straight line downwards: that would make it a key place
+                Waypoint(arm, next(n), *high, _WIDEST_M, after=job.start_after),
+                Waypoint(arm, next(n), *deep, _WIDEST_M),
+                Waypoint(arm, next(n), *deep, shut, dwell_s=0.12),
+                Waypoint(arm, next(n), *high, shut, straight=True),
+            ]
         return (
+            *missed,
             Waypoint(arm, next(n), *beside, _WIDEST_M, after=job.start_after),
             Waypoint(arm, next(n), *down, _WIDEST_M, straight=True),
             Waypoint(arm, next(n), *down, shut, dwell_s=0.12, straight=True),
             Waypoint(arm, next(n), *above, shut, straight=True),
             Waypoint(arm, next(n), *over, shut, after=job.after),
             Waypoint(arm, next(n), *low, shut, straight=True),
-            Waypoint(arm, next(n), *low, _RELEASE_M, dwell_s=0.06, straight=True),
-            Waypoint(arm, next(n), *over, _RELEASE_M, straight=True),
+            Waypoint(arm, next(n), *low, _WIDEST_M, dwell_s=0.06, straight=True),
+            Waypoint(arm, next(n), *over, _WIDEST_M, straight=True),
         )
 
     def push(self, job: Push, table: Table) -> tuple[Waypoint, ...]:

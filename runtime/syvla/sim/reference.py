@@ -32,11 +32,13 @@ class ReferencePlanner:
     model_id = MODEL_ID
     reads_truth = True
 
-    def __init__(self, rig: RigConfig, tasks: Mapping[str, LanguageTask] = TASKS, astray_m: float = 0.0) -> None:
+    def __init__(
+        self, rig: RigConfig, tasks: Mapping[str, LanguageTask] = TASKS, astray_m: float = 0.0, misses: float = 0.0
+    ) -> None:
         """For the arms of ``rig``; ``tasks`` are those whose instructions it understands; see :class:`Script`."""
         self._rig = rig
         self._tasks = tasks
-        self._astray_m = astray_m
+        self._astray_m, self._misses = astray_m, misses
         self._episode: tuple[int, int, str] | None = None
         self._plan = 0
         self._goal: Goal | None = None
@@ -56,7 +58,9 @@ class ReferencePlanner:
             self._plan = observation.observation_ns // to_ns(0.01) % 2047 + 1  # another one after a restart, too
             self._goal = known.goal(task.instruction)
             scene = known.reset(0, known.splits[0]).scene  # sizes are the same for every seed
-            self._script = None if self._goal is None else Script(self._rig, self._goal, scene, table, self._astray_m)
+            self._script = None
+            if self._goal is not None:
+                self._script = Script(self._rig, self._goal, scene, table, self._astray_m, self._misses)
         if self._goal is None or self._script is None:
             yield PartialThought("I cannot tell from the instruction what is wanted, so the arms stay where they are.")
             return

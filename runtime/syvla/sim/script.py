@@ -25,19 +25,24 @@ from syvla.sim.waypoints import BOTH_ARMS, OTHER_ARM, Waypoint
 
 _ATTEMPTS = 4
 _AT_HOME_RAD = 0.06
+_MISSED_M = (0.015, 0.035)  # from a thing's edge
+_NEAR_M = 0.025  # from a thing's middle: a hand that closes here means it
 
 
 class Script:
     """One episode's plan; ``step`` is called with each new observation."""
 
-    def __init__(self, rig: RigConfig, goal: Goal, scene: Scene, table: Table, astray_m: float = 0.0) -> None:
+    def __init__(
+        self, rig: RigConfig, goal: Goal, scene: Scene, table: Table, astray_m: float = 0.0, misses: float = 0.0
+    ) -> None:
         """Queue the jobs that ``goal`` needs, seeing ``table``; ``scene`` knows the things' sizes.
 
         A hand first comes beside a thing, by a deviation of ``astray_m`` in x and in y, and puts that right on its way
         down. Who only ever sees hands above what they want need not look where the thing is, and learns nothing else.
+        As often as ``misses`` it first closes on nothing beside the thing: who never saw that does not try again.
         """
         self._hands = Hands(rig, scene)
-        self._astray_m = astray_m
+        self._astray_m, self._misses = astray_m, misses
         self._rng = np.random.default_rng(zlib.crc32(table.pose.tobytes()))
         self._goal = goal
         self._numbers: dict[ArmName, int] = {"left": 1, "right": 1}
@@ -114,13 +119,19 @@ class Script:
             lower = container.wall_height_m + 0.014
         x, y, _ = table.position_m(container.name).tolist()
         other = self._last_place.get(OTHER_ARM[arm])
+        beside_m = cast(tuple[float, float], tuple(self._rng.normal(0.0, self._astray_m, 2).tolist()))
+        miss_m = None
+        if self._rng.random() < self._misses:
+            distance_m = self._rng.uniform(*_MISSED_M) * self._rng.choice((-1.0, 1.0))
+            miss_m = self._hands.along_m(arm, thing, table, float(distance_m))
         job = Place(
             arm,
             self._numbers[arm],
-            8,
+            8 if miss_m is None else 12,
             thing=thing,
             slot_m=(x + dx, y + dy),
-            beside_m=cast(tuple[float, float], tuple(self._rng.normal(0.0, self._astray_m, 2).tolist())),
+            beside_m=beside_m,
+            miss_m=miss_m,
             lower_m=lower,
             after=other.exit if other is not None else 0,
             start_after=other.exit - 1 if other is not None else 0,
@@ -180,24 +191,26 @@ class Script:
         index = table.index[job.thing]
         at_slot = math.dist(position[:2].tolist(), job.slot_m) < 0.03
         if table.held_by[index] == job.arm:
-            job.first = max(job.first, job.LIFT)
+            job.first = max(job.first, job.lift)
         elif table.inside[index] == self._goal.container and (at_slot or job.first > 0):
-            job.first = job.RAISE
+            job.first = job.up
         elif width_m > self._hands.width_m(job.thing) + LOOSE_M:
             job.opened = True
-            if job.first == job.LIFT:  # it was to be released, and is neither held nor inside: lost
-                job.first = job.RAISE
+            if job.first == job.lift:  # it was to be released, and is neither held nor inside: lost
+                job.first = job.up
         elif job.opened and width_m < self._hands.width_m(job.thing) - LOOSE_M:
-            job.first = max(job.first, job.LIFT)  # the hand closed on nothing
-        return job.first == job.RAISE and (not at_slot or position[2] > TRAVEL_M - 0.03)
+            off_m = math.dist(position[:2].tolist(), table.position_m(job.thing)[:2].tolist())
+            if job.miss_m is None or off_m < _NEAR_M:
+                job.first = max(job.first, job.lift)  # the hand closed on nothing
+        return job.first == job.up and (not at_slot or position[2] > TRAVEL_M - 0.03)
 
     def _follow_push(self, job: Push, position: Float64) -> bool:
         if not job.waypoints:
             return False
-        x, y, _ = job.waypoints[job.RAISE].position_m
+        x, y, _ = job.waypoints[job.up].position_m
         if math.dist(position[:2].tolist(), (x, y)) < 0.02:
-            job.first = job.RAISE
-        return job.first == job.RAISE and bool(position[2] > TRAVEL_M - 0.03)
+            job.first = job.up
+        return job.first == job.up and bool(position[2] > TRAVEL_M - 0.03)
 
     # ------------------------------------------------------------ waypoints
 

@@ -34,7 +34,7 @@ _ROAMING, _PUSHING = 0.2, 0.1  # shares of a working arm's occupations; the rest
 
 _TRAVEL_M, _PUSH_Z_M, _DROP_M = 0.115, 0.026, 0.014
 _PINCH_M = 0.001
-_WIDEST_M, _RELEASE_M, _IDLE_WIDTH_M = 0.07, 0.06, 0.05  # as the demonstrator opens its hands
+_WIDEST_M, _IDLE_WIDTH_M = 0.07, 0.05  # as the demonstrator opens its hands
 _LOWEST_GRASP_M = 0.017
 _PUSHED_M = 0.10
 _APART_M = 0.01  # between the arms
@@ -149,7 +149,7 @@ class RandomTables:
         yaw, (_, dropped) = things.yaw[thing.name], self._hand(arm, route[_RAISE])
         x, y, _ = dropped @ grasp[1].T @ (math.cos(yaw), math.sin(yaw), 0.0)
         things.put(thing, container, slot, math.atan2(y, x))
-        return _RELEASE_M if way == _RAISE or share < 0.5 else _IDLE_WIDTH_M
+        return _WIDEST_M if way == _RAISE or share < 0.5 else _IDLE_WIDTH_M
 
     def _route(
         self, arm: ArmName, thing: FreeObject, container: Container, slot: tuple[float, float], things: "_Things"

@@ -271,7 +271,7 @@ def test_every_loss_reaches_the_planner_in_one_backward(data: Path, pretrained: 
     gradients = {}
     parts = ("text", "action", "grounding", "seen", "asked", "gaze")
     for name in (*parts, "all"):
-        weights = {part: float(name in (part, "all")) for part in parts}
+        weights: dict[str, Any] = {part: float(name in (part, "all")) for part in parts}
         config = config_of(
             data,
             init=str(pretrained / "checkpoint"),

@@ -30,7 +30,7 @@ _LAYOUTS = (
 )
 _LAYOUT_SHARES = (0.15, 0.15, 0.15, 0.15, 0.40)
 _WORKING_SHARES = (0.10, 0.65, 0.25)  # of no, one and both arms away from home
-_ROAMING, _PUSHING = 0.2, 0.1  # shares of a working arm's occupations; the rest fetches things
+_ROAMING, _PUSHING = 0.1, 0.1  # shares of a working arm's occupations; the rest fetches things
 
 _TRAVEL_M, _PUSH_Z_M, _DROP_M = 0.115, 0.026, 0.014
 _PINCH_M = 0.001
@@ -40,6 +40,8 @@ _PUSHED_M = 0.10
 _APART_M = 0.01  # between the arms
 _TILTS_RAD = np.radians(np.arange(0.0, 52.0, 3.0))
 _TRIES, _FETCHES = 30, 3
+_MISSES = 0.3  # share of the hands past a grasp that closed on nothing
+_BESIDE_M = (0.025, 0.05)  # how far the thing then is from where the hand closed
 
 # Fetching: home, above the thing, at it, above, over the container, low, over, home; the shares of the ways between.
 _WAY_SHARES = (0.15, 0.15, 0.15, 0.30, 0.10, 0.05, 0.10)
@@ -111,7 +113,10 @@ class RandomTables:
     def _fetch(
         self, rng: np.random.Generator, arm: ArmName, joints: dict[ArmName, Float64], things: "_Things", idle_m: float
     ) -> float:
-        """Somewhere on the way from home to a thing, to a container and back home; the thing goes with it."""
+        """Somewhere on the way from home to a thing, to a container and back home; the thing goes with it.
+
+        Not always: what a hand holds shall be told by looking at it, not by where the hand is.
+        """
         near = [thing for thing in things.loose() if (things.position[thing.name][1] > 0.0) == (arm == "left")]
         for row in rng.permutation(len(near))[:_FETCHES].tolist():
             thing, container = near[row], things.containers[int(rng.integers(len(things.containers)))]
@@ -123,6 +128,9 @@ class RandomTables:
             q = route[way] + share * (route[way + 1] - route[way])
             if self._clear(arm, q, joints):
                 joints[arm] = q
+                if way >= _LIFT and rng.random() < _MISSES and things.shift(rng, thing):
+                    narrow = min(thing.size_m[:2])
+                    return _WIDEST_M if way >= _RAISE else float(rng.uniform(0.0, narrow))
                 return self._carry(arm, route, q, way, share, thing, container, slot, things)
         return idle_m
 
@@ -257,6 +265,17 @@ class _Things:
         self.position[thing.name] = (*slot, thing.size_m[2] / 2.0)
         self.yaw[thing.name] = yaw_rad
         self._inside[thing.name] = container.name
+
+    def shift(self, rng: np.random.Generator, thing: FreeObject) -> bool:
+        """Lay the thing a little beside where it is; False if something is there."""
+        x, y, z = self.position[thing.name]
+        angle, distance_m = float(rng.uniform(-math.pi, math.pi)), float(rng.uniform(*_BESIDE_M))
+        spot = (x + distance_m * math.cos(angle), y + distance_m * math.sin(angle))
+        others = [self.position[other.name][:2] for other in self.loose() if other.name != thing.name]
+        if any(math.dist(spot, other) < max(thing.size_m[:2]) for other in others):
+            return False
+        self.position[thing.name] = (*spot, z)
+        return True
 
     def take(
         self, thing: FreeObject, arm: ArmName, grasp: tuple[Float64, Float64], now: tuple[Float64, Float64]

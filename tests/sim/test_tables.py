@@ -6,7 +6,7 @@ import mujoco
 import numpy as np
 import pytest
 
-from syvla.control.kinematics import LIMITS, Base, arm_distance_m
+from syvla.control.kinematics import LIMITS, Base, arm_distance_m, forward_tcp
 from syvla.messages import SimReset
 from syvla.rig import load_rig
 from syvla.sim.tables import RandomTable, RandomTables
@@ -83,6 +83,19 @@ def test_nothing_lies_within_something_else(drawn: list[RandomTable]) -> None:
         lying = [n for n in table.names if n in (*SNACKS, *CANDIES) and not table.held_by[table.index[n]]]
         for a, b in itertools.combinations(lying, 2):
             assert float(np.linalg.norm(table.position_m(a) - table.position_m(b))) > 0.034
+
+
+def test_a_hand_over_a_container_may_be_closed_on_nothing(drawn: list[RandomTable]) -> None:
+    """What it holds cannot be told from where it is and how far it is closed."""
+    seen = {True: 0, False: 0}
+    for shown in drawn:
+        for first, arm, base in ((0, "left", Base.of(RIG.left)), (8, "right", Base.of(RIG.right))):
+            position, _ = base.to_world(*forward_tcp(shown.state.qpos[first : first + 6]))
+            closed = 0.003 < 2.0 * shown.state.qpos[first + 6] < 0.036  # at 0 it pushes
+            if closed and abs(position[1]) < 0.12 and position[2] < 0.13:
+                seen[arm in shown.table.held_by] += 1
+    assert seen[True] > 10
+    assert seen[False] > seen[True] / 2
 
 
 def test_tables_cover_what_can_happen(drawn: list[RandomTable]) -> None:

@@ -203,19 +203,21 @@ def scenes(
     count: int = 1000,
     seed: int = 0,
     questions_per_image: int = 4,
+    policy: Policy = "",
     rig: str = "twin",
 ) -> int:
-    """Draw pictures of random tables of the twin, with questions and answers about them.
+    """Draw pictures of the twin's table, with questions and answers about them.
 
     Args:
         out: the folder to make; an existing one is never touched.
         count: how many pictures.
-        seed: the first seed; picture i shows the table of seed + i.
+        seed: the first seed; picture i shows the random table of seed + i. With a policy, of its first episodes.
+        policy: show what this policy comes upon in episodes of the tasks, instead of random tables.
         questions_per_image: questions about each picture, 1 to 12.
         rig: a shipped rig, or the path of a rig file.
     """
-    from syvla.apps.scenes import write_scenes
-    from syvla.rig import load_rig
+    from syvla.apps.scenes import random_tables, visited_tables, write_scenes
+    from syvla.rig import chosen_tasks, load_rig, lockstep_run
 
     _at_least_one("count", count)
     if not 0 <= seed <= 2**62:
@@ -223,7 +225,11 @@ def scenes(
     if not 1 <= questions_per_image <= 12:
         raise ConfigError(f"questions-per-image must be 1 to 12, not {questions_per_image}")
     started_s = time.perf_counter()
-    for done in write_scenes(load_rig(rig), out, count, seed, questions_per_image):
+    if policy:
+        shown = visited_tables(lockstep_run(rig, 0.3, 0.03, policy), chosen_tasks((), ("id",)), seed)
+    else:
+        shown = random_tables(load_rig(rig), seed)
+    for done in write_scenes(load_rig(rig), out, shown, count, seed, questions_per_image):
         if done % 100 == 0 or done == count:
             left_s = (time.perf_counter() - started_s) / done * (count - done)
             print(f"\r[{done}/{count}, {left_s:.0f} s left]", end="\n" if done == count else "", flush=True)

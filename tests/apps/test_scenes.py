@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from syvla.apps.scenes import write_scenes
+from syvla.apps.scenes import random_tables, visited_tables, write_scenes
 from syvla.cli import main
 from syvla.errors import ConfigError
-from syvla.rig import load_rig
+from syvla.rig import load_rig, lockstep_run
+from syvla.sim.model import ARMS_QPOS
+from syvla.sim.tasks import TASKS
 from syvla.sim.tasks.snack_loading import SNACKS
 
 RIG = load_rig("twin")
@@ -58,7 +60,7 @@ def test_a_line_and_a_picture_for_each_seed(
 
 def test_things_are_where_the_picture_shows_them(tmp_path: Path) -> None:
     """Most patches around the place that is named are of the thing's own colour: some are hidden behind an arm."""
-    for _ in write_scenes(RIG, tmp_path / "a", 40, 70, 1):
+    for _ in write_scenes(RIG, tmp_path / "a", random_tables(RIG, 70), 40, 70, 1):
         pass
     hits, count, names = 0, 0, set()
     for line in lines_of(tmp_path / "a"):
@@ -81,9 +83,9 @@ def test_things_are_where_the_picture_shows_them(tmp_path: Path) -> None:
 
 
 def test_the_same_seed_is_the_same_scene(tmp_path: Path) -> None:
-    for _ in write_scenes(RIG, tmp_path / "a", 3, 10, 2):
+    for _ in write_scenes(RIG, tmp_path / "a", random_tables(RIG, 10), 3, 10, 2):
         pass
-    for _ in write_scenes(RIG, tmp_path / "b", 1, 12, 2):
+    for _ in write_scenes(RIG, tmp_path / "b", random_tables(RIG, 12), 1, 12, 2):
         pass
     first, second = lines_of(tmp_path / "a")[2], lines_of(tmp_path / "b")[0]
     assert first["questions"] == second["questions"]
@@ -92,7 +94,7 @@ def test_the_same_seed_is_the_same_scene(tmp_path: Path) -> None:
 
 def test_every_line_is_there_before_the_next_picture(tmp_path: Path) -> None:
     out = tmp_path / "scenes"
-    scenes = write_scenes(RIG, out, 3, 0, 2)
+    scenes = write_scenes(RIG, out, random_tables(RIG, 0), 3, 0, 2)
     for done in (1, 2):
         assert next(scenes) == done
         assert len(lines_of(out)) == done
@@ -101,7 +103,7 @@ def test_every_line_is_there_before_the_next_picture(tmp_path: Path) -> None:
 def test_the_thing_is_where_its_point_says(tmp_path: Path) -> None:
     """Its colour is in the picture where the camera sees that place of the table, if no arm hides it."""
     out = tmp_path / "scenes"
-    for _ in write_scenes(RIG, out, 100, 500, 8):
+    for _ in write_scenes(RIG, out, random_tables(RIG, 500), 100, 500, 8):
         pass
     asked = seen = 0
     for line in lines_of(out):
@@ -161,4 +163,22 @@ def test_an_existing_folder_is_never_touched(
     assert str(tmp_path) in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
     with pytest.raises(ConfigError, match="new folder"):
-        next(write_scenes(RIG, tmp_path / "mine", 1, 0, 1))
+        next(write_scenes(RIG, tmp_path / "mine", random_tables(RIG, 0), 1, 0, 1))
+
+
+def test_what_a_policy_comes_upon_is_shown_as_it_was(tmp_path: Path) -> None:
+    """Its own episodes, half a second apart, with hands at work in them."""
+    run = lockstep_run("twin", 0.3, 0.03, "reference")
+    shown = list(itertools.islice(visited_tables(run, ("snack_loading",), 7), 20))
+    assert {(table.state.task, table.state.seed) for table in shown} == {("snack_loading", 7)}
+    stamps_ns = np.array([table.state.stamp_ns for table in shown])
+    assert (np.diff(stamps_ns) == 500_000_000).all()
+    held = [name for table in shown for name, arm in zip(table.table.names, table.table.held_by, strict=True) if arm]
+    assert len(held) > 3
+    things = TASKS["snack_loading"].reset(7, "id").scene.objects
+    for state, table in shown:
+        lying = state.qpos[ARMS_QPOS : ARMS_QPOS + 7 * len(things)].reshape(-1, 7)[:, :3]
+        np.testing.assert_allclose([table.position_m(thing.name) for thing in things], lying, atol=1e-3)
+    for _ in write_scenes(RIG, tmp_path / "seen", iter(shown), 4, 7, 2):
+        pass
+    assert len(lines_of(tmp_path / "seen")) == 4

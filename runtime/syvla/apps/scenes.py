@@ -1,4 +1,4 @@
-"""``syvla scenes``: random tables with questions and answers, for pre-training and for a held-out set.
+"""``syvla scenes``: pictures with questions and answers, of random tables or of what a policy got itself into.
 
 A folder with ``scenes.jsonl``, one line for each picture, written as they are drawn:
 
@@ -12,16 +12,21 @@ them; ``where`` is what each is in or on which side it is, in words ("" of a con
 shares of the image's width and height.
 """
 
+import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 
-from syvla.config import RigConfig
+from syvla.apps.director import PERIOD_NS, Director, Episode
+from syvla.clock import to_ns
+from syvla.config import RigConfig, RunConfig
 from syvla.errors import ConfigError
+from syvla.messages import SimState, SimTruth
 from syvla.recording.images import compress
+from syvla.rig import lockstep_host
 from syvla.sim.cameras import TwinCameras
 from syvla.sim.questions import CONTAINERS, Question, ask, kind_of
 from syvla.sim.scene import Table
@@ -30,33 +35,62 @@ from syvla.sim.tasks import ALL_TASKS
 from syvla.sim.tasks.words import state_in_words
 
 CAMERA = "cam_high"
+_SHOWN = ("sim/state", "sim/truth")
 JPEG_QUALITY = 92
 _IN_A_FOLDER = 1000
+_EVERY_S, _LONGEST_S = 0.5, 25.0  # of an episode: longer ones mostly show the same again
 
 
-def write_scenes(rig: RigConfig, out: Path, count: int, first_seed: int, questions: int) -> Iterator[int]:
-    """Draw the tables of ``count`` seeds from ``first_seed`` on; yields how many there are after each.
+def random_tables(rig: RigConfig, first_seed: int) -> Iterator[RandomTable]:
+    """Those of ``first_seed`` and all seeds after it."""
+    drawn = RandomTables(rig)
+    return (drawn.draw(seed) for seed in itertools.count(first_seed))
+
+
+def visited_tables(run: RunConfig, tasks: Iterable[str], first_seed: int) -> Iterator[RandomTable]:
+    """What a policy comes upon in the tasks' episodes of ``first_seed`` and all seeds after it, twice a second.
+
+    A demonstration shows what happens if all goes well. What to think when a hand closed on nothing has to be learned
+    where that happens.
+    """
+    for seed, task in ((seed, task) for seed in itertools.count(first_seed) for task in tasks):
+        director = Director([Episode(task, "id", seed, f"{task}-{seed}", _LONGEST_S)])
+        host = lockstep_host(run, [director])
+        due_ns = 0
+        while not director.finished:
+            host.run_until(host.now_ns + PERIOD_NS)
+            state, truth = (host.latest[name].message if name in host.latest else None for name in _SHOWN)
+            if not isinstance(state, SimState) or not isinstance(truth, SimTruth):
+                continue
+            if state.stamp_ns == truth.stamp_ns >= due_ns and truth.task == task:
+                due_ns = truth.stamp_ns + to_ns(_EVERY_S)
+                yield RandomTable(state, Table.of(truth))
+        host.stop()
+
+
+def write_scenes(
+    rig: RigConfig, out: Path, tables: Iterable[RandomTable], count: int, first_seed: int, questions: int
+) -> Iterator[int]:
+    """Draw ``count`` of ``tables``; yields how many there are after each.
 
     Args:
         rig: Whose arms stand at the table.
         out: The folder to make.
-        count: How many tables.
-        first_seed: Table i is that of ``first_seed + i``.
+        tables: What to show.
+        count: How many of them.
+        first_seed: Questions about table i are drawn by ``first_seed + i``.
         questions: About each table.
 
     Raises:
         ConfigError: ``out`` exists or cannot be made.
     """
-    tables = RandomTables(rig)
     try:
         out.mkdir(parents=True)
     except OSError as error:
         raise ConfigError(f"{out}: {error.strerror}; the scenes need a new folder") from error
     with closing(TwinCameras(rig, ALL_TASKS, (CAMERA,))) as cameras, (out / "scenes.jsonl").open("w") as lines:
-        for i in range(count):
-            seed = first_seed + i
-            shown = tables.draw(seed)
-            rng = np.random.default_rng((seed, questions))
+        for i, shown in enumerate(itertools.islice(tables, count)):
+            rng = np.random.default_rng((first_seed + i, questions))
             line = _pictured(shown, ask(shown.table, questions, rng), cameras, out, i)
             lines.write(json.dumps(line) + "\n")
             lines.flush()

@@ -54,17 +54,23 @@ def visited_tables(run: RunConfig, tasks: Iterable[str], first_seed: int) -> Ite
     where that happens.
     """
     for seed, task in ((seed, task) for seed in itertools.count(first_seed) for task in tasks):
-        director = Director([Episode(task, "id", seed, f"{task}-{seed}", _LONGEST_S)])
-        host = lockstep_host(run, [director])
-        due_ns = 0
+        yield from _visited(run, Episode(task, "id", seed, f"{task}-{seed}", _LONGEST_S))
+
+
+def _visited(run: RunConfig, episode: Episode) -> Iterator[RandomTable]:
+    director = Director([episode])
+    host = lockstep_host(run, [director])
+    due_ns = 0
+    try:
         while not director.finished:
             host.run_until(host.now_ns + PERIOD_NS)
             state, truth = (host.latest[name].message if name in host.latest else None for name in _SHOWN)
             if not isinstance(state, SimState) or not isinstance(truth, SimTruth):
                 continue
-            if state.stamp_ns == truth.stamp_ns >= due_ns and truth.task == task:
+            if state.stamp_ns == truth.stamp_ns >= due_ns and truth.task == episode.task:
                 due_ns = truth.stamp_ns + to_ns(_EVERY_S)
                 yield RandomTable(state, Table.of(truth))
+    finally:
         host.stop()
 
 

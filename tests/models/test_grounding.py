@@ -55,7 +55,11 @@ def test_a_place_at_which_a_hand_is_to_close_on_nothing_is_no_key_place() -> Non
         assert rows[2].gripper_width_m < HANDS.width_m(job.thing)
         expected: dict[ArmName, tuple[float, float] | None] = {"left": None, "right": None, arm: (x, y)}
         check(states(rows), expected)
-        check(states(rows[4:]), expected)
+        check(states(rows[Place.MISSED :]), expected)
+        assert of_waypoints(states(rows)).mistaken
+        assert not of_waypoints(states(rows[Place.MISSED :])).mistaken
+    job.start_after = 7
+    assert not of_waypoints(states(place("left", 1), HANDS.place(job, TABLE))).mistaken, "it waits for its turn"
 
 
 def home(arm: ArmName, number: int) -> tuple[Waypoint, ...]:

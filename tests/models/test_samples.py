@@ -15,6 +15,7 @@ from syvla.message import Message, UInt8
 from syvla.protocols import Header
 from syvla.recording.images import compress
 from syvla.recording.mcap_log import McapLog
+from syvla.sim.waypoints import Waypoint, encode
 from syvla.transport.codec import encode_body
 from syvla_models.spec import CameraView
 from syvla_models.train.mixture import Mixture, generator
@@ -173,6 +174,38 @@ def test_an_arm_beside_the_demonstration_is_led_back_to_it(folder: Path) -> None
         assert not shift[:, [6, 13]].any(), "a gripper's width says what it holds"
         moved.append(shift[:, [*range(6), *range(7, 13)]])
     assert np.std(moved) == pytest.approx(0.05, rel=0.1)
+
+
+def test_what_went_wrong_on_purpose_is_seen_and_thought_of_but_not_done(tmp_path: Path) -> None:
+    """Demonstrations once taught hands to close beside things: their mistakes were learned with what followed."""
+    here, quaternion = (0.3, 0.3, 0.1), (0.0, 1.0, 0.0, 0.0)
+    rows = [
+        Waypoint("left", 1, here, quaternion, 0.07, mistaken=True),
+        Waypoint("left", 2, here, quaternion, 0.07),
+        Waypoint("left", 3, (0.3, 0.3, 0.02), quaternion, 0.07, straight=True),
+    ]
+
+    def wrong(every: list[tuple[str, Message]]) -> Iterable[tuple[str, Message]]:
+        for topic, message in every:
+            if isinstance(message, m.Intent) and 3000 * MS < message.observation_ns < 3500 * MS:
+                states = encode(rows, 1)
+                message = msgspec.structs.replace(message, model_id="reference", feature_query_states=states)
+            yield topic, message
+
+    for name in "ab":
+        record(tmp_path / f"{name}.mcap", wrong)
+    demos = load(tmp_path, horizon=10, max_prefix=5, delay_range_s=(0.2, 0.4))
+    mistakes_ns = demos.train[0].mistakes
+    assert (mistakes_ns[0, 0], mistakes_ns[-1, 1]) == (3060 * MS, 3660 * MS)
+    drawn = [demos.draw(np.random.default_rng(seed), False) for seed in range(200)]
+    spans = [(grey_ns(s.images[0]) / 1e9, s.actions is not None, s.chain_of_thought) for s in drawn]
+    done_s = [at_s for at_s, done, _ in spans if done]
+    left_out_s = [at_s for at_s, done, _ in spans if not done]
+    last_s = 0.4 + 9 / 30
+    assert all(at_s + last_s < 3.1 or at_s + 0.2 > 3.6 for at_s in done_s)
+    assert left_out_s
+    assert all(at_s + last_s > 3.0 and at_s + 0.2 < 3.7 for at_s in left_out_s)
+    assert all(thought for _, _, thought in spans)
 
 
 def test_a_command_counts_from_when_it_was_due_on_its_rig(tmp_path: Path) -> None:

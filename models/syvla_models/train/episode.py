@@ -68,6 +68,7 @@ class Episode(NamedTuple):
     commands: Track  # (N, 14) by due time, in the order of proprioception
     left: Track  # (N, 7) measured joints [rad] and gripper width [m]
     right: Track
+    mistakes: Stamps = np.empty((0, 2), np.int64)  # from when to when [ns] what was done shall not be learned
 
     @property
     def end_ns(self) -> int:
@@ -77,6 +78,10 @@ class Episode(NamedTuple):
     def proprioception(self, times_ns: Stamps) -> Float64:
         """Both arms as measured at ``times_ns`` (...,): (..., 14)."""
         return np.concatenate([self.left.at(times_ns), self.right.at(times_ns)], axis=-1)
+
+    def imitable(self, begin_ns: int, end_ns: int) -> bool:
+        """Whether all that was done in that time may be learned."""
+        return not bool(((self.mistakes[:, 0] < end_ns) & (begin_ns < self.mistakes[:, 1])).any())
 
     def images(self, sight: Sight) -> dict[str, UInt8]:
         """The images (H, W, 3) of ``sight`` by camera."""
@@ -109,7 +114,7 @@ def read_episode(path: Path, cameras: Sequence[str], *, max_image_hz: float, tho
     sights = [sight for sight in _sights(streams, cameras, max_image_hz, thoughts) if sight.observation_ns >= begin_ns]
     if not sights:
         raise RecordingError(f"{path}: no image was taken while both arms were commanded and a task was set")
-    return Episode(path.stem, tuple(cameras), tuple(sights), commands, left, right)
+    return Episode(path.stem, tuple(cameras), tuple(sights), commands, left, right, _mistakes(streams))
 
 
 def unpack(data: bytes) -> UInt8:
@@ -242,6 +247,18 @@ def _sights(streams: _Streams, cameras: Sequence[str], max_hz: float, thoughts: 
         packed = tuple(cast(bytes, f[i]) for f, i in zip(files, chosen, strict=True))
         yield Sight(observation_ns, packed, task.instruction, thought)
         next_ns = int(stamp) + to_ns(0.99 / max_hz)  # a frame that is early by jitter is not skipped
+
+
+def _mistakes(streams: _Streams) -> Stamps:
+    """From each intent that goes wrong on purpose to the next one (M, 2)."""
+    intents = [intent for intent in streams.values.get("intent", []) if isinstance(intent, Intent)]
+    ends_ns = [*(intent.observation_ns for intent in intents[1:]), np.iinfo(np.int64).max]
+    found = [
+        (intent.observation_ns, end_ns)
+        for intent, end_ns in zip(intents, ends_ns, strict=False)
+        if _thought(intent).grounding.mistaken
+    ]
+    return np.array(found, np.int64).reshape(-1, 2)
 
 
 def _nearest(stamps: Stamps, time_ns: int) -> int:

@@ -20,15 +20,20 @@ GROUNDING = 8
 GROUNDING_NAMES = tuple(f"{arm}_{name}" for arm in ("left", "right") for name in ("acts", "x_m", "y_m", "z_m"))
 WAYPOINT_MODEL = "reference"  # the planner whose intents hold waypoints
 WAYPOINT_SHAPE = (20, 32)
-_ARM, _NUMBER, _POSITION, _HEIGHT, _STRAIGHT, _AFTER = 1, 2, slice(3, 6), 5, 13, 14  # columns of a waypoint row
+# Columns of a waypoint row:
+_ARM, _NUMBER, _POSITION, _HEIGHT, _STRAIGHT, _AFTER, _MISTAKEN = 1, 2, slice(3, 6), 5, 13, 14, 16
 _DESCENT_M = 0.005  # more than half precision makes of one height
 
 
 class Grounding(NamedTuple):
-    """``values`` (8,) float32, 0 where unknown; ``known`` (8,) bool."""
+    """``values`` (8,) float32, 0 where unknown; ``known`` (8,) bool.
+
+    ``mistaken``: an arm is about to go wrong on purpose, so what it does shall not be learned.
+    """
 
     values: Float32
     known: npt.NDArray[np.bool_]
+    mistaken: bool = False
 
 
 def unknown() -> Grounding:
@@ -58,7 +63,7 @@ def of_waypoints(states: Float16) -> Grounding:
     used = states[states[:, 0] == 1.0].astype(np.float64)
     rows = [used[used[:, _ARM] == arm] for arm in (0, 1)]
     keys = [_first_descent(own) for own in rows]
-    grounding = unknown()
+    grounding, mistaken = unknown(), False
     for arm, (key, other) in enumerate(((keys[0], keys[1]), (keys[1], keys[0]))):
         slot = 4 * arm
         grounding.known[slot] = True
@@ -69,7 +74,8 @@ def of_waypoints(states: Float16) -> Grounding:
             continue
         grounding.values[slot : slot + 4] = (1.0, *rows[arm][key, _POSITION])
         grounding.known[slot : slot + 4] = True
-    return grounding
+        mistaken = mistaken or bool(rows[arm][0, _MISTAKEN])
+    return grounding._replace(mistaken=mistaken)
 
 
 def _first_descent(rows: npt.NDArray[np.float64]) -> int | None:

@@ -158,12 +158,15 @@ class Demonstrations:
             chain_of_thought=self._said(rng, sight),
             grounding=grounding.values,
             grounding_known=grounding.known,
-            actions=self._actions(rng, episode, sight) if self._samples else None,
+            actions=self._actions(rng, episode, sight) if self._samples and self._imitable(episode, sight) else None,
         )
 
     def draw_actions(self, rng: np.random.Generator) -> Actions:
         """The chunks of a random sight of the training episodes, without its images: for statistics."""
-        return self._actions(rng, *self._sight(rng, False))
+        drawn = self._sight(rng, False)
+        while not self._imitable(*drawn):
+            drawn = self._sight(rng, False)
+        return self._actions(rng, *drawn)
 
     def texts(self) -> Iterator[str]:
         """Every instruction and thought of the training episodes, once for each episode."""
@@ -196,13 +199,22 @@ class Demonstrations:
         except RecordingError as error:
             return str(error)
         sights = tuple(s for s in episode.sights if s.observation_ns + self._delay_ns[0] <= episode.end_ns)
-        return episode._replace(sights=sights) if sights else f"{path}: it ends before an action could follow an image"
+        if not sights:
+            return f"{path}: it ends before an action could follow an image"
+        if not any(self._imitable(episode, sight) for sight in sights):
+            return f"{path}: it shows nothing but mistakes"
+        return episode._replace(sights=sights)
 
     def _sight(self, rng: np.random.Generator, validation: bool) -> tuple[Episode, Sight]:
         episodes, ends = self.validation if validation else self.train, self._ends[validation]
         pick = int(rng.integers(ends[-1]))
         index = int(np.searchsorted(ends, pick, "right"))
         return episodes[index], episodes[index].sights[pick - ends[index]]  # counted from the episode's end
+
+    def _imitable(self, episode: Episode, sight: Sight) -> bool:
+        """Whether no chunk that could be drawn for ``sight`` shows a mistake."""
+        first_ns, last_ns = (sight.observation_ns + delay_ns for delay_ns in self._delay_ns)
+        return episode.imitable(first_ns, last_ns + int(self._offsets_ns[-1]))
 
     def _said(self, rng: np.random.Generator, sight: Sight) -> str | None:
         drawn = rng.random() < self._thought_probability  # drawn always, so that what follows is the same

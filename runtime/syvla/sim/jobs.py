@@ -82,6 +82,8 @@ class Place(Job):
     opened: bool = False  # the hand was seen wide enough for the thing
     built_for: Float64 = field(default_factory=lambda: np.zeros(3))
 
+    MISSED: ClassVar[int] = 3  # the row in which a hand that closed on nothing goes up again
+
     @property
     def lift(self) -> int:
         """The row in which the thing is lifted."""
@@ -164,9 +166,9 @@ class Hands:
             if high is None or deep is None:
                 high, deep = above, above
             missed = [  # none is reached on a straight line downwards: that would make it a key place
-                Waypoint(arm, next(n), *high, _WIDEST_M, after=job.start_after),
-                Waypoint(arm, next(n), *deep, _WIDEST_M),
-                Waypoint(arm, next(n), *deep, shut, dwell_s=0.12),
+                Waypoint(arm, next(n), *high, _WIDEST_M, after=job.start_after, mistaken=True),
+                Waypoint(arm, next(n), *deep, _WIDEST_M, mistaken=True),
+                Waypoint(arm, next(n), *deep, shut, dwell_s=0.12, mistaken=True),
                 Waypoint(arm, next(n), *high, shut, straight=True),
             ]
         return (

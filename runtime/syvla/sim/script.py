@@ -26,7 +26,6 @@ from syvla.sim.waypoints import BOTH_ARMS, OTHER_ARM, Waypoint
 _ATTEMPTS = 4
 _AT_HOME_RAD = 0.06
 _MISSED_M = (0.015, 0.035)  # from a thing's edge
-_NEAR_M = 0.025  # from a thing's middle: a hand that closes here means it
 
 
 class Script:
@@ -199,8 +198,9 @@ class Script:
             if job.first == job.lift:  # it was to be released, and is neither held nor inside: lost
                 job.first = job.up
         elif job.opened and width_m < self._hands.width_m(job.thing) - LOOSE_M:
-            off_m = math.dist(position[:2].tolist(), table.position_m(job.thing)[:2].tolist())
-            if job.miss_m is None or off_m < _NEAR_M:
+            if job.miss_m is not None and job.first < job.MISSED:
+                job.first, job.opened = job.MISSED, False  # on purpose
+            else:
                 job.first = max(job.first, job.lift)  # the hand closed on nothing
         return job.first == job.up and (not at_slot or position[2] > TRAVEL_M - 0.03)
 

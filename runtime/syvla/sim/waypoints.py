@@ -4,7 +4,7 @@ The reference planner writes its next waypoints where a learned planner puts the
 query tokens, so both travel through the same :class:`~syvla.messages.Intent`.
 
 Columns: used, arm (0 left, 1 right), number, x y z [m], quaternion w x y z, gripper width [m], speed,
-dwell [s], straight, after, plan; the rest is zero. float16 holds integers up to 2048 exactly, positions below
+dwell [s], straight, after, plan, mistaken; the rest is zero. float16 holds integers up to 2048 exactly, positions below
 half a metre to 0.25 mm and unit quaternions to 0.06 degrees.
 """
 
@@ -20,7 +20,7 @@ from syvla.messages import FEATURE_QUERIES, ArmName
 
 WIDTH = 32
 MAX_NUMBER = 2048  # the largest count that float16 steps through one by one
-_COLUMNS = 16
+_COLUMNS = 17
 BOTH_ARMS: tuple[ArmName, ArmName] = ("left", "right")
 OTHER_ARM: dict[ArmName, ArmName] = {"left": "right", "right": "left"}
 
@@ -37,6 +37,7 @@ class Waypoint(NamedTuple):
     dwell_s: float = 0.0  # rest at the pose before it counts as completed
     straight: bool = False  # straight line of the grasp point instead of a straight line in joint space
     after: int = 0  # number of the other arm's waypoint that must be completed before this one starts; 0: none
+    mistaken: bool = False  # goes wrong on purpose, to show what to do then: nobody shall learn to go there
 
 
 def encode(waypoints: Sequence[Waypoint], plan: int) -> Float16:
@@ -60,6 +61,7 @@ def encode(waypoints: Sequence[Waypoint], plan: int) -> Float16:
             w.straight,
             w.after,
             plan,
+            w.mistaken,
         )
     decode(rows)
     return rows
@@ -102,6 +104,7 @@ def decode(states: Float16) -> tuple[int, tuple[Waypoint, ...]]:
                 dwell_s=row[12],
                 straight=row[13] == 1.0,
                 after=int(row[14]),
+                mistaken=row[16] == 1.0,
             )
         )
     if any(any(row) for row in table[len(waypoints) :]):
@@ -126,6 +129,7 @@ def _check(index: int, row: list[float]) -> None:
         ("straight", row[13] in (0.0, 1.0), "0 or 1"),
         ("after", row[14].is_integer() and 0 <= row[14] <= MAX_NUMBER, f"a count 0..{MAX_NUMBER}"),
         ("plan", row[15].is_integer() and 0 <= row[15] <= MAX_NUMBER, f"a count 0..{MAX_NUMBER}"),
+        ("mistaken", row[16] in (0.0, 1.0), "0 or 1"),
         ("rest", not any(row[_COLUMNS:]), "zero"),
     )
     for name, holds, wanted in rules:

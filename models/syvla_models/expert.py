@@ -180,7 +180,7 @@ class Expert(nn.Module):
         return Context(torch.cat((cache.key, key), dim=-2), torch.cat((cache.value, value), dim=-2))
 
     def modulation(self, tau: Tensor) -> Modulation:
-        """For flow times (N, M), M one or the number of tokens; float32 also where the weights are not."""
+        """For flow times (N, M), M one, or one for each token or row; float32 also where the weights are not."""
         width = self.config.width
         features = _time_features(tau).to(self.time_out.weight.dtype)
         return Modulation(*self.time_out(self.time(features)).split((_PER_LAYER * width, 2 * width), dim=-1))

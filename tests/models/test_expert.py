@@ -229,6 +229,8 @@ def test_the_base_size_runs() -> None:
         ({"intent_width": 0}, "intent_width"),
         ({"depth": 0}, "depth"),
         ({"mlp_ratio": 0.0}, "mlp"),
+        ({"rows_per_token": 0}, "rows_per_token"),
+        ({"rows_per_token": 3}, "rows_per_token"),
     ],
 )
 def test_a_size_that_cannot_be_is_refused(changes: dict[str, float], named: str) -> None:

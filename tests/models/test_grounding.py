@@ -46,22 +46,6 @@ def place(arm: ArmName, number: int, *, rank: int = 0, start_after: int = 0, aft
     return rows
 
 
-def test_a_place_at_which_a_hand_is_to_close_on_nothing_is_no_key_place() -> None:
-    for arm in ARMS:
-        job = Place(arm, 1, 12, thing=thing_of(arm), slot_m=SLOT, miss_m=(0.03, 0.03), lower_m=0.03)
-        rows = HANDS.place(job, TABLE)
-        x, y = at(arm)
-        np.testing.assert_allclose(rows[2].position_m[:2], (x + 0.03, y + 0.03), atol=1e-9)
-        assert rows[2].gripper_width_m < HANDS.width_m(job.thing)
-        expected: dict[ArmName, tuple[float, float] | None] = {"left": None, "right": None, arm: (x, y)}
-        check(states(rows), expected)
-        check(states(rows[Place.MISSED :]), expected)
-        assert of_waypoints(states(rows)).mistaken
-        assert not of_waypoints(states(rows[Place.MISSED :])).mistaken
-    job.start_after = 7
-    assert not of_waypoints(states(place("left", 1), HANDS.place(job, TABLE))).mistaken, "it waits for its turn"
-
-
 def home(arm: ArmName, number: int) -> tuple[Waypoint, ...]:
     return HANDS.home(Home(arm, number, 2), HOME[arm], from_here=False)
 
@@ -95,6 +79,22 @@ def test_it_is_the_grasp_until_the_thing_is_held_then_the_slot_then_the_next_gra
         check(states(job[first:], following), {arm: expected, other: None})
     z = of_waypoints(states(job)).values[3 if arm == "left" else 7]
     assert z == pytest.approx(job[1].position_m[2], abs=1e-3)
+
+
+def test_a_place_at_which_a_hand_is_to_close_on_nothing_is_no_key_place() -> None:
+    for arm in ARMS:
+        job = Place(arm, 1, 12, thing=thing_of(arm), slot_m=SLOT, miss_m=(0.03, 0.03), lower_m=0.03)
+        rows = HANDS.place(job, TABLE)
+        x, y = at(arm)
+        np.testing.assert_allclose(rows[2].position_m[:2], (x + 0.03, y + 0.03), atol=1e-9)
+        assert rows[2].gripper_width_m < HANDS.width_m(job.thing)
+        expected: dict[ArmName, tuple[float, float] | None] = {"left": None, "right": None, arm: (x, y)}
+        check(states(rows), expected)
+        check(states(rows[Place.MISSED :]), expected)
+        assert of_waypoints(states(rows)).mistaken
+        assert not of_waypoints(states(rows[Place.MISSED :])).mistaken
+    job.start_after = 7
+    assert not of_waypoints(states(place("left", 1), HANDS.place(job, TABLE))).mistaken, "it waits for its turn"
 
 
 def test_the_way_home_has_no_place() -> None:

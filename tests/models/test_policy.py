@@ -457,6 +457,25 @@ def test_what_was_decided_is_executed_to_the_end_of_its_horizon(
         ActionSpec(space="joint", offset=action.offset, scale=action.scale, execution_horizon_s=0.6)
 
 
+def test_less_noise_lets_two_tasks_differ_less(folder: Path, rig: RigConfig, intent: Intent, tmp_path: Path) -> None:
+    """The noise of a whole task once put all of its grasps on one side."""
+    spec = checkpoint.load_spec(folder)
+    apart = {}
+    for scale in (1.0, 0.5, 0.0):
+        copy = shutil.copytree(folder, tmp_path / str(scale))
+        action = msgspec.structs.replace(spec.action, noise_scale=scale)
+        (copy / "syvla.json").write_bytes(msgspec.json.encode(msgspec.structs.replace(spec, action=action)))
+        expert = LearnedExpert(copy, rig)
+        one, other = (
+            rows_of(act(expert, msgspec.structs.replace(intent, task_id=task_id), 400 * MS, POSE, None, 0))
+            for task_id in (1, 2)
+        )
+        apart[scale] = float(np.abs(one - other).mean())
+    assert apart[1.0] > apart[0.5] > apart[0.0] == 0.0
+    with pytest.raises(ValueError, match="noise_scale must be"):
+        msgspec.convert({**msgspec.to_builtins(spec.action), "noise_scale": 1.5}, ActionSpec)
+
+
 def test_an_end_effector_chunk_says_what_it_is_relative_to_and_executing_it_later_moves_nothing(
     tmp_path: Path, rig: RigConfig
 ) -> None:

@@ -198,6 +198,27 @@ def test_a_hand_that_misses_on_purpose_closes_on_nothing_and_tries_again(misses:
     assert least <= len(closed) <= most
 
 
+def test_a_hand_that_missed_on_purpose_may_miss_in_earnest_after_that() -> None:
+    """A thing that was pushed away as the hand came for it was once waited for, for ever."""
+    moved: list[float] = []
+
+    def push_away(time_s: float, loop: Loop) -> bool:
+        table, q = loop.world.table(), loop.proprioception()
+        hand = _BASES[0].to_world(*forward_tcp(q[:6]))[0]
+        for row, name in enumerate(table.names):
+            on_it = float(np.linalg.norm(hand[:2] - table.pose[row, :2])) < 0.012 and "tray" not in name
+            if on_it and hand[2] < 0.04 and q[6] > 0.06 and not moved:
+                start = ARMS_QPOS + 7 * row
+                loop.world._data.qpos[start : start + 3] = (0.3, 0.45, 0.02)
+                moved.append(time_s)
+        return False
+
+    loop = Loop()
+    loop.planner = ReferencePlanner(RIG, TASKS, misses=1.0)
+    assert loop.run("snack_loading", 3, planner_s=0.3, expert_s=0.03, disturb=push_away).success
+    assert moved
+
+
 def test_a_planner_that_is_restarted_starts_over() -> None:
     def restart(time_s: float, loop: Loop) -> bool:
         if time_s == 5.0:

@@ -18,7 +18,7 @@ different times gets the mean of their modulations.
 """
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import msgspec
 import torch
@@ -33,6 +33,7 @@ BASE = ExpertConfig(width=1024, depth=17, heads=16)  # about 300 M parameters be
 _PER_LAYER = 9  # shift, scale and gate of the self-attention, the cross-attention and the MLP
 _TIME_FEATURES = 128
 _LEAST_SHARE, _LEAST_DEVIATION = 0.01, 1e-3  # of the query states' running statistics
+_REST, _READ_GAIN = 0.2, 0.5  # of an adapter that begins with a head's numbers: what stays, and how steep these are
 _SHORTEST_PERIOD, _LONGEST_PERIOD = 4e-3, 4.0  # of the time's sines; tau is 0..1
 
 
@@ -103,10 +104,11 @@ class Layer(nn.Module):
 
 
 class Standard(nn.Module):
-    """Query states (..., queries, D) to mean 0 and deviation 1, each number of each query by itself.
+    """Query states (..., queries, D) to mean 0 and deviation 1: the mean is each query's own, the deviation of all.
 
     Final hidden states are mostly constant: between one scene and another a number changes by a thirtieth of its size,
-    and an adapter that has to find that first takes many times as long. The statistics are running ones, over what
+    and an adapter that has to find that first takes many times as long. With one deviation for all queries, what can
+    be read from the states of each by one linear map still can be. The statistics are running ones, over what
     :meth:`observe` was given; fresh ones change nothing. A state that is all zero, which is how one is masked, stays
     zero: as far from saying anything as a state can be.
     """
@@ -118,7 +120,7 @@ class Standard(nn.Module):
     def __init__(self, queries: int, width: int) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(queries, width))
-        self.register_buffer("variance", torch.ones(queries, width))
+        self.register_buffer("variance", torch.ones(width))
         self.register_buffer("observed", torch.zeros((), dtype=torch.float32))  # how many times
 
     @torch.no_grad()
@@ -131,12 +133,16 @@ class Standard(nn.Module):
             self.mean.copy_(states.mean(0))
         off = states - self.mean
         self.mean.lerp_(states.mean(0).to(self.mean), share.to(self.mean))
-        self.variance.lerp_(off.square().mean(0).to(self.variance), share.to(self.variance))
+        self.variance.lerp_(off.square().mean((0, 1)).to(self.variance), share.to(self.variance))
+
+    @property
+    def deviation(self) -> Tensor:
+        """(D,), never so small that noise is blown up."""
+        return self.variance.sqrt().clamp(min=_LEAST_DEVIATION)
 
     def forward(self, states: Tensor) -> Tensor:
         """The same shape and dtype."""
-        deviation = self.variance.sqrt().clamp(min=_LEAST_DEVIATION)
-        return (states - self.mean) / deviation * (states != 0.0).any(-1, keepdim=True)
+        return (states - self.mean) / self.deviation * (states != 0.0).any(-1, keepdim=True)
 
 
 class Expert(nn.Module):
@@ -172,6 +178,23 @@ class Expert(nn.Module):
         here".
         """
         return IntentCache(*self._key_value(self.adapter(self.standard(query_states))))
+
+    @torch.no_grad()
+    def read_at_first(self, weight: Tensor, states: Tensor, generator: torch.Generator | None = None) -> None:
+        """Let a fresh adapter begin with what ``weight`` (N, D), a linear head, reads from query states.
+
+        Its hidden units become random directions among the N numbers, each brought to deviation 1 over ``states``
+        (B, queries, D), with a rest of what they were. A fresh adapter sees all directions of the states alike, and
+        where a hand shall go is a small part of them: left to find it, an expert aimed centimetres short of what a
+        linear head read from the same states to the centimetre.
+        """
+        first = cast(nn.Linear, self.adapter[0])
+        centred = (states.float() - self.standard.mean) @ weight.T.float()  # (B, queries, N)
+        spread = centred.std(dim=(0, 1)).clamp(min=_LEAST_DEVIATION)
+        drawn = torch.randn(len(first.weight), len(weight), generator=generator).to(first.weight)
+        read = (weight * self.standard.deviation) / spread[:, None]  # of standardised states
+        first.weight.mul_(_REST).add_(_READ_GAIN * drawn @ read)
+        first.bias.copy_(torch.randn(len(first.bias), generator=generator))
 
     def context(self, cache: IntentCache, proprioception: Tensor, age_s: Tensor) -> Context:
         """The cache and one more token: the measured state (B, 32), normalised, and the intent's age (B,) in s."""

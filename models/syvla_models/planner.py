@@ -193,7 +193,7 @@ class SyvlaPlanner(nn.Module):
         images = ids == self.vlm.config.image_token_id
         features = embeddings.new_zeros(0, embeddings.shape[-1])
         if pixel_values is not None and len(pixel_values):
-            features = self._see(pixel_values, image_grid_thw)
+            features = self.see(pixel_values, image_grid_thw)
             embeddings = embeddings.masked_scatter(images[..., None], features.to(embeddings.dtype))
         positions, _ = model.get_rope_index(
             ids, mm_token_type_ids=images.long(), image_grid_thw=image_grid_thw, attention_mask=attention_mask
@@ -209,7 +209,7 @@ class SyvlaPlanner(nn.Module):
         looks = torch.stack([read.attentions[layer][:, 0] for layer in (middle, -1)]) if gaze else None
         return read.last_hidden_state, read.hidden_states[middle], features.float(), looks
 
-    def _see(self, pixel_values: torch.Tensor, image_grid_thw: torch.Tensor | None) -> torch.Tensor:
+    def see(self, pixel_values: torch.Tensor, image_grid_thw: torch.Tensor | None) -> torch.Tensor:
         """Image embeddings (image tokens, D)."""
         visual = self.vlm.model.visual
         features: torch.Tensor = visual(pixel_values.to(visual.dtype), grid_thw=image_grid_thw).pooler_output
@@ -302,7 +302,7 @@ class _Run:
         if not torch.equal(grids, planner.grids):
             raise MessageError(f"the images must be {_sizes(planner.spec)}, not {[i.shape[:2] for i in images]}")
         device = prompt.ids.device
-        features = planner._see(pixel_values.to(device), grids.to(device))  # noqa: SLF001
+        features = planner.see(pixel_values.to(device), grids.to(device))
         self.prompt = self.text.embed_tokens(prompt.ids)  # (L, D)
         self.prompt[prompt.image_mask] = features.to(self.prompt.dtype)
 

@@ -1,9 +1,11 @@
 """The ``syvla`` command."""
 
+import contextlib
 import json
+import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -45,11 +47,12 @@ def demo(
         expert_latency: how long the fast system takes for a chunk [s]; by default 0 or 0.03.
         runs: the folder in which the run's folder is made.
     """
-    from rich.console import Console
+    with _ended_by_ctrl_c():
+        from rich.console import Console
 
-    from syvla.apps.demo import demo as run_demo
-    from syvla.apps.director import Episode
-    from syvla.rig import RunFolder, chosen_tasks, default_policy, realtime_run
+        from syvla.apps.demo import demo as run_demo
+        from syvla.apps.director import Episode
+        from syvla.rig import RunFolder, chosen_tasks, default_policy, realtime_run
 
     names = chosen_tasks(tasks, (split,))
     policy = policy or default_policy()
@@ -320,6 +323,20 @@ def _write_json(path: Path | None, result: object) -> None:
     if path is not None:
         path.write_text(json.dumps(result, indent=2, default=str) + "\n")
         print(f"written to {path}")
+
+
+@contextlib.contextmanager
+def _ended_by_ctrl_c() -> Iterator[None]:
+    """Inside, Ctrl-C ends the process at once: there is nothing to clean up yet.
+
+    While modules load, a KeyboardInterrupt may be raised where somebody else's code swallows it, and a run that was
+    told to stop would begin.
+    """
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def main() -> None:

@@ -160,7 +160,7 @@ def test_query_states_are_told_apart_by_what_changes_in_them() -> None:
     """Nearly all of a final hidden state is the same whatever was seen; an expert took ten times as long to see it."""
     standard = Standard(20, 6)
     torch.manual_seed(0)
-    constant, spread = torch.randn(20, 6), 0.02 * (1.0 + torch.rand(20, 6))
+    constant, spread = torch.randn(20, 6), 0.02 * (1.0 + torch.rand(6))
 
     def drawn(count: int) -> torch.Tensor:
         return constant + spread * torch.randn(count, 20, 6)
@@ -175,6 +175,37 @@ def test_query_states_are_told_apart_by_what_changes_in_them() -> None:
     masked = drawn(1)
     masked[:, 3] = 0.0
     assert not standard(masked)[:, 3].any(), "a masked state does not become an extreme one"
+
+
+def test_a_fresh_adapter_can_begin_with_what_a_head_reads() -> None:
+    """An expert aimed 3.5 cm short, always towards the middle, while a linear head read the place to the centimetre.
+
+    The place was a small part of what changed in the states. Here it is a thousandth of their variance.
+    """
+    torch.manual_seed(0)
+    width, place = 64, torch.randn(500, 1, 2)
+    weight, expert = torch.randn(2, width), Expert(tiny_config(width))
+    other = torch.randn(500, 20, 5) @ torch.randn(5, width)
+    states = other + 0.01 * place @ torch.linalg.pinv(weight).T * 5.0 + torch.randn(20, width)
+    other_read = (other @ weight.T).std()
+    weight = weight - (weight @ torch.linalg.pinv(other.flatten(0, 1)) @ other.flatten(0, 1))  # blind to the rest
+    assert other_read > 1.0
+    expert.standard.observe(states)
+    fresh = _readable(expert, states, place)
+    expert.read_at_first(weight, states, torch.Generator().manual_seed(1))
+    assert fresh < 0.3
+    assert _readable(expert, states, place) > 0.95
+
+
+def _readable(expert: Expert, states: Tensor, place: Tensor) -> float:
+    """How much of the variance of ``place`` (B, 1, 2) the eight directions in which the adapter varies most explain."""
+    with torch.no_grad():
+        said = expert.adapter(expert.standard(states))[:, 0]
+    said = said - said.mean(0)
+    most = torch.linalg.svd(said, full_matrices=False).U[:, :8]
+    wanted = place[:, 0] - place[:, 0].mean(0)
+    left = wanted - most @ (most.T @ wanted)
+    return float(1.0 - left.square().sum() / wanted.square().sum())
 
 
 def test_a_fresh_expert_predicts_zero_and_learns_all_the_same() -> None:

@@ -290,7 +290,40 @@ def test_every_loss_reaches_the_planner_in_one_backward(data: Path, pretrained: 
     torch.testing.assert_close(gradients["all"], together, rtol=1e-3, atol=1e-5)
 
 
+def test_looking_alone_teaches_the_vision_tower_alone(data: Path, tmp_path: Path) -> None:
+    silent = LossConfig(text=0.0, action=0.0, grounding=0.0, asked=0.0, gaze=0.0)
+    config = config_of(data, "see", loss=silent, optimiser=OptimiserConfig(ema_decay=0.0, weight_decay=0.0))
+    before = dict(build_stage(config, RIG).policy.planner.named_parameters())
+    run(config, tmp_path / "run")
+    after = dict(SyvlaPlanner.from_pretrained(tmp_path / "run" / "checkpoint").named_parameters())
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert any("visual" in name for name in changed)
+    assert all("visual" in name or "embed_tokens" in name for name in changed), "names are the words' own embeddings"
+
+
 # ---------------------------------------------------------------- stages
+
+
+def test_a_fresh_expert_knows_the_states_and_the_head_of_the_stage_before(
+    data: Path, pretrained: Path, tmp_path: Path
+) -> None:
+    """Before its first step; one that has been trained goes on as it is."""
+    smaller = msgspec.structs.replace(MODEL, expert=ExpertConfig(width=32, depth=1, heads=2, horizon=20))
+    config = config_of(data, init=str(pretrained / "checkpoint"), model=smaller, bfloat16=False)
+    stage = build_stage(config, RIG)
+    learner = build_learner(config, stage)
+    expert = learner.expert
+    assert expert is not None
+    first = expert.adapter[0]
+    assert isinstance(first, torch.nn.Linear)
+    fresh = first.weight.clone()
+    learner.prepare([stage.batches(config)(step) for step in range(4)], 0)
+    known = first.weight.clone()
+    assert float(expert.standard.observed) == 4.0
+    assert torch.linalg.matrix_rank(known - 0.2 * fresh, rtol=1e-3) <= len(learner.grounding.bias) < len(known)
+    learner.prepare([stage.batches(config)(9)], 0)
+    assert torch.equal(first.weight, known)
+    assert float(expert.standard.observed) == 4.0
 
 
 def test_a_stage_goes_on_with_planner_expert_and_normalisation_of_the_one_before(

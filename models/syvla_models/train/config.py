@@ -125,6 +125,11 @@ class LossConfig(Section, frozen=True):
     decoupling_percentile: float = 5.0
     decoupling_samples: int = 0  # of ``action_samples``, those of which the gradient's norm is taken; 0: all
 
+    @property
+    def reads(self) -> bool:
+        """Whether anything is learned beyond the vision tower, which alone takes a quarter of the time."""
+        return any(weight > 0.0 for weight in (self.text, self.action, self.grounding, self.asked, self.gaze))
+
     def __post_init__(self) -> None:
         for name in ("text", "action", "grounding", "seen", "asked", "gaze"):
             _within(name, getattr(self, name), 0.0, 1e6)

@@ -4,7 +4,7 @@ Text, actions and grounding are one loss and go backward through the VLM once. U
 runs twice, the VLM does not (see ``syvla_models.decoupling``).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from torch import nn
 from syvla_models.decoupling import PercentileEstimate, decoupled
 from syvla_models.expert import Expert
 from syvla_models.flow import draw_tau, flow_loss
-from syvla_models.planner import SyvlaPlanner
+from syvla_models.planner import Reading, SyvlaPlanner
 from syvla_models.train.batch import ActionBatch, Batch, GazeBatch
 from syvla_models.train.build import Stage
 from syvla_models.train.config import LossConfig, TrainConfig
@@ -93,6 +93,8 @@ class Learner(nn.Module):
         self.estimate = PercentileEstimate(losses.decoupling_percentile)
         self._losses = losses
         self._frozen = freeze_vlm
+        self.reads = losses.reads
+        self._grounded = False  # whether the grounding head is an earlier stage's
         if freeze_vlm:
             planner.requires_grad_(requires_grad=False)
             for head in (self.grounding, self.sight):
@@ -106,15 +108,7 @@ class Learner(nn.Module):
     def losses(self, batch: Batch, noise: Noise | None) -> tuple[Losses, torch.Tensor]:
         """As ``forward``, and the query states (B, n, D)."""
         with torch.no_grad() if self._frozen else nullcontext():
-            text, states, features, halfway, looks = self.planner(
-                batch.ids,
-                batch.attention_mask,
-                batch.pixel_values,
-                batch.image_grid_thw,
-                batch.labels,
-                batch.query_start,
-                gaze=batch.gaze is not None and self._losses.gaze > 0.0,
-            )
+            text, states, features, halfway, looks = self._read(batch) if self.reads else self._look(batch)
         grounding = self._grounding(states, batch)
         seen = asked = text.new_zeros(())
         if batch.things is not None and self.sight is not None:
@@ -143,6 +137,26 @@ class Learner(nn.Module):
             for name, tensor in module.state_dict().items()
         }
 
+    @torch.no_grad()
+    def prepare(self, batches: Iterable[Batch], seed: int) -> None:
+        """Look at ``batches`` before an expert's first step: what query states are like, and how to read them.
+
+        An expert that has seen any stays as it is. Its adapter begins with the grounding head, if a stage before
+        taught that one.
+        """
+        expert = self.expert
+        if expert is None or float(expert.standard.observed) > 0.0:
+            return
+        found: list[torch.Tensor] = []
+        for batch in batches:
+            states = None if batch.robot is None else self._read(batch).query_states
+            if batch.robot is not None and states is not None:
+                found.append(states[batch.robot.rows])
+                expert.standard.observe(found[-1])
+        if found and self._grounded:
+            generator = torch.Generator().manual_seed(seed)
+            expert.read_at_first(self.grounding.weight * self.unit[:, None], torch.cat(found), generator)
+
     def load_heads(self, path: Path) -> None:
         """Take over the heads of an earlier stage, as far as they have the same shapes."""
         own = self.heads()
@@ -150,6 +164,25 @@ class Learner(nn.Module):
             for name, tensor in load_file(path).items():
                 if name in own and own[name].shape == tensor.shape:
                     own[name].copy_(tensor)
+                    self._grounded = self._grounded or name.startswith("grounding.")
+
+    def _read(self, batch: Batch) -> Reading:
+        reading: Reading = self.planner(
+            batch.ids,
+            batch.attention_mask,
+            batch.pixel_values,
+            batch.image_grid_thw,
+            batch.labels,
+            batch.query_start,
+            gaze=batch.gaze is not None and self._losses.gaze > 0.0,
+        )
+        return reading
+
+    def _look(self, batch: Batch) -> Reading:
+        """What the vision tower alone makes of the images: a quarter of the time."""
+        features = self.planner.see(batch.pixel_values, batch.image_grid_thw).float()
+        silent = features.new_zeros(len(batch.ids), len(self.planner.queries), features.shape[-1])
+        return Reading(features.new_zeros(()), silent, features, torch.zeros_like(features), None)
 
     def place(self, states: torch.Tensor) -> torch.Tensor:
         """Where the hands are about to act (B, 8), see ``syvla_models.train.grounding``, from states (B, n, D)."""

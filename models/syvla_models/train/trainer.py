@@ -46,6 +46,7 @@ from syvla_models.train.state import (
 from syvla_models.train.validation import Validation
 
 Say = Callable[[str], None]
+_PREPARED_STEPS = 32
 
 
 def train(config: TrainConfig, rig: RigConfig, out: Path, *, resume: bool, say: Say = print) -> bool:
@@ -108,6 +109,7 @@ class Trainer:
         self._out.mkdir(parents=True, exist_ok=True)
         self._log = TrainingLog(self._out, self.step) if self._main else None
         batches = self._stage.batches(config, self._accelerator.process_index)
+        self._prepare()
         begin_s, before_s, first = time.monotonic(), self.seconds, self.step
         saved_s = validated_s = before_s
         recent: list[tuple[Losses, dict[str, torch.Tensor]]] = []
@@ -137,6 +139,13 @@ class Trainer:
         words = "stopped by a signal; go on with --resume" if stop else f"done: {self._out / CHECKPOINT_FOLDER}"
         self._say(f"step {self.step}: {words}")
         return not stop
+
+    def _prepare(self) -> None:
+        """The same in every process: what the first of them will see first."""
+        first = self._stage.batches(self._config, 0)
+        with mixed_precision(self._accelerator.device, bfloat16=self._config.bfloat16):
+            batches = (first(step).to(self._accelerator.device) for step in range(_PREPARED_STEPS))
+            self.learner.prepare(batches, self._config.seed)
 
     def _train_on(self, batch: Batch) -> tuple[Losses, dict[str, torch.Tensor]]:
         """One step; its losses and the norms of its gradients."""

@@ -63,6 +63,10 @@ class Validation:
         with mixed_precision(device, bfloat16=self._bfloat16):
             losses, states = learner.losses(batch, noise)
         found: list[tuple[str, float, int]] = []
+        if batch.things is not None:
+            found.append(("validation/{}/seen", float(losses.seen), len(batch.things.token)))
+        if not learner.reads:
+            return found
         if tokens := int((batch.labels >= 0).sum()):
             found.append(("validation/{}/text", float(losses.text), tokens))
         if known := int(batch.grounding_known.sum()):

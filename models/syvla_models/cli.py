@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 from tyro.conf import Positional
@@ -12,39 +12,43 @@ from syvla.cli import demonstrate, scenes
 from syvla.errors import SyvlaError
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "accelerate", "matplotlib", "av", "mujoco")
+Changes = Annotated[tuple[str, ...], tyro.conf.arg(name="set", metavar="'KEY = VALUE'")]
 
 
-def see(config: Path, out: Path, resume: bool = False) -> int:
+def see(config: Path, out: Path, resume: bool = False, changes: Changes = ()) -> int:
     """Teach a small planner to see: questions about the table, and where things are.
 
     Args:
         config: a training file of the stage ``see``.
         out: the folder for the checkpoint, the log and the state from which a run is resumed.
         resume: go on with the run in ``out``.
+        changes: lines of TOML that change the file, such as 'loss.decoupling = false'.
     """
-    return _train("see", config, out, resume)
+    return _train("see", config, out, resume, changes)
 
 
-def pretrain(config: Path, out: Path, resume: bool = False) -> int:
+def pretrain(config: Path, out: Path, resume: bool = False, changes: Changes = ()) -> int:
     """Pre-train planner and expert on robot data mixed with questions and answers.
 
     Args:
         config: a training file of the stage ``pretrain``.
         out: the folder for the checkpoint, the log and the state from which a run is resumed.
         resume: go on with the run in ``out``.
+        changes: lines of TOML that change the file, such as 'loss.decoupling = false'.
     """
-    return _train("pretrain", config, out, resume)
+    return _train("pretrain", config, out, resume, changes)
 
 
-def finetune(config: Path, out: Path, resume: bool = False) -> int:
+def finetune(config: Path, out: Path, resume: bool = False, changes: Changes = ()) -> int:
     """Fine-tune planner and expert on demonstrations of the tasks, with their chains of thought.
 
     Args:
         config: a training file of the stage ``finetune``.
         out: the folder for the checkpoint, the log and the state from which a run is resumed.
         resume: go on with the run in ``out``.
+        changes: lines of TOML that change the file, such as 'loss.decoupling = false'.
     """
-    return _train("finetune", config, out, resume)
+    return _train("finetune", config, out, resume, changes)
 
 
 def validate(config: Path, checkpoint: Path) -> int:
@@ -110,11 +114,13 @@ COMMANDS: dict[str, Callable[..., int]] = {
 }
 
 
-def _train(stage: Literal["see", "pretrain", "finetune"], config: Path, out: Path, resume: bool) -> int:
+def _train(
+    stage: Literal["see", "pretrain", "finetune"], config: Path, out: Path, resume: bool, changes: Changes
+) -> int:
     from syvla.rig import load_rig
     from syvla_models.train.config import load_config
 
-    loaded = load_config(config, stage)
+    loaded = load_config(config, stage, changes)
     rig = load_rig(loaded.rig)
     from syvla_models.train.memory import keep_freed_memory
     from syvla_models.train.trainer import train  # late: a misspelt key is answered before torch is imported

@@ -18,6 +18,7 @@ budget = { max_steps = 10 }
 @pytest.mark.parametrize(
     ("file", "stage"),
     [
+        ("tiny-look.toml", "see"),
         ("tiny-see.toml", "see"),
         ("tiny-pretrain.toml", "pretrain"),
         ("tiny-finetune.toml", "finetune"),
@@ -40,15 +41,42 @@ def test_the_shipped_pre_training_mixes_in_a_third_of_questions_and_almost_no_th
 
 
 def test_the_shipped_stages_begin_where_the_one_before_ended() -> None:
+    look = load_config(CONFIGS / "tiny-look.toml", "see")
     see = load_config(CONFIGS / "tiny-see.toml", "see")
     pretrain = load_config(CONFIGS / "tiny-pretrain.toml", "pretrain")
     finetune = load_config(CONFIGS / "tiny-finetune.toml", "finetune")
     expert = load_config(CONFIGS / "tiny-expert.toml", "finetune")
-    begins = [stage.init for stage in (see, pretrain, finetune, expert)]
-    assert begins == ["", *(f"runs/{stage}/checkpoint" for stage in ("see", "pretrain", "finetune"))]
+    begins = [stage.init for stage in (look, see, finetune, expert)]
+    assert begins == ["", *(f"runs/{stage}/checkpoint" for stage in ("look", "see", "finetune"))]
+    assert pretrain.init == see.init.replace("look", "see")
+    assert look.model == see.model
+    assert not look.loss.reads
     # or the expert of the pre-training would be thrown away
     assert pretrain.action.space == finetune.action.space == expert.action.space
     assert pretrain.model.expert == finetune.model.expert == expert.model.expert
+
+
+def test_a_file_can_be_changed_line_by_line(tmp_path: Path) -> None:
+    path = _file(tmp_path, SMALL)
+    config = load_config(path, "finetune", ("loss.decoupling = false", "data.delay_range_s = [0, 0]", "seed=3"))
+    assert (config.loss.decoupling, config.data.delay_range_s, config.seed) == (False, (0.0, 0.0), 3)
+    assert config.budget.max_steps == 10, "the rest stays"
+    assert load_config(path, "finetune", ("budget.max_minutes = 1.0",)).budget == BudgetConfig(
+        max_steps=10, max_minutes=1.0
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("loss.decouplin = false", "decouplin"),
+        ("loss.text = 'much'", "text"),
+        ("loss.decoupling false", "--set 'loss.decoupling false'"),
+    ],
+)
+def test_a_wrong_change_is_refused_with_its_name(tmp_path: Path, line: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        load_config(_file(tmp_path, SMALL), "finetune", (line,))
 
 
 def test_another_stages_file_is_refused_and_the_right_command_named(tmp_path: Path) -> None:

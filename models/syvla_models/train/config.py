@@ -3,8 +3,9 @@
 Paths in a file are relative to the folder from which the command is run.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -240,9 +241,31 @@ class TrainConfig(Section, frozen=True):
             raise ValueError("optimiser.freeze_vlm: questions teach a frozen VLM nothing; give scenes the weight 0")
 
 
-def load_config(path: Path, stage: Stage) -> TrainConfig:
-    """The training file at ``path``; ConfigError if it is malformed or of another stage."""
-    config = load_toml(path, TrainConfig)
+def load_config(path: Path, stage: Stage, changes: Sequence[str] = ()) -> TrainConfig:
+    """The training file at ``path``, with ``changes`` made to it: each a line of TOML (``loss.decoupling = false``).
+
+    ConfigError if the file or a change is malformed, or the file is of another stage.
+    """
+    table = load_toml(path, dict[str, Any])
+    for line in changes:
+        try:
+            _change(table, msgspec.toml.decode(line))
+        except (msgspec.MsgspecError, ValueError) as error:
+            raise ConfigError(f"--set {line!r}: {error}") from error
+    try:
+        config = msgspec.convert(table, TrainConfig)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise ConfigError(f"{path}{' as changed' if changes else ''}: {error}") from error
     if config.stage != stage:
         raise ConfigError(f"{path}: its stage is {config.stage!r}: run it as syvla-train {config.stage}")
     return config
+
+
+def _change(table: dict[str, Any], change: dict[str, Any]) -> None:
+    """Put ``change`` into ``table``; what is a table in both is changed inside."""
+    for key, value in change.items():
+        known = table.get(key)
+        if isinstance(known, dict) and isinstance(value, dict):
+            _change(known, value)
+        else:
+            table[key] = value

@@ -58,6 +58,7 @@ _ELBOW = 2
 _STRAIGHT_RAD = math.atan2(FOREARM_M, ELBOW_OFFSET_M) - ELBOW_ZERO_RAD - 2.0 * math.pi  # of joint 3: the wrist farthest
 _SHORTEST_COLUMN = 1e-3  # of a rotation: the first column, and the part of the second that is across it
 _SAME_RAD = 1e-9
+_STEP_RAD = 1e-5  # of a numerical derivative
 
 
 class ActionSpace(ABC):
@@ -126,6 +127,20 @@ class ActionSpace(ABC):
         scale = np.where(self.live, np.maximum(chunks.std(axis=0), _LEAST), 1.0)
         return _table(offset), _table(scale)
 
+    def leverage(self, rows: Float64, stride: int) -> Float32:
+        """How far the grasp points move for a change of each normalised slot: (..., H // stride, 2, 3, 16) [m].
+
+        At the last of every ``stride`` rows of set-points (..., H, 14): arms, directions in space, slots of an arm.
+        """
+        at = slice(stride - 1, None, stride)
+        scale = np.broadcast_to(self._scale, (rows.shape[-2], SLOTS))[at].reshape(-1, 2, 1, PER_ARM)
+        moved: Float64 = self._moved(_arms(rows[..., at, :])[..., :6]) * scale
+        return moved.astype(np.float32)
+
+    @abstractmethod
+    def _moved(self, q_rad: Float64) -> Float64:
+        """Derivatives (..., 2, 3, 16) of the grasp points by the slots, not normalised, at joints (..., 2, 6)."""
+
     @abstractmethod
     def _put(self, slots: Float64, q_rad: Float64, anchor_rad: Float64) -> None:
         """Write the joints (..., H, 2, 6), relative to (..., 1, 2, 6), into ``slots`` (..., H, 2, 16)."""
@@ -139,6 +154,13 @@ class JointSpace(ActionSpace):
     """Joints as offsets from those measured at the observation; beyond a limit they are clamped to it."""
 
     live = np.tile(np.arange(PER_ARM) >= JOINTS.start, 2)
+
+    def _moved(self, q_rad: Float64) -> Float64:
+        beside = q_rad[..., None, :] + _STEP_RAD * np.eye(6)
+        by_joint = (forward_tcp(beside)[0] - forward_tcp(q_rad)[0][..., None, :]) / _STEP_RAD
+        moved = np.zeros((*q_rad.shape[:-1], 3, PER_ARM))
+        moved[..., JOINTS] = np.swapaxes(by_joint, -1, -2)
+        return moved
 
     def _put(self, slots: Float64, q_rad: Float64, anchor_rad: Float64) -> None:
         slots[..., JOINTS] = q_rad - anchor_rad
@@ -165,6 +187,12 @@ class EndEffectorSpace(ActionSpace):
         lower, upper = middle - math.pi, middle + math.pi  # every solution is within
         lower[_ELBOW], upper[_ELBOW] = _STRAIGHT_RAD, _STRAIGHT_RAD + math.pi
         self._branches = JointLimits(tuple(lower), tuple(upper))
+
+    def _moved(self, q_rad: Float64) -> Float64:
+        """In the frame of the anchor's grasp point: only their lengths matter."""
+        moved = np.zeros((*q_rad.shape[:-1], 3, PER_ARM))
+        moved[..., POSITION] = np.eye(3)
+        return moved
 
     def _put(self, slots: Float64, q_rad: Float64, anchor_rad: Float64) -> None:
         position, rotation = forward_tcp(q_rad)

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from syvla_models.expert import Expert, IntentCache, Modulation
 
+HAND_STRIDE = 5  # at every so manieth row the error of the grasp points is taken
+HAND_UNIT_M = 0.05
 _TAU_MAX = 0.999
 
 
@@ -38,8 +40,14 @@ def flow_loss(
     proprioception: Tensor,
     age_s: Tensor,
     cache: IntentCache,
+    leverage: Tensor | None = None,
+    hand: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """Mean squared error of the velocity over the live slots of the rows after the prefix.
+
+    To this, ``hand`` times what the same error does to the grasp points: the square of how far it moves them, 1 for
+    5 cm. Centimetres of reach hardly show in joints that swing by half a radian, and were learned last of all. Both
+    are squares of the velocity's error, so that both are least at the same velocity.
 
     Args:
         expert: The model.
@@ -51,6 +59,8 @@ def flow_loss(
         proprioception: The measured state, normalised (B, 32).
         age_s: Of the intents (B,).
         cache: Of the intents.
+        leverage: How far a change of each slot moves the grasp points, at every fifth row (B, H // 5, 2, 3, 16) [m].
+        hand: Weight of the error of the grasp points; they need a ``leverage``.
 
     Returns:
         The mean over the samples, and each sample's own loss (B,); 0 for a sample that is all prefix.
@@ -65,8 +75,12 @@ def flow_loss(
     modulation = _mixed(noisy, at_end, clean, expert.config.rows_per_token)
     velocity = expert.denoise(x, modulation, expert.context(cache, proprioception, age_s))
     counted = live & ~clean[..., None]
-    error = torch.where(counted, velocity.float() - target.float(), 0.0).square()
-    per_sample = error.sum(dim=(1, 2)) / counted.sum(dim=(1, 2)).clamp(min=1)
+    error = torch.where(counted, velocity.float() - target.float(), 0.0)
+    per_sample = error.square().sum(dim=(1, 2)) / counted.sum(dim=(1, 2)).clamp(min=1)
+    if leverage is not None and hand > 0.0:
+        by_arm = error[:, HAND_STRIDE - 1 :: HAND_STRIDE].unflatten(-1, (2, -1))
+        moved = (leverage.float() @ by_arm[..., None])[..., 0] / HAND_UNIT_M  # (B, H // 5, 2, 3)
+        per_sample = per_sample + hand * moved.square().sum(dim=(2, 3)).mean(1) / 2.0
     return per_sample.mean(), per_sample
 
 

@@ -386,3 +386,19 @@ def test_a_space_that_does_not_exist_is_refused() -> None:
     wrong = msgspec.structs.replace(spec("joint"), space="torque")
     with pytest.raises(ConfigError, match="joint, end_effector"):
         action_space(wrong)
+
+
+@pytest.mark.parametrize("space", BOTH)
+def test_leverage_says_how_far_the_hands_move(space: ActionSpaceName) -> None:
+    """A small change of the normalised slots moves the decoded grasp points by what it says, in length."""
+    found, rows = made(space), trajectory(5)
+    leverage = found.leverage(rows, 5)
+    assert leverage.shape == (ROWS // 5, 2, 3, SLOTS // 2)
+    change = 1e-4 * np.random.default_rng(0).standard_normal((ROWS, SLOTS)) * found.live
+    if space == "end_effector":  # its rotation turns the hand about the grasp point
+        change[:, np.tile((np.arange(16) >= 3), 2)] = 0.0
+    x = found.encode(rows, rows[0]).astype(np.float64)
+    before, after = (state_slots(found.decode(x + step, rows[0], rows[0])) for step in (0.0 * change, change))
+    moved = (after - before).reshape(ROWS, 2, 16)[4::5, :, POSITION]
+    said = np.einsum("tais,tas->tai", leverage, change.reshape(ROWS, 2, 16)[4::5])
+    np.testing.assert_allclose(np.linalg.norm(said, axis=-1), np.linalg.norm(moved, axis=-1), rtol=0.02, atol=2e-7)

@@ -51,6 +51,9 @@ class Offsets:
     def state(self, proprioception: Float64) -> Float32:
         return np.concatenate((proprioception, np.zeros((*proprioception.shape[:-1], 18))), -1).astype(np.float32)
 
+    def leverage(self, rows: Float64, stride: int) -> Float32:
+        return np.zeros((*rows.shape[:-2], rows.shape[-2] // stride, 2, 3, 16), np.float32)
+
 
 @pytest.fixture(scope="module")
 def words() -> Words:

@@ -272,3 +272,24 @@ def test_two_intents_learn_their_two_actions() -> None:
     off = (found - actions)[..., LIVE].square().mean().sqrt()
     swapped = (found - actions.flip(0))[..., LIVE].square().mean().sqrt()
     assert off < 0.15 < 0.4 < swapped
+
+
+def test_what_moves_the_hands_counts_more_but_not_in_the_prefix() -> None:
+    """Centimetres of reach hardly show in joints: the hand came down 3 cm short of a place that was known to one."""
+    expert, given = made(), Given()
+    plain = given.loss(expert)[1]
+    leverage = torch.zeros(BATCH, 1, 2, 3, 16)
+    leverage[:, :, 0, 0, 9] = 0.05  # at the fifth row the left arm's first joint moves its hand by one unit
+    cache = expert.condition(given.states)
+    senses = (given.proprioception, given.age_s)
+
+    def loss(weight: float) -> Tensor:
+        every = (expert, given.actions, LIVE, given.noise, given.tau, given.prefix, *senses, cache)
+        return flow_loss(*every, leverage, weight)[1]
+
+    torch.testing.assert_close(loss(0.0), plain)
+    more = loss(1.0) - plain
+    assert more[0] > 0.0
+    assert more[1] > 0.0
+    assert more[2] == 0.0, "all of its first five rows are given clean"
+    torch.testing.assert_close(loss(2.0) - plain, 2.0 * more)

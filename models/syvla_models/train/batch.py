@@ -8,6 +8,7 @@ import torch
 
 from syvla.errors import ConfigError
 from syvla.message import Float32, Float64, UInt8
+from syvla_models.flow import HAND_STRIDE
 from syvla_models.images import patches
 from syvla_models.prompt import TokenSequence, collate, training_sequence
 from syvla_models.train.augment import augment
@@ -26,6 +27,10 @@ class ActionEncoder(Protocol):
 
     def state(self, proprioception: Float64) -> Float32:
         """The normalised state (..., 32) of what was measured (..., 14)."""
+        ...
+
+    def leverage(self, rows: Float64, stride: int) -> Float32:
+        """How far grasp points move for a change of each slot, at every ``stride``-th of the raw ``rows``."""
         ...
 
 
@@ -52,6 +57,7 @@ class ActionBatch(NamedTuple):
     state: torch.Tensor  # (R, K, 32) as measured, normalised
     age_s: torch.Tensor  # (R, K)
     prefix: torch.Tensor  # (R, K) int64, first rows that are given clean
+    leverage: torch.Tensor  # (R, K, H // 5, 2, 3, 16) [m], see ``ActionSpace.leverage``
 
 
 class ThingBatch(NamedTuple):
@@ -177,6 +183,7 @@ class Collator:
             state=torch.from_numpy(self._encoder.state(every.proprioception)),
             age_s=_float32(every.age_s),
             prefix=torch.from_numpy(every.prefix),
+            leverage=torch.from_numpy(self._encoder.leverage(every.rows, HAND_STRIDE)),
         )
 
     def _things(self, samples: Sequence[Sample]) -> ThingBatch | None:

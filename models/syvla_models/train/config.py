@@ -122,6 +122,7 @@ class LossConfig(Section, frozen=True):
     seen: float = 1.0  # what each image token shows, where a source knows it
     asked: float = 1.0  # which image token shows what a question is about, where a source knows it
     gaze: float = 0.3  # which image token is looked at by a word or a feature query, where a source knows it
+    hand: float = 0.0  # of where the error of the velocity brings the grasp points, as a share of ``action``
     decoupling: bool = True
     decoupling_percentile: float = 5.0
     decoupling_samples: int = 0  # of ``action_samples``, those of which the gradient's norm is taken; 0: all
@@ -132,7 +133,7 @@ class LossConfig(Section, frozen=True):
         return any(weight > 0.0 for weight in (self.text, self.action, self.grounding, self.asked, self.gaze))
 
     def __post_init__(self) -> None:
-        for name in ("text", "action", "grounding", "seen", "asked", "gaze"):
+        for name in ("text", "action", "grounding", "seen", "asked", "gaze", "hand"):
             _within(name, getattr(self, name), 0.0, 1e6)
         _within("decoupling_percentile", self.decoupling_percentile, 0.0, 100.0)
         _within("decoupling_samples", self.decoupling_samples, 0, 1024)

@@ -54,7 +54,7 @@ class Losses(NamedTuple):
 
     total: torch.Tensor  # weighted, what is minimised
     text: torch.Tensor  # mean cross entropy of the labelled tokens, nats
-    action: torch.Tensor  # mean squared error of the velocity
+    action: torch.Tensor  # mean squared error of the velocity, in training with that of the hands
     grounding: torch.Tensor  # mean squared error, 1 for 10 cm
     seen: torch.Tensor  # what each image token shows: its places' squared error, 1 for 10 cm, and its names'
     asked: torch.Tensor  # cross entropy of whether an image token shows what is asked about, weighted
@@ -222,11 +222,13 @@ class Learner(nn.Module):
         def loss_of(chunks: int) -> Callable[[torch.Tensor], torch.Tensor]:
             """Of the first ``chunks`` of each row's, from the states."""
             given = (t[:, :chunks].flatten(0, 1) for t in (*robot[1:], *noise))
-            actions, proprioception, age_s, prefix, start, tau = given
+            actions, proprioception, age_s, prefix, leverage, start, tau = given
+            hand = self._losses.hand if self.training else 0.0
 
             def loss(states: torch.Tensor) -> torch.Tensor:
                 cache = expert.condition(states).repeat(chunks)
-                return flow_loss(expert, actions, self.live, start, tau, prefix, proprioception, age_s, cache)[0]
+                senses = (proprioception, age_s)
+                return flow_loss(expert, actions, self.live, start, tau, prefix, *senses, cache, leverage, hand)[0]
 
             return loss
 

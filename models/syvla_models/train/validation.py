@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from syvla.message import Float64
+from syvla_models.actions import PER_ARM, POSITION, state_slots
 from syvla_models.expert import Expert
 from syvla_models.flow import sample
 from syvla_models.train.batch import ActionBatch
@@ -25,7 +26,8 @@ class Validation:
 
     For each source: ``validation/<source>/text``, ``grounding`` and ``action`` are losses as in training;
     ``error/<source>/place_m`` is how far the grounded places are off, ``joint_rad`` and ``gripper_m`` how far the first
-    half second of a sampled chunk is from the demonstration's (means of absolute errors). The thought is the
+    half second of a sampled chunk is from the demonstration's (means of absolute errors), ``hand_m`` how far the
+    grasp points are in all of it. The thought is the
     demonstration's own: what the planner would have thought is for the closed loop to tell.
     """
 
@@ -77,15 +79,19 @@ class Validation:
                 found.append(("error/{}/place_m", float(off[places].mean()), count))
         if batch.robot is not None and learner.expert is not None:
             found.append(("validation/{}/action", float(losses.action), len(batch.robot.rows)))
-            joint_rad, gripper_m = self._errors(learner.expert, states[batch.robot.rows], batch.robot, samples, first)
+            states = states[batch.robot.rows]
+            joint_rad, gripper_m, hand_m = self._errors(learner.expert, states, batch.robot, samples, first)
             found.append(("error/{}/joint_rad", joint_rad, len(batch.robot.rows)))
             found.append(("error/{}/gripper_m", gripper_m, len(batch.robot.rows)))
+            found.append(("error/{}/hand_m", hand_m, len(batch.robot.rows)))
         return found
 
     def _errors(
         self, expert: Expert, states: torch.Tensor, robot: ActionBatch, samples: Sequence[Sample], first: int
-    ) -> tuple[float, float]:
-        """Mean absolute error of joints [rad] and grippers [m] of a chunk sampled for each robot row; no prefix."""
+    ) -> tuple[float, float, float]:
+        """Of a chunk sampled for each robot row, without a prefix: mean absolute errors of joints [rad] and grippers
+        [m] in the first half second, and mean distance [m] of the grasp points from where they should be in the whole.
+        """
         space, spec = self._stage.policy.space, self._stage.policy.spec.action
         noise = torch.randn(robot.actions[:, 0].shape, generator=torch.Generator().manual_seed(first))
         chunks = sample(
@@ -100,11 +106,15 @@ class Validation:
             torch.from_numpy(np.asarray(space.live)).to(states.device),
         )
         off: list[Float64] = []
+        hands_m: list[float] = []
         for x, row in zip(chunks.cpu().numpy(), robot.rows.tolist(), strict=True):
             actions = samples[row].actions
             if actions is not None:
                 anchor = actions.proprioception[0]
-                off.append(np.abs(space.decode(x, anchor, anchor) - actions.rows[0])[:ERROR_ROWS])
+                rows = space.decode(x, anchor, anchor)
+                off.append(np.abs(rows - actions.rows[0])[:ERROR_ROWS])
+                apart = state_slots(rows) - state_slots(actions.rows[0])
+                hands_m.append(float(np.linalg.norm(apart.reshape(-1, 2, PER_ARM)[..., POSITION], axis=-1).mean()))
         mean = np.mean(off, axis=(0, 1))  # (14,)
         grippers = np.isin(np.arange(len(mean)), _GRIPPERS)
-        return float(mean[~grippers].mean()), float(mean[grippers].mean())
+        return float(mean[~grippers].mean()), float(mean[grippers].mean()), float(np.mean(hands_m))

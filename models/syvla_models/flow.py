@@ -45,15 +45,15 @@ def flow_loss(
 ) -> tuple[Tensor, Tensor]:
     """Mean squared error of the velocity over the live slots of the rows after the prefix.
 
-    To this, ``hand`` times what the same error does to the grasp points: the square of how far it moves them, 1 for
-    5 cm. Centimetres of reach hardly show in joints that swing by half a radian, and were learned last of all. Both
+    To this, ``hand`` times the squared error of the grasp points, 1 for 5 cm, in the clean chunk to which the velocity
+    leads. Centimetres of reach hardly show in joints that swing by half a radian, and were learned last of all. Both
     are squares of the velocity's error, so that both are least at the same velocity.
 
     Args:
         expert: The model.
         actions: Normalised chunks (B, H, slots).
         live: Which slots mean anything (slots,), bool. The others are 0 at the input whatever ``actions`` has there.
-        noise: Standard normal, (B, H, slots).
+        noise: Normal, (B, H, slots); any deviation, as long as it is always the same.
         tau: Flow time of each sample (B,).
         prefix: How many first rows of each sample are given clean (B,).
         proprioception: The measured state, normalised (B, 32).
@@ -79,6 +79,7 @@ def flow_loss(
     per_sample = error.square().sum(dim=(1, 2)) / counted.sum(dim=(1, 2)).clamp(min=1)
     if leverage is not None and hand > 0.0:
         by_arm = error[:, HAND_STRIDE - 1 :: HAND_STRIDE].unflatten(-1, (2, -1))
+        by_arm = by_arm * (1.0 - tau)[:, None, None, None]  # of the clean chunk that the velocity leads to
         moved = (leverage.float() @ by_arm[..., None])[..., 0] / HAND_UNIT_M  # (B, H // 5, 2, 3)
         per_sample = per_sample + hand * moved.square().sum(dim=(2, 3)).mean(1) / 2.0
     return per_sample.mean(), per_sample

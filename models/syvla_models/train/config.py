@@ -123,6 +123,7 @@ class LossConfig(Section, frozen=True):
     asked: float = 1.0  # which image token shows what a question is about, where a source knows it
     gaze: float = 0.3  # which image token is looked at by a word or a feature query, where a source knows it
     hand: float = 0.0  # of where the error of the velocity brings the grasp points, as a share of ``action``
+    noise_deviation: float = 1.0  # of what chunks are denoised from in training; small where little is undecided
     decoupling: bool = True
     decoupling_percentile: float = 5.0
     decoupling_samples: int = 0  # of ``action_samples``, those of which the gradient's norm is taken; 0: all
@@ -135,6 +136,7 @@ class LossConfig(Section, frozen=True):
     def __post_init__(self) -> None:
         for name in ("text", "action", "grounding", "seen", "asked", "gaze", "hand"):
             _within(name, getattr(self, name), 0.0, 1e6)
+        _within("noise_deviation", self.noise_deviation, 0.0, 1.0)
         _within("decoupling_percentile", self.decoupling_percentile, 0.0, 100.0)
         _within("decoupling_samples", self.decoupling_samples, 0, 1024)
 
@@ -249,10 +251,7 @@ def load_config(path: Path, stage: Stage, changes: Sequence[str] = ()) -> TrainC
     """
     table = load_toml(path, dict[str, Any])
     for line in changes:
-        try:
-            _change(table, msgspec.toml.decode(line))
-        except (msgspec.MsgspecError, ValueError) as error:
-            raise ConfigError(f"--set {line!r}: {error}") from error
+        _change(table, _changed(line))
     try:
         config = msgspec.convert(table, TrainConfig)
     except (msgspec.MsgspecError, ValueError) as error:
@@ -260,6 +259,13 @@ def load_config(path: Path, stage: Stage, changes: Sequence[str] = ()) -> TrainC
     if config.stage != stage:
         raise ConfigError(f"{path}: its stage is {config.stage!r}: run it as syvla-train {config.stage}")
     return config
+
+
+def _changed(line: str) -> dict[str, Any]:
+    try:
+        return msgspec.toml.decode(line, type=dict[str, Any])
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise ConfigError(f"--set {line!r}: {error}") from error
 
 
 def _change(table: dict[str, Any], change: dict[str, Any]) -> None:

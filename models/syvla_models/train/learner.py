@@ -37,14 +37,14 @@ class Noise(NamedTuple):
     tau: torch.Tensor  # (R, K)
 
 
-def draw_noise(batch: Batch, seed: int, step: int, process: int = 0) -> Noise | None:
+def draw_noise(batch: Batch, seed: int, step: int, process: int = 0, deviation: float = 1.0) -> Noise | None:
     """What ``batch`` needs, from (seed, step, process) alone; None if it has no robot rows."""
     if batch.robot is None:
         return None
     shape = batch.robot.actions.shape
     words = np.random.SeedSequence((seed, step, process)).generate_state(2, np.uint32)
     generator = torch.Generator().manual_seed(int(words[0]) << 31 | int(words[1]) >> 1)
-    noise = torch.randn(shape, generator=generator)
+    noise = deviation * torch.randn(shape, generator=generator)
     tau = draw_tau(shape[0] * shape[1], generator).view(shape[:2])
     return Noise(noise.to(batch.ids.device), tau.to(batch.ids.device))
 

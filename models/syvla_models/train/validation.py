@@ -31,9 +31,10 @@ class Validation:
     demonstration's own: what the planner would have thought is for the closed loop to tell.
     """
 
-    def __init__(self, stage: Stage, rows: int, seed: int, *, bfloat16: bool) -> None:
-        """``rows`` samples of every source."""
+    def __init__(self, stage: Stage, rows: int, seed: int, noise_deviation: float, *, bfloat16: bool) -> None:
+        """``rows`` samples of every source, with noise of that deviation in the action loss."""
         self._stage, self._rows, self._seed, self._bfloat16 = stage, rows, seed, bfloat16
+        self._noise_deviation = noise_deviation
 
     @torch.no_grad()
     def measure(self, learner: Learner) -> dict[str, float]:
@@ -61,7 +62,7 @@ class Validation:
         """(name with {} for the source, mean, how many it is the mean of)."""
         device = learner.live.device
         batch = self._stage.collator.collate(samples).to(device)
-        noise = draw_noise(batch, self._seed, first)
+        noise = draw_noise(batch, self._seed, first, deviation=self._noise_deviation)
         with mixed_precision(device, bfloat16=self._bfloat16):
             losses, states = learner.losses(batch, noise)
         found: list[tuple[str, float, int]] = []
@@ -89,8 +90,9 @@ class Validation:
     def _errors(
         self, expert: Expert, states: torch.Tensor, robot: ActionBatch, samples: Sequence[Sample], first: int
     ) -> tuple[float, float, float]:
-        """Of a chunk sampled for each robot row, without a prefix: mean absolute errors of joints [rad] and grippers
-        [m] in the first half second, and mean distance [m] of the grasp points from where they should be in the whole.
+        """Joints [rad], grippers [m] and hands [m] of a chunk sampled for each robot row, without a prefix.
+
+        Mean absolute errors in the first half second, but of the grasp points the mean distance in all of the chunk.
         """
         space, spec = self._stage.policy.space, self._stage.policy.spec.action
         noise = torch.randn(robot.actions[:, 0].shape, generator=torch.Generator().manual_seed(first))

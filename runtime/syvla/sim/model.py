@@ -126,7 +126,7 @@ def _object(thing: FreeObject) -> str:
     x, y, z = (s / 2.0 for s in thing.size_m)
     size, turn, condim = {
         "box": (f"{x!r} {y!r} {z!r}", "", 4),
-        "cylinder": (f"{x!r} {z!r}", "", 4),
+        "cylinder": (f"{x!r} {z!r}", "", 6),  # or a can that was knocked over rolls for ever
         "sphere": (f"{x!r}", "", 6),
         "capsule": (f"{y!r} {x - y!r}", 'euler="0 1.5707963267948966 0"', 6),
     }[thing.shape]

@@ -23,7 +23,7 @@ from syvla_models.train.episode import Episode, Sight, read_episode
 from syvla_models.train.grounding import unknown
 
 MAX_IMAGE_HZ = 7.5
-RETURN_S = 0.6  # from beside a demonstration back to it
+RETURN_S = 0.3  # from beside a demonstration back to it: soon enough for what is grasped next
 _log = logging.getLogger(__name__)
 
 
@@ -121,8 +121,9 @@ class Demonstrations:
                 learned; in between, a thought that is left out is not, so that silence is not learned from it.
             validation_share: Of the episodes, at least one.
             max_image_hz: How many sights a second are kept.
-            perturbation_rad: Standard deviation by which each measured joint is put beside the demonstration; the rows
-                then lead back to it. A policy that has strayed finds its way only if it has seen the like.
+            perturbation_rad: Standard deviation by which each measured joint is put beside the demonstration, and by
+                which the committed prefix then strays; the rows after it lead back. A policy that has strayed finds its
+                way only if it has seen the like.
         """
         low_s, high_s = delay_range_s
         if not 0.0 <= low_s <= high_s:
@@ -227,16 +228,22 @@ class Demonstrations:
         high = min(high, episode.end_ns - sight.observation_ns)
         delays_ns = low + np.floor(rng.random(self._samples) * (high - low + 1)).astype(np.int64)
         times_ns = sight.observation_ns + delays_ns
-        both = np.zeros((self._samples, 2, 7))
-        both[..., :6] = self._perturbation_rad * rng.standard_normal((self._samples, 2, 6))
-        beside = both.reshape(self._samples, 14)
+        prefix = rng.integers(self._max_prefix + 1, size=self._samples)
+        grown = np.sqrt(prefix / max(1, self._max_prefix))[:, None]
+        beside, drift = self._perturbation(rng), self._perturbation(rng)
         rows = episode.commands.at(times_ns[:, None] + self._offsets_ns)
         return Actions(
             proprioception=episode.proprioception(times_ns) + beside,
             age_s=delays_ns / NS_PER_S,
-            rows=rows + self._return[:, None] * beside[:, None],
-            prefix=rng.integers(self._max_prefix + 1, size=self._samples),
+            rows=rows + _astray(beside, beside + grown * drift, prefix, self._return),
+            prefix=prefix,
         )
+
+    def _perturbation(self, rng: np.random.Generator) -> Float64:
+        """(K, 14): of the joints alone [rad]."""
+        both = np.zeros((self._samples, 2, 7))
+        both[..., :6] = self._perturbation_rad * rng.standard_normal((self._samples, 2, 6))
+        return both.reshape(self._samples, 14)
 
 
 def split(keys: Iterable[str], share: float, name: str) -> frozenset[str]:
@@ -272,6 +279,20 @@ def _returning(horizon: int, period_ns: int) -> Float64:
     """How much of a perturbation is left in each row (H,): from 1 smoothly to 0 in ``RETURN_S``."""
     u = np.minimum(np.arange(horizon) * period_ns / (RETURN_S * NS_PER_S), 1.0)
     return np.asarray((1.0 - u) ** 2 * (1.0 + 2.0 * u))
+
+
+def _astray(begin: Float64, end: Float64, prefix: npt.NDArray[np.int64], returning: Float64) -> Float64:
+    """How far each row (K, H, 14) is beside the demonstration: ``begin`` (K, 14) at first, and nothing in the end.
+
+    On its way it comes to ``end`` after the ``prefix`` (K,). A committed prefix that always led to where the
+    demonstration went said that better than the intent did: an expert learned to go on from it, and so to repeat its
+    own errors, 2.7 cm of a drift of 2.6.
+    """
+    rows = np.arange(len(returning))
+    u = np.minimum(rows / np.maximum(prefix, 1)[:, None], 1.0)[..., None]
+    way = begin[:, None] + u**2 * (3.0 - 2.0 * u) * (end - begin)[:, None]
+    since = np.maximum(rows - prefix[:, None], 0)
+    return np.where((rows < prefix[:, None])[..., None], way, returning[since][..., None] * end[:, None])
 
 
 def _ends(episodes: Sequence[Episode]) -> npt.NDArray[np.int64]:

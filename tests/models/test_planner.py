@@ -24,7 +24,7 @@ from syvla_models.tiny import build_tiny, tiny_spec
 TEXTS = [
     "Put the red cube and the green can into the white tray.",
     "The red cube is in the white tray. Next the left arm picks up the green can.",
-    "The sum makes 5. The box holds 2 of 5 candies. Next the right arm packs another one.",
+    "The sum makes 5. The box holds 2 of 5 candies. Next the right arm packs the candy 27 cm ahead and 8 cm left.",
 ] * 5
 WIDE = CameraView(camera="cam_high", height=64, width=96)
 SMALL = CameraView(camera="cam_left_wrist", height=32, width=64)
@@ -357,7 +357,9 @@ def test_the_training_pass_sees_what_the_runtime_sees() -> None:
 
 def test_the_text_loss_is_that_of_transformers() -> None:
     planner = lively()
-    batch, pixel_values, grids = training_batch(planner, ["The sum makes 5.", "Next the left arm packs another one."])
+    batch, pixel_values, grids = training_batch(
+        planner, ["The sum makes 5.", "Next the left arm packs the candy 27 cm ahead and 8 cm left."]
+    )
     loss, states, *_ = planner(batch.ids, batch.attention_mask, pixel_values, grids, batch.labels)
     assert states is None
     ids = batch.ids.clamp(min=0)  # the feature queries come after every label, so what stands there does not matter

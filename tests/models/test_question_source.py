@@ -112,7 +112,7 @@ def test_of_things_with_one_name_only_the_one_that_is_sought_is_looked_at(tmp_pa
     lines = [{**json.loads(line), "things": things, "questions": asked} for line in file.read_text().splitlines()]
     file.write_text("\n".join(map(json.dumps, lines)))
     drawn = draw(Questions("vqa", [file], [VIEW]), 1)[0]
-    assert [seen.said_at for seen in drawn.seen] == [(), (len("A candy lies there. Next comes one"),)]
+    assert [seen.said_at for seen in drawn.seen] == [(), (len("A candy"), len("A candy lies there. Next comes one"))]
 
 
 def test_things_are_placed_in_the_view_not_in_the_picture(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -338,6 +339,11 @@ def test_a_stage_goes_on_with_planner_expert_and_normalisation_of_the_one_before
     assert torch.equal(stage.policy.expert.action_out.weight, before.action_out.weight)
     assert before.action_out.weight.abs().max() > 0.0
     head = load_file(pretrained / "heads.safetensors")
+    assert torch.equal(build_learner(config, stage).grounding.weight, head["grounding.weight"])
+    shipped = tmp_path / "shipped"
+    shutil.copytree(pretrained / "checkpoint", shipped)
+    shutil.copy(pretrained / "heads.safetensors", shipped)
+    config = msgspec.structs.replace(config, init=str(shipped))
     assert torch.equal(build_learner(config, stage).grounding.weight, head["grounding.weight"])
 
 

@@ -17,7 +17,7 @@ from torch import nn
 from syvla_models.decoupling import PercentileEstimate, decoupled
 from syvla_models.expert import Expert
 from syvla_models.flow import draw_tau, flow_loss
-from syvla_models.planner import Reading, SyvlaPlanner
+from syvla_models.planner import SyvlaPlanner
 from syvla_models.train.batch import ActionBatch, Batch, GazeBatch
 from syvla_models.train.build import Stage
 from syvla_models.train.config import LossConfig, TrainConfig
@@ -28,6 +28,8 @@ from syvla_models.train.state import HEADS_FILE
 # The unit of each grounded number: an arm that acts (1) or does not (0) weighs as much as being off by 10 cm.
 _GROUNDING_UNIT = (1.0, PLACE_UNIT_M, PLACE_UNIT_M, PLACE_UNIT_M) * 2
 _LEAST_SHARE = 1e-6  # of attention
+# What ``syvla_models.planner.Reading`` has, with feature queries in the batch: text loss, states, features, and so on.
+_Read = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]
 
 
 class Noise(NamedTuple):
@@ -108,7 +110,8 @@ class Learner(nn.Module):
     def losses(self, batch: Batch, noise: Noise | None) -> tuple[Losses, torch.Tensor]:
         """As ``forward``, and the query states (B, n, D)."""
         with torch.no_grad() if self._frozen else nullcontext():
-            text, states, features, halfway, looks = self._read(batch) if self.reads else self._look(batch)
+            reading = self._read(batch) if self.reads else self._look(batch)
+        text, states, features, halfway, looks = reading
         grounding = self._grounding(states, batch)
         seen = asked = text.new_zeros(())
         if batch.things is not None and self.sight is not None:
@@ -149,9 +152,8 @@ class Learner(nn.Module):
             return
         found: list[torch.Tensor] = []
         for batch in batches:
-            states = None if batch.robot is None else self._read(batch).query_states
-            if batch.robot is not None and states is not None:
-                found.append(states[batch.robot.rows])
+            if batch.robot is not None:
+                found.append(self._read(batch)[1][batch.robot.rows])
                 expert.standard.observe(found[-1])
         if found and self._grounded:
             generator = torch.Generator().manual_seed(seed)
@@ -166,8 +168,8 @@ class Learner(nn.Module):
                     own[name].copy_(tensor)
                     self._grounded = self._grounded or name.startswith("grounding.")
 
-    def _read(self, batch: Batch) -> Reading:
-        reading: Reading = self.planner(
+    def _read(self, batch: Batch) -> _Read:
+        reading: _Read = self.planner(
             batch.ids,
             batch.attention_mask,
             batch.pixel_values,
@@ -178,11 +180,11 @@ class Learner(nn.Module):
         )
         return reading
 
-    def _look(self, batch: Batch) -> Reading:
+    def _look(self, batch: Batch) -> _Read:
         """What the vision tower alone makes of the images: a quarter of the time."""
         features = self.planner.see(batch.pixel_values, batch.image_grid_thw).float()
         silent = features.new_zeros(len(batch.ids), len(self.planner.queries), features.shape[-1])
-        return Reading(features.new_zeros(()), silent, features, torch.zeros_like(features), None)
+        return features.new_zeros(()), silent, features, torch.zeros_like(features), None
 
     def place(self, states: torch.Tensor) -> torch.Tensor:
         """Where the hands are about to act (B, 8), see ``syvla_models.train.grounding``, from states (B, n, D)."""
@@ -254,8 +256,9 @@ def build_learner(config: TrainConfig, stage: Stage) -> Learner:
             names=stage.names,
             freeze_vlm=config.optimiser.freeze_vlm,
         )
-    earlier = Path(config.init).parent / HEADS_FILE
-    if config.init and earlier.exists():
+    begin = Path(config.init)  # in a run's folder the heads lie beside the checkpoint, in one that ships within it
+    earlier = next((path for path in (begin.parent / HEADS_FILE, begin / HEADS_FILE) if path.exists()), None)
+    if config.init and earlier is not None:
         learner.load_heads(earlier)
     if config.optimiser.gradient_checkpointing:
         policy.planner.vlm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

@@ -155,11 +155,14 @@ def _seen(thing: Thing, things: Sequence[Thing], index: int, view: CameraView, a
 def _spoken_of(thing: Thing, sought: bool, things: Sequence[Thing], answer: str) -> tuple[int, ...]:
     """Where in ``answer`` words have just named the thing, and where they are about to say what it is in.
 
-    Of several with one name no words tell which is meant, but for an answer that ends on the one that is sought.
+    Of several with one name the words mean the one that is sought, and the answer ends on it.
     """
-    if sum(other.name == thing.name for other in things) > 1:
-        return (len(answer.rstrip(".")),) if sought else ()
+    alike = sum(other.name == thing.name for other in things) > 1
+    if alike and not sought:
+        return ()
     ends = [found.end() for found in re.finditer(rf"\b{re.escape(thing.name)}\b", answer)]
+    if alike:
+        ends.append(len(answer.rstrip(".")))
     return tuple(sorted({*ends, *(end + len(_IS) for end in ends if answer.startswith(_IS, end))}))
 
 

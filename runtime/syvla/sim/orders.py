@@ -11,11 +11,11 @@ import numpy as np
 
 from syvla.sim.scene import Table
 from syvla.sim.tasks.goal import Goal, LanguageTask, Side, in_words
-from syvla.sim.tasks.math_packaging import BOX, CANDIES, MathPackaging
+from syvla.sim.tasks.math_packaging import BOX, CANDIES, MathPackaging, next_candy
 from syvla.sim.tasks.math_packaging import TEMPLATES as SUMS
 from syvla.sim.tasks.snack_loading import SNACKS, TRAYS, SnackLoading
 from syvla.sim.tasks.snack_loading import TEMPLATES as SERVINGS
-from syvla.sim.tasks.table_play import TablePlay, instruction, next_candy
+from syvla.sim.tasks.table_play import TablePlay, instruction
 from syvla.sim.tasks.words import called
 
 _SNACKS, _CANDIES, _PLAY = SnackLoading(), MathPackaging(), TablePlay()

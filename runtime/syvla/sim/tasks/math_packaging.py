@@ -1,10 +1,12 @@
 """Math packaging: put as many candies into the box as the sum in the instruction says, then push the box."""
 
+import math
 import re
 
 from syvla.sim.scene import Container, FreeObject, Scene, Slide, Table
 from syvla.sim.tasks.goal import PUSHED_M, SPLITS, Goal, LanguageEpisode, Side, generator, loaded_of, pushed_m
 from syvla.sim.tasks.layout import spread
+from syvla.sim.tasks.words import place_in_words
 
 BOX = "box"
 CANDIES = tuple(f"candy {i}" for i in range(1, 7))
@@ -73,13 +75,27 @@ class MathPackaging:
         return Goal(BOX, CANDIES, total, push=sides[-1])
 
     def chain_of_thought(self, goal: Goal, table: Table, rest_m: float) -> str:
-        """The sum's result, the count so far, what comes next."""
+        """The sum's result, the count so far, what comes next.
+
+        Of candies that all look alike, the words say which one is next. When they did not, a planner's place was the
+        middle of those that it might have been, and the hand closed between them.
+        """
         count = len(loaded_of(goal, table))
         text = f"The sum makes {goal.count}. The box holds {count} of {goal.count} candies."
         packer, pusher = ("left", "right") if goal.push == "left" else ("right", "left")
         if count < goal.count:
-            verb = "drops the candy it holds" if packer in table.held_by else "packs another one"
-            return f"{text} Next the {packer} arm {verb}."
+            x, y, _ = table.position_m(next_candy(goal, table)).tolist()
+            packs = f"packs the candy {place_in_words(x, y)}"
+            return f"{text} Next the {packer} arm {'drops the candy it holds' if packer in table.held_by else packs}."
         if pushed_m(goal, table, rest_m) < PUSHED_M:
             return f"{text} Next the {pusher} arm pushes the box to the {goal.push}."
         return f"{text} The box is on the {goal.push}, so the arms go home."
+
+
+def next_candy(goal: Goal, table: Table) -> str:
+    """Which candy the demonstrator fetches: of the nearest that are wanted still, the left arm's, then the right's."""
+    x, y, _ = table.position_m(goal.container).tolist()
+    remaining = [name for name in goal.candidates if table.inside[table.index[name]] != goal.container]
+    remaining.sort(key=lambda name: math.dist((x, y), table.position_m(name)[:2].tolist()))
+    wanted = remaining[: goal.count - len(loaded_of(goal, table))]
+    return next((name for name in wanted if table.position_m(name)[1] > 0.0), wanted[0])

@@ -1,6 +1,5 @@
 """Table play, for pre-training: one or two snacks, or a few candies, anywhere on the table, into any container."""
 
-import math
 import re
 from dataclasses import replace
 
@@ -10,9 +9,9 @@ from syvla.errors import ConfigError
 from syvla.sim.scene import Container, FreeObject, Scene, Table
 from syvla.sim.tasks.goal import PUSHED_M, Goal, LanguageEpisode, Side, generator, in_words, loaded_of, pushed_m
 from syvla.sim.tasks.layout import spread
-from syvla.sim.tasks.math_packaging import BOX, CANDIES, MathPackaging
+from syvla.sim.tasks.math_packaging import BOX, CANDIES, MathPackaging, next_candy
 from syvla.sim.tasks.snack_loading import SNACKS, TRAYS, SnackLoading
-from syvla.sim.tasks.words import NUMBERS, called, names_in, numbers_in
+from syvla.sim.tasks.words import NUMBERS, called, names_in, numbers_in, place_in_words
 
 # One compiled model serves every seed, so what an episode does not use stands in the store, out of every camera's view.
 STORE_X_M = -2.0
@@ -86,8 +85,9 @@ class TablePlay:
             )
             if holder:
                 return f"{text} Next the {holder} arm drops the candy it holds."
-            arm = "left" if table.position_m(next_candy(goal, table))[1] > 0.0 else "right"
-            return f"{text} Next the {arm} arm packs another one."
+            x, y, _ = table.position_m(next_candy(goal, table)).tolist()
+            arm = "left" if y > 0.0 else "right"
+            return f"{text} Next the {arm} arm packs the candy {place_in_words(x, y)}."
         if goal.push is None:
             return f"{text} Everything is packed, so the arms go home."
         if pushed_m(goal, table, rest_m) < PUSHED_M:
@@ -100,15 +100,6 @@ def on_table(scene: Scene) -> tuple[str, ...]:
     """The names of what is not in the store."""
     laid = [(o.name, o.position_m[0]) for o in scene.objects] + [(c.name, c.centre_m[0]) for c in scene.containers]
     return tuple(name for name, x in laid if x > STORE_X_M / 2.0)
-
-
-def next_candy(goal: Goal, table: Table) -> str:
-    """Which candy the demonstrator fetches: of the nearest that are wanted still, the left arm's, then the right's."""
-    x, y, _ = table.position_m(goal.container).tolist()
-    remaining = [name for name in goal.candidates if table.inside[table.index[name]] != goal.container]
-    remaining.sort(key=lambda name: math.dist((x, y), table.position_m(name)[:2].tolist()))
-    wanted = remaining[: goal.count - len(loaded_of(goal, table))]
-    return next((name for name in wanted if table.position_m(name)[1] > 0.0), wanted[0])
 
 
 # ---------------------------------------------------------------- what is wanted

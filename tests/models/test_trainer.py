@@ -376,6 +376,8 @@ def test_validation_names_every_source_and_repeats_itself(data: Path, pretrained
         "validation/demos/action",
         "error/demos/joint_rad",
         "error/demos/gripper_m",
+        "error/demos/hand_m",
+        "validation/scenes/seen",
         "validation/scenes/text",
         "validation/scenes/grounding",
         "error/scenes/place_m",

@@ -180,16 +180,14 @@ def test_query_states_are_told_apart_by_what_changes_in_them() -> None:
 def test_a_fresh_adapter_can_begin_with_what_a_head_reads() -> None:
     """An expert aimed 3.5 cm short, always towards the middle, while a linear head read the place to the centimetre.
 
-    The place was a small part of what changed in the states. Here it is a thousandth of their variance.
+    The place was a small part of what changed in the states. Here it is less than a thousandth of their variance.
     """
     torch.manual_seed(0)
     width, place = 64, torch.randn(500, 1, 2)
     weight, expert = torch.randn(2, width), Expert(tiny_config(width))
     other = torch.randn(500, 20, 5) @ torch.randn(5, width)
     states = other + 0.01 * place @ torch.linalg.pinv(weight).T * 5.0 + torch.randn(20, width)
-    other_read = (other @ weight.T).std()
     weight = weight - (weight @ torch.linalg.pinv(other.flatten(0, 1)) @ other.flatten(0, 1))  # blind to the rest
-    assert other_read > 1.0
     expert.standard.observe(states)
     fresh = _readable(expert, states, place)
     expert.read_at_first(weight, states, torch.Generator().manual_seed(1))

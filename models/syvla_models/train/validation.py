@@ -24,11 +24,11 @@ _GRIPPERS = (6, 13)
 class Validation:
     """Measures a learner on the same samples, with the same noise, every time.
 
-    For each source: ``validation/<source>/text``, ``grounding`` and ``action`` are losses as in training;
-    ``error/<source>/place_m`` is how far the grounded places are off, ``joint_rad`` and ``gripper_m`` how far the first
-    half second of a sampled chunk is from the demonstration's (means of absolute errors), ``hand_m`` how far the
-    grasp points are in all of it. The thought is the
-    demonstration's own: what the planner would have thought is for the closed loop to tell.
+    For each source: ``validation/<source>/seen``, ``text``, ``grounding`` and ``action`` are losses as in training (the
+    action's without that of the hands); ``error/<source>/place_m`` is how far the grounded places are off,
+    ``joint_rad`` and ``gripper_m`` how far the first half second of a sampled chunk is from the demonstration's (means
+    of absolute errors), ``hand_m`` how far the grasp points are in all of it. The thought is the demonstration's own:
+    what the planner would have thought is for the closed loop to tell.
     """
 
     def __init__(self, stage: Stage, rows: int, seed: int, noise_deviation: float, *, bfloat16: bool) -> None:

@@ -104,7 +104,7 @@ def test_places_are_whole_centimetres_ahead_and_to_a_side() -> None:
     assert place_in_words(0.1, -0.0551) == "10 cm ahead and 6 cm right"
 
 
-TABLES = 1000
+TABLES = 1500
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 Demonstrations show few tables, each for many frames. Here every picture is a new table with a new order, half done or
 hardly begun, so that a planner learns to think from as many tables as it can see. The words are those of the tasks for
-training; how the evaluation words its unseen splits is not among them.
+training and the many of :mod:`~syvla.sim.tasks.wording`; how the evaluation words its unseen splits is not among them.
 """
 
 from typing import NamedTuple
@@ -15,7 +15,8 @@ from syvla.sim.tasks.math_packaging import BOX, CANDIES, MathPackaging, next_can
 from syvla.sim.tasks.math_packaging import TEMPLATES as SUMS
 from syvla.sim.tasks.snack_loading import SNACKS, TRAYS, SnackLoading
 from syvla.sim.tasks.snack_loading import TEMPLATES as SERVINGS
-from syvla.sim.tasks.table_play import TablePlay, instruction
+from syvla.sim.tasks.table_play import TablePlay
+from syvla.sim.tasks.wording import instruction
 from syvla.sim.tasks.words import called
 
 _SNACKS, _CANDIES, _PLAY = SnackLoading(), MathPackaging(), TablePlay()
@@ -23,7 +24,7 @@ _MOST_SNACKS, _MOST_PUSHED, _MOST_LAID = 4, 5, 2
 _SNACKS_FIRST = 0.5  # share of the orders of snacks where candies could be ordered as well
 _FILLED = 0.6  # share of the orders into a container that has snacks already, where there is one
 _PUSHED = 0.8  # share of the boxes that are pushed
-_OWN_WORDS = 0.6  # share of the orders in the words of their own task; the others are worded as table play does
+_OWN_WORDS = 0.3  # share of the orders in the words of their own task; the others are in one of very many wordings
 _FORGOTTEN = 0.1  # share of the things in a container that the order does not name
 _REST_M = 0.03  # how far from the middle a box stands before it is pushed
 

@@ -40,8 +40,11 @@ _PUSHED_M = 0.10
 _APART_M = 0.01  # between the arms
 _TILTS_RAD = np.radians(np.arange(0.0, 52.0, 3.0))
 _TRIES, _FETCHES = 30, 3
-_MISSES = 0.3  # share of the hands past a grasp that closed on nothing
-_BESIDE_M = (0.025, 0.05)  # how far the thing then is from where the hand closed
+_MISSES = 0.4  # share of the hands past a grasp that closed on nothing, or lost what they had
+_BESIDE_M = (0.025, 0.05)  # how far the thing then is from where the hand closed,
+_CLEAR_M = 0.05  # and at least how far, if it is not below the hand
+_LOST = 0.5  # if it did not fall somewhere on the way to the container, as this share of them did
+_FALLEN, _FALLEN_LOW_M, _FALLEN_HIGH_M = 0.3, (0.07, -0.24), (0.42, 0.24)  # share of the tables with such things, where
 
 # Fetching: home, above the thing, at it, above, over the container, low, over, home; the shares of the ways between.
 _WAY_SHARES = (0.15, 0.15, 0.15, 0.30, 0.10, 0.05, 0.10)
@@ -128,7 +131,7 @@ class RandomTables:
             q = route[way] + share * (route[way + 1] - route[way])
             if self._clear(arm, q, joints):
                 joints[arm] = q
-                if way >= _LIFT and rng.random() < _MISSES and things.shift(rng, thing):
+                if way >= _LIFT and rng.random() < _MISSES and things.lose(rng, thing, slot, self._hand(arm, q)[0]):
                     narrow = min(thing.size_m[:2])
                     return _WIDEST_M if way >= _RAISE else float(rng.uniform(0.0, narrow))
                 return self._carry(arm, route, q, way, share, thing, container, slot, things)
@@ -223,11 +226,16 @@ class _Things:
             x, y, z = self.position[self.box.name]
             self.position[self.box.name] = (x, y + float(rng.uniform(-_PUSHED_M, _PUSHED_M)), z)
         laid = [thing for thing in scene.objects if thing.name in self._names]
-        for row in rng.permutation(len(laid))[: int(rng.integers(6))].tolist():
+        rows, filled = rng.permutation(len(laid)).tolist(), int(rng.integers(6))
+        for row in rows[:filled]:
             container = self.containers[int(rng.integers(len(self.containers)))]
             slot = self.free_slot(rng, laid[row], container)
             if slot is not None:
                 self.put(laid[row], container, slot, float(rng.uniform(-math.pi, math.pi)))
+        if rng.random() < _FALLEN:
+            for row in rows[filled:][: int(rng.integers(1, 3))]:
+                spots = rng.uniform(_FALLEN_LOW_M, _FALLEN_HIGH_M, (_TRIES, 2)).tolist()
+                any(self._lay(laid[row], (x, y)) for x, y in spots)
 
     @property
     def qpos_size(self) -> int:
@@ -266,15 +274,32 @@ class _Things:
         self.yaw[thing.name] = yaw_rad
         self._inside[thing.name] = container.name
 
-    def shift(self, rng: np.random.Generator, thing: FreeObject) -> bool:
-        """Lay the thing a little beside where it is; False if something is there."""
-        x, y, z = self.position[thing.name]
-        angle, distance_m = float(rng.uniform(-math.pi, math.pi)), float(rng.uniform(*_BESIDE_M))
-        spot = (x + distance_m * math.cos(angle), y + distance_m * math.sin(angle))
+    def lose(self, rng: np.random.Generator, thing: FreeObject, slot: tuple[float, float], hand: Float64) -> bool:
+        """Lay the thing beside where it is or on the way to ``slot``, out of the ``hand`` (3,); False without room."""
+        x, y, _ = self.position[thing.name]
+        fallen = rng.random() < _LOST
+        clear_m = _CLEAR_M if hand[2] < _TRAVEL_M - _CLEAR_M / 2.0 else 0.0
+        for _ in range(_TRIES):
+            share = float(rng.random()) if fallen else 0.0
+            angle, distance_m = float(rng.uniform(-math.pi, math.pi)), float(rng.uniform(*_BESIDE_M))
+            spot = (x + share * (slot[0] - x), y + share * (slot[1] - y))
+            spot = (spot[0] + distance_m * math.cos(angle), spot[1] + distance_m * math.sin(angle))
+            if math.dist(spot, hand[:2].tolist()) >= clear_m and self._lay(thing, spot):
+                return True
+        return False
+
+    def _lay(self, thing: FreeObject, spot: tuple[float, float]) -> bool:
+        """Lay the thing on the table; False if it would touch another or a container."""
         others = [self.position[other.name][:2] for other in self.loose() if other.name != thing.name]
         if any(math.dist(spot, other) < max(thing.size_m[:2]) for other in others):
             return False
-        self.position[thing.name] = (*spot, z)
+        radius = math.hypot(*thing.size_m[:2]) / 2.0
+        for container in self.containers:
+            x, y, _ = self.position[container.name]
+            room_x, room_y = (inner / 2.0 + container.wall_thickness_m + radius for inner in container.inner_m)
+            if abs(spot[0] - x) < room_x and abs(spot[1] - y) < room_y:
+                return False
+        self.position[thing.name] = (*spot, self.position[thing.name][2])
         return True
 
     def take(

@@ -7,11 +7,12 @@ import numpy as np
 
 from syvla.errors import ConfigError
 from syvla.sim.scene import Container, FreeObject, Scene, Table
-from syvla.sim.tasks.goal import PUSHED_M, Goal, LanguageEpisode, Side, generator, in_words, loaded_of, pushed_m
+from syvla.sim.tasks.goal import PUSHED_M, Goal, LanguageEpisode, Side, generator, loaded_of, pushed_m
 from syvla.sim.tasks.layout import spread
 from syvla.sim.tasks.math_packaging import BOX, CANDIES, MathPackaging, next_candy
 from syvla.sim.tasks.snack_loading import SNACKS, TRAYS, SnackLoading
-from syvla.sim.tasks.words import NUMBERS, called, names_in, numbers_in, place_in_words
+from syvla.sim.tasks.wording import instruction
+from syvla.sim.tasks.words import names_in, numbers_in, place_in_words
 
 # One compiled model serves every seed, so what an episode does not use stands in the store, out of every camera's view.
 STORE_X_M = -2.0
@@ -22,26 +23,6 @@ _SCENES = (_SNACKS.reset(0, "id").scene, _CANDIES.reset(0, "id").scene)
 _OBJECTS = tuple(thing for scene in _SCENES for thing in scene.objects)
 _BOX_Y_M = 0.03
 
-_TEMPLATES = (
-    "Put {things} into {container}.",
-    "Place {things} in {container}.",
-    "Drop {things} into {container}.",
-    "Load {container} with {things}.",
-    "Fill {container} with {things}.",
-    "Please put {things} in {container}.",
-    "Pick up {things} for {container}.",
-    "I want {things} in {container}.",
-    "{container} gets {things}.",
-    "{container} needs {things}.",
-    "{things} into {container}!",
-)
-_PUSHES = (
-    "Then push it to the {side}.",
-    "Then push {container} {side}.",
-    "After that push {container} to the {side}.",
-    "Slide {container} {side} when that is done.",
-    "Push it {side} afterwards.",
-)
 _SIDE = re.compile(r"\b(left|right)\b")
 
 
@@ -124,33 +105,6 @@ def _of_candies(rng: np.random.Generator) -> tuple[Goal, list[str], list[str]]:
     count = int(rng.integers(1, (MOST_NAMED if push is None else MOST_PUSHED) + 1))
     snacks = [list(SNACKS)[i] for i in rng.permutation(len(SNACKS))[: int(rng.integers(3))]]
     return Goal(container, CANDIES, count, push), snacks, list(CANDIES)
-
-
-def instruction(rng: np.random.Generator, goal: Goal) -> str:
-    """``goal`` in one of many wordings."""
-    if goal.candidates == CANDIES:
-        things = f"{_amount(rng, goal.count)} {'candy' if goal.count == 1 else 'candies'}"
-    else:
-        things = in_words(tuple(called(name, rng) for name in goal.candidates))
-    text = _pick(rng, _TEMPLATES).format(things=things, container=f"the {called(goal.container, rng)}")
-    sentences = [text]
-    if goal.push is not None:
-        sentences.append(_pick(rng, _PUSHES).format(container=f"the {called(BOX, rng)}", side=goal.push))
-    return " ".join(text[0].upper() + text[1:] for text in sentences)
-
-
-def _amount(rng: np.random.Generator, count: int) -> str:
-    """In digits or words, and as a sum where there is one."""
-    if count == 1 or rng.random() < 0.5:
-        return str(count) if rng.random() < 0.5 else NUMBERS[count]
-    first = int(rng.integers(1, count))
-    if rng.random() < 0.5:
-        return f"{first} + {count - first}"
-    return f"{NUMBERS[first]} plus {NUMBERS[count - first]}"
-
-
-def _pick(rng: np.random.Generator, choices: tuple[str, ...]) -> str:
-    return choices[int(rng.integers(len(choices)))]
 
 
 # ---------------------------------------------------------------- what lies where

@@ -12,7 +12,7 @@ from syvla.cli import demonstrate, scenes
 from syvla.errors import SyvlaError
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "accelerate", "matplotlib", "av", "mujoco")
-Changes = Annotated[tuple[str, ...], tyro.conf.arg(name="set", metavar="'KEY = VALUE'")]
+Changes = Annotated[tuple[str, ...], tyro.conf.arg(name="set", metavar="'KEY = VALUE'"), tyro.conf.UseAppendAction]
 
 
 def see(config: Path, out: Path, resume: bool = False, changes: Changes = ()) -> int:
@@ -22,7 +22,7 @@ def see(config: Path, out: Path, resume: bool = False, changes: Changes = ()) ->
         config: a training file of the stage ``see``.
         out: the folder for the checkpoint, the log and the state from which a run is resumed.
         resume: go on with the run in ``out``.
-        changes: lines of TOML that change the file, such as 'loss.decoupling = false'.
+        changes: a line of TOML that changes the file, such as 'loss.decoupling = false'; may be given several times.
     """
     return _train("see", config, out, resume, changes)
 
@@ -34,7 +34,7 @@ def pretrain(config: Path, out: Path, resume: bool = False, changes: Changes = (
         config: a training file of the stage ``pretrain``.
         out: the folder for the checkpoint, the log and the state from which a run is resumed.
         resume: go on with the run in ``out``.
-        changes: lines of TOML that change the file, such as 'loss.decoupling = false'.
+        changes: a line of TOML that changes the file, such as 'loss.decoupling = false'; may be given several times.
     """
     return _train("pretrain", config, out, resume, changes)
 
@@ -46,7 +46,7 @@ def finetune(config: Path, out: Path, resume: bool = False, changes: Changes = (
         config: a training file of the stage ``finetune``.
         out: the folder for the checkpoint, the log and the state from which a run is resumed.
         resume: go on with the run in ``out``.
-        changes: lines of TOML that change the file, such as 'loss.decoupling = false'.
+        changes: a line of TOML that changes the file, such as 'loss.decoupling = false'; may be given several times.
     """
     return _train("finetune", config, out, resume, changes)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from syvla.errors import ConfigError
+from syvla_models.cli import main
 from syvla_models.train.config import BudgetConfig, Stage, load_config
 
 CONFIGS = Path(__file__).parents[2] / "models" / "configs"
@@ -77,6 +78,18 @@ def test_a_file_can_be_changed_line_by_line(tmp_path: Path) -> None:
 def test_a_wrong_change_is_refused_with_its_name(tmp_path: Path, line: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         load_config(_file(tmp_path, SMALL), "finetune", (line,))
+
+
+def test_every_change_of_a_command_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of ``--set A --set B`` only B was read, and the run went on without A."""
+    command = ["syvla-train", "finetune", "--config", str(_file(tmp_path, SMALL)), "--out", str(tmp_path / "run")]
+    monkeypatch.setattr("sys.argv", [*command, "--set", "loss.decouplin = false", "--set", "seed = 3"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert "decouplin" in capsys.readouterr().err
 
 
 def test_another_stages_file_is_refused_and_the_right_command_named(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Intention decoupling: which query states are left out, by which threshold, and what trains."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -16,14 +16,6 @@ from syvla_models.train.overhead import overhead
 
 BATCH, QUERIES, WIDTH = 4, 20, 6
 CONFIG = ExpertConfig(width=16, depth=1, heads=2, mlp_ratio=2.0, intent_width=WIDTH, horizon=5, slots=32)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 class Weighed(nn.Module):

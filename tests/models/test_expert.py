@@ -3,7 +3,6 @@
 import math
 import statistics
 import time
-from collections.abc import Iterator
 
 import msgspec
 import pytest
@@ -18,15 +17,6 @@ from syvla_models.spec import ExpertConfig
 
 SMALL = ExpertConfig(width=24, depth=3, heads=4, mlp_ratio=2.0, intent_width=10, horizon=7, slots=32)
 GROUPED = msgspec.structs.replace(SMALL, horizon=6, rows_per_token=3)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small tensors are slower on several threads, and much slower where the cores are shared."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def made(config: ExpertConfig = SMALL, seed: int = 0) -> Expert:

@@ -1,7 +1,5 @@
 """Flow matching: what counts in the loss, what the integration keeps, and that the two together learn an action."""
 
-from collections.abc import Iterator
-
 import msgspec
 import pytest
 import torch
@@ -15,15 +13,6 @@ CONFIG = ExpertConfig(width=24, depth=2, heads=2, mlp_ratio=2.0, intent_width=6,
 GROUPED = msgspec.structs.replace(CONFIG, rows_per_token=4)
 LIVE = torch.arange(32) % 16 >= 9
 BATCH, ROWS, SLOTS = 3, 8, 32
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small tensors are slower on several threads, and much slower where the cores are shared."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def made(seed: int = 0, config: ExpertConfig = CONFIG) -> Expert:

@@ -33,14 +33,6 @@ INSTRUCTION = "Put the red cube into the white tray."
 Final = tuple[str, torch.Tensor]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @functools.cache
 def fresh() -> SyvlaPlanner:
     """With tokens of 2 x 2 patches, as Qwen2.5-VL has them."""

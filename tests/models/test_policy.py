@@ -2,7 +2,6 @@
 
 import functools
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +31,6 @@ VIEW = CameraView(camera="cam_high", height=64, width=96)
 PERIOD_NS = 33_333_333
 MS = 1_000_000
 POSE = np.array([0.1, 1.2, -1.0, 0.2, 0.3, -0.1, 0.03, -0.1, 1.3, -1.1, 0.1, 0.4, 0.2, 0.05])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def planner_spec(**changes: Any) -> PlannerSpec:

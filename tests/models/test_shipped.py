@@ -1,11 +1,9 @@
 """The checkpoints that ship: small, without pickle, as their hashes say, and able to do some of what they are for."""
 
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from syvla.apps.director import Episode
 from syvla.apps.evaluate import run_lockstep
@@ -21,14 +19,6 @@ SHIPPED = sorted(path.parent for path in shipped_checkpoint().parent.glob("*/syv
 WEIGHTS = {"model.safetensors", "planner.safetensors", "expert.safetensors"}
 TEXTS = {"syvla.json", "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "README.md"}
 FOR_TRAINING = {"heads.safetensors"}
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(params=SHIPPED, ids=lambda folder: folder.name)

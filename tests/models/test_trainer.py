@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,14 +45,6 @@ MS = 1_000_000
 RIG = RigConfig(name="test", kind="twin", left=ArmConfig(), right=ArmConfig())
 VIEW = CameraView(camera="cam_high", height=32, width=64)
 MODEL = ModelConfig(name="test", views=(VIEW,), expert=ExpertConfig(width=48, depth=2, heads=2, horizon=20))
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def record(path: Path, direction: float) -> None:

@@ -15,6 +15,7 @@ from syvla.sim.tasks.words import NUMBERS, called
 
 _GARBLED, _WORD_GARBLED = 0.4, 0.15  # share of the instructions with invented words, and of their words
 _OPENED, _CLOSED, _REMARKED = 0.35, 0.35, 0.25  # shares with something before, after, and of no consequence
+_LIST_ENDED = 0.25  # share with something right behind what is named, so that an "and" may end a list as well
 _APART = 0.45  # share of the amounts that are said in a sentence of their own
 
 _VERBS = (
@@ -58,6 +59,12 @@ _COUNTED = tuple(words for words in _ASKED if not words.endswith("for"))
 _THEM = (
     "it", "them", "everything", "this", "that", "those things", "all of it", "the order",
     "what I named",
+)  # fmt: skip
+
+_AFTER = (
+    "and nothing else", "alone", "and no others", ", no more", ", please", "as well", "for now", "only",
+    "and only that", "this time", "from the table", "and leave all others", "and stop there", "first",
+    "and then rest", ", I think", "that you see", "quickly",
 )  # fmt: skip
 
 _OPENINGS = (
@@ -116,14 +123,13 @@ def instruction(rng: np.random.Generator, goal: Goal) -> str:
         return _garbled(rng, template, garbled).format(**names)
 
     sentences = []
-    if goal.candidates != CANDIES:
-        things = in_words(tuple(called(name, rng) for name in goal.candidates))
-        sentences.append(said(_of_things(rng), things=things, container=container))
-    elif goal.count > 1 and rng.random() < _APART:
+    if goal.candidates == CANDIES and goal.count > 1 and rng.random() < _APART:
         first, second = _summands(rng, goal.count)
         sentences.append(said(_of_a_sum(rng), first=first, second=second, container=container))
     else:
-        sentences.append(said(_of_things(rng), things=_amount(rng, goal.count), container=container))
+        named = in_words(tuple(called(name, rng) for name in goal.candidates))
+        things = _amount(rng, goal.count) if goal.candidates == CANDIES else named
+        sentences.append(said(_of_things(rng), things=things, container=container))
     if goal.push is not None:
         it = container if rng.random() < 0.4 else "it"
         sentences.append(said(_of_a_push(rng), it=it, side=goal.push))
@@ -141,6 +147,14 @@ _HERE = ("take", "here is", "look at", "use", "see")
 
 def _of_things(rng: np.random.Generator) -> str:
     """A template with {things} and {container}."""
+    clause = _clause(rng)
+    if rng.random() < _LIST_ENDED and "for {things}" not in clause:
+        after = _pick(rng, _AFTER)
+        clause = clause.replace("{things}", "{things}" + ("" if after[0] == "," else " ") + after)
+    return clause
+
+
+def _clause(rng: np.random.Generator) -> str:
     verb, into, kind = _pick(rng, _VERBS), _pick(rng, _INTO), rng.random()
     if kind < 0.45:
         return _framed(rng, f"{verb} {{things}} {into} {{container}}")
@@ -163,13 +177,16 @@ def _of_things(rng: np.random.Generator) -> str:
 _ADDED = ("{first} + {second}", "{first} plus {second}", "{first} and {second}")
 _SOLVE = (
     "what is {}?", "what do {} make?", "add {}.", "solve {}:", "work out {}.", "compute {},", "{} is?",
-    "the number is {}.", "say how many {} are.", "what does {} come to?", "reckon {},",
+    "the number is {}.", "say how many {} are.", "what does {} come to?", "reckon {},", "sum up {},",
+    "the sum: {}.", "with {} you have the total.", "add up {} first.", "the question is {}.",
+    "count {} together,", "from {} make a sum,", "your total is {},", "{} tells you how many:",
 )  # fmt: skip
 _MANY = ("that many candies", "this many candies", "just so many candies", "the same number of candies")
 _MORE = (
     "{first} candies and {second} more", "{first} candies and another {second}",
     "{first} and then {second} candies", "{first} candies, then {second} more candies",
     "first {first} and later {second} candies", "{first} candies together with {second} others",
+    "the total of {first} candies and {second} candies", "{second} candies on top of {first}",
 )  # fmt: skip
 _ALSO = (
     "adds {second}", "also takes {second}", "wants {second} more", "{second} come on top",

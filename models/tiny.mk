@@ -1,4 +1,5 @@
-# The twin's policy, from nothing, in about two hours on two cores; run it in the repository's root after `make setup`:
+# The twin's policy, from nothing, by stages that add up to less than two hours on two cores. In the repository's root, after
+# `make setup`:
 #   make -j2 -f models/tiny.mk
 # What is done already is not done again, and a stage that was stopped goes on where it was. The policy is runs/expert/checkpoint.
 # Seeds are from 10000 on: evaluation has those from 0.

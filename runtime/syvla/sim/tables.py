@@ -41,10 +41,11 @@ _APART_M = 0.01  # between the arms
 _TILTS_RAD = np.radians(np.arange(0.0, 52.0, 3.0))
 _TRIES, _FETCHES = 30, 3
 _MISSES = 0.4  # share of the hands past a grasp that closed on nothing, or lost what they had
-_BESIDE_M = (0.025, 0.05)  # how far the thing then is from where the hand closed,
-_CLEAR_M = 0.05  # and at least how far, if it is not below the hand
-_LOST = 0.5  # if it did not fall somewhere on the way to the container, as this share of them did
-_FALLEN, _FALLEN_LOW_M, _FALLEN_HIGH_M = 0.3, (0.07, -0.24), (0.42, 0.24)  # share of the tables with such things, where
+_BESIDE_M = (0.025, 0.05)  # how far the thing then is from where the hand closed, or from the way on which it fell
+_LOST = 0.5  # share of the misses where it fell on the way to the container
+_CLEAR_M = 0.05  # how far it is from a low hand, whose fingers would touch it otherwise
+_FALLEN = 0.3  # share of the tables with one or two things that fell somewhere in the middle:
+_FALLEN_LOW_M, _FALLEN_HIGH_M = (0.07, -0.24), (0.42, 0.24)
 
 # Fetching: home, above the thing, at it, above, over the container, low, over, home; the shares of the ways between.
 _WAY_SHARES = (0.15, 0.15, 0.15, 0.30, 0.10, 0.05, 0.10)
@@ -235,7 +236,7 @@ class _Things:
         if rng.random() < _FALLEN:
             for row in rows[filled:][: int(rng.integers(1, 3))]:
                 spots = rng.uniform(_FALLEN_LOW_M, _FALLEN_HIGH_M, (_TRIES, 2)).tolist()
-                any(self._lay(laid[row], (x, y)) for x, y in spots)
+                any(self._lay(laid[row], (x, y)) for x, y in spots)  # at the first of them that is free
 
     @property
     def qpos_size(self) -> int:

@@ -12,8 +12,8 @@ The flow's time modulates every layer (adaLN-zero: Peebles and Xie, Scalable Dif
 section 3.2). One projection serves all layers, each adding a learned table of its own (adaLN-single: Chen et al.,
 PixArt-alpha, 2023, section 2.3), because a projection for each layer would be a third of all parameters.
 
-A token of the chunk is ``rows_per_token`` rows: one for the robot; five for the twin, because a chunk is smooth and a
-fifth of the arithmetic sees five times as many samples in an hour of two CPU cores. A token whose rows are at
+A token of the chunk is ``rows_per_token`` rows: one for the robot; ten for the twin, because a chunk is smooth and a
+tenth of the arithmetic sees many times as many samples in an hour of two CPU cores. A token whose rows are at
 different times gets the mean of their modulations.
 """
 
@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from syvla.errors import ConfigError
 from syvla_models.spec import SLOTS, ExpertConfig
 
-TINY = ExpertConfig(width=128, depth=4, heads=4, mlp_ratio=3.0, rows_per_token=5)
+TINY = ExpertConfig(width=128, depth=4, heads=4, mlp_ratio=3.0, rows_per_token=10)
 BASE = ExpertConfig(width=1024, depth=17, heads=16)  # about 300 M parameters behind Qwen2.5-VL-3B
 _PER_LAYER = 9  # shift, scale and gate of the self-attention, the cross-attention and the MLP
 _TIME_FEATURES = 128

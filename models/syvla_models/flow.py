@@ -17,17 +17,47 @@ from syvla_models.expert import Expert, IntentCache, Modulation
 
 HAND_STRIDE = 5  # at every so manieth row the error of the grasp points is taken
 HAND_UNIT_M = 0.05
+_HAND_NEAR_M = 0.005  # see :func:`distance`
 _TAU_MAX = 0.999
 
 
-def draw_tau(count: int, generator: torch.Generator | None = None) -> Tensor:
+def draw_tau(count: int, generator: torch.Generator | None = None, at_start: float = 0.0) -> Tensor:
     """Flow times (count,) to train at: tau = 0.999 (1 - u), u from Beta(1.5, 1).
 
     That is pi0's choice (Black et al., 2024, appendix B): more often near the noise. There the velocity says which of
     all chunks fits the intent, the part that is hard; near tau = 1 the answer can nearly be read off the input.
+
+    ``at_start`` is the share of times that are 0 instead. Denoised from little or no noise, a chunk is decided by the
+    first step: after it, the input says where it leads.
     """
     # The distribution function of Beta(1.5, 1) is u^1.5.
-    return _TAU_MAX * (1.0 - torch.rand(count, generator=generator).pow(2.0 / 3.0))
+    drawn = _TAU_MAX * (1.0 - torch.rand(count, generator=generator).pow(2.0 / 3.0))
+    if at_start == 0.0:
+        return drawn
+    return torch.where(torch.rand(count, generator=generator) < at_start, 0.0, drawn)
+
+
+def row_weights(prefix: Tensor, horizon: int, executed_rows: int, later: float) -> Tensor:
+    """What each row counts (B, H): 1 for the ``executed_rows`` after the ``prefix`` (B,), then ``later``, before it 0.
+
+    With ``executed_rows`` 0 all rows after the prefix count 1. The last rows of a chunk are the least certain and the
+    farthest from where the hand is: their errors are many times those of the rows that will be executed, and drown
+    them.
+    """
+    row = torch.arange(horizon, device=prefix.device) - prefix[:, None]
+    past = row >= (executed_rows or horizon)
+    return torch.where(row < 0, 0.0, torch.where(past, later, 1.0))
+
+
+def distance(off: Tensor, near: float) -> Tensor:
+    """About how long each vector (..., N) is, sqrt(off^2 + near^2) - near, as a loss (...).
+
+    (Charbonnier et al., Two deterministic half-quadratic regularization algorithms for computed imaging, 1994.) Squares
+    are about the largest errors: the last centimetre, which a grasp is about, hardly shows in them. And of two places
+    that it might be, their least is in the middle, where there is nothing to grasp; that of distances is at the
+    likelier one. Below ``near`` it is a square nevertheless, since a distance has no slope at 0.
+    """
+    return (off.square().sum(-1) + near**2).sqrt() - near
 
 
 def flow_loss(
@@ -42,12 +72,14 @@ def flow_loss(
     cache: IntentCache,
     leverage: Tensor | None = None,
     hand: float = 0.0,
+    executed_rows: int = 0,
+    later: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
-    """Mean squared error of the velocity over the live slots of the rows after the prefix.
+    """Mean squared error of the velocity over the live slots of the rows after the prefix, see :func:`row_weights`.
 
-    To this, ``hand`` times the squared error of the grasp points, 1 for 5 cm, in the clean chunk to which the velocity
-    leads. Centimetres of reach hardly show in joints that swing by half a radian, and were learned last of all. Both
-    are squares of the velocity's error, so that both are least at the same velocity.
+    To this, ``hand`` times the :func:`distance` of the grasp points, 1 for 5 cm, in the clean chunk to which the
+    velocity leads. Centimetres of reach hardly show in joints that swing by half a radian, and were learned last of
+    all. Where the intent leaves nothing open, both are least at the same velocity.
 
     Args:
         expert: The model.
@@ -61,6 +93,8 @@ def flow_loss(
         cache: Of the intents.
         leverage: How far a change of each slot moves the grasp points, at every fifth row (B, H // 5, 2, 3, 16) [m].
         hand: Weight of the error of the grasp points; they need a ``leverage``.
+        executed_rows: How many rows after the prefix count in full; 0: all.
+        later: What the rows after those count.
 
     Returns:
         The mean over the samples, and each sample's own loss (B,); 0 for a sample that is all prefix.
@@ -74,14 +108,17 @@ def flow_loss(
     noisy, at_end = Modulation(*(m[:, :1] for m in times)), Modulation(*(m[:, 1:] for m in times))
     modulation = _mixed(noisy, at_end, clean, expert.config.rows_per_token)
     velocity = expert.denoise(x, modulation, expert.context(cache, proprioception, age_s))
-    counted = live & ~clean[..., None]
-    error = torch.where(counted, velocity.float() - target.float(), 0.0)
-    per_sample = error.square().sum(dim=(1, 2)) / counted.sum(dim=(1, 2)).clamp(min=1)
+    weights = row_weights(prefix, actions.shape[1], executed_rows, later)
+    error = torch.where(live & ~clean[..., None], velocity.float() - target.float(), 0.0)
+    per_row = error.square().sum(dim=2) / live.sum()
+    per_sample = (weights * per_row).sum(dim=1) / _sum(weights)
     if leverage is not None and hand > 0.0:
         by_arm = error[:, HAND_STRIDE - 1 :: HAND_STRIDE].unflatten(-1, (2, -1))
         by_arm = by_arm * (1.0 - tau)[:, None, None, None]  # of the clean chunk that the velocity leads to
         moved = (leverage.float() @ by_arm[..., None])[..., 0] / HAND_UNIT_M  # (B, H // 5, 2, 3)
-        per_sample = per_sample + hand * moved.square().sum(dim=(2, 3)).mean(1) / 2.0
+        weights = weights[:, HAND_STRIDE - 1 :: HAND_STRIDE]
+        off = distance(moved, _HAND_NEAR_M / HAND_UNIT_M).mean(2)
+        per_sample = per_sample + hand * (weights * off).sum(1) / _sum(weights)
     return per_sample.mean(), per_sample
 
 
@@ -156,6 +193,12 @@ def _with_prefix(x: Tensor, prefix_rows: Tensor | None, clean: Tensor | None) ->
 def _clean(prefix: Tensor, horizon: int) -> Tensor:
     """Which rows are given clean: (B, H) bool, the first ``prefix`` (B,) of each sample."""
     return torch.arange(horizon, device=prefix.device) < prefix[:, None]
+
+
+def _sum(weights: Tensor) -> Tensor:
+    """The sums (B,) of weights (B, N); 1 where all are 0, so that a mean over nothing is 0."""
+    total = weights.sum(dim=1)
+    return torch.where(total > 0.0, total, 1.0)
 
 
 def _mixed(noisy: Modulation, clean_rows: Modulation, clean: Tensor, rows_per_token: int) -> Modulation:

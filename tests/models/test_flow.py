@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from syvla_models.expert import Context, Expert, Modulation
-from syvla_models.flow import draw_tau, flow_loss, integrate, sample
+from syvla_models.flow import distance, draw_tau, flow_loss, integrate, row_weights, sample
 from syvla_models.spec import ExpertConfig
 
 CONFIG = ExpertConfig(width=24, depth=2, heads=2, mlp_ratio=2.0, intent_width=6, horizon=8, slots=32)
@@ -161,6 +161,60 @@ def test_times_are_drawn_towards_the_noise_and_from_the_generator() -> None:
     assert tau.mean().item() == pytest.approx(0.999 * 0.4, abs=2e-3)
     assert tau.median().item() == pytest.approx(0.999 * (1.0 - 0.5 ** (2 / 3)), abs=3e-3)
     assert torch.equal(tau, draw_tau(200_000, torch.Generator().manual_seed(0)))
+
+
+def test_a_share_of_the_times_is_where_denoising_begins() -> None:
+    tau = draw_tau(100_000, torch.Generator().manual_seed(0), at_start=0.5)
+    assert (tau == 0.0).float().mean().item() == pytest.approx(0.5, abs=0.01)
+    assert tau[tau > 0.0].mean().item() == pytest.approx(0.999 * 0.4, abs=5e-3), "the others as ever"
+    assert not draw_tau(1000, torch.Generator().manual_seed(0), at_start=1.0).any()
+
+
+def test_rows_that_are_never_executed_count_less() -> None:
+    """The last rows of a chunk are off by most, and are replaced before their time comes: they drowned the first."""
+    prefix = torch.tensor([0, 3, 7])
+    assert row_weights(prefix, ROWS, 2, 0.25).tolist() == [
+        [1.0, 1.0, *[0.25] * 6],
+        [0.0, 0.0, 0.0, 1.0, 1.0, *[0.25] * 3],
+        [*[0.0] * 7, 1.0],
+    ]
+    assert row_weights(prefix, ROWS, 0, 0.25).sum(1).tolist() == [8.0, 5.0, 1.0], "all alike"
+
+    given = Given()
+    given.prefix[:] = torch.tensor([0, 3, 5])
+    expert = Known(given.actions.clone())
+    expert.target[:, -1] += 5.0  # wrong in the last row, which for no sample here is among the first two
+    cache = expert.condition(given.states)
+    every = (LIVE, given.noise, given.tau, given.prefix, given.proprioception, given.age_s, cache)
+    leverage = torch.ones(BATCH, 1, 2, 3, 16)
+
+    def loss(executed_rows: int, later: float) -> Tensor:
+        return flow_loss(expert, given.actions, *every, leverage, 1.0, executed_rows, later)[1]
+
+    assert loss(2, 0.0).max() < 1e-8
+    assert (loss(2, 0.1) < 0.5 * loss(0, 1.0)).all()
+    expert.target[:, 4] += 5.0  # of the hands too: the fifth row is where their error is taken
+    assert (loss(2, 0.0) > 1.0).tolist() == [False, True, False], "only the second executes it"
+
+
+def test_of_two_places_the_distance_is_least_at_the_likelier_one() -> None:
+    """Squares are least between two candies, where there is nothing: the hand closed there, 2 cm beside either."""
+    places, share = torch.tensor([[0.0, 0.0], [0.08, 0.0]]), torch.tensor([0.6, 0.4])
+    guesses = torch.stack((torch.linspace(0.0, 0.08, 801), torch.zeros(801)), dim=1)
+    off = guesses[:, None] - places
+    losses = (distance(off, 0.005) * share).sum(1), (off.square().sum(-1) * share).sum(1)
+    best_m = [float(guesses[loss.argmin(), 0]) for loss in losses]
+    assert best_m[0] < 0.006 < best_m[1] == pytest.approx(0.032)
+
+
+def test_the_distance_is_smooth_where_nothing_is_off() -> None:
+    off = torch.zeros(2, 3, requires_grad=True)
+    loss = distance(off, 0.1)
+    loss.sum().backward()
+    assert loss.tolist() == [0.0, 0.0]
+    assert off.grad is not None
+    assert not off.grad.any()
+    assert float(distance(torch.tensor([3.0, 4.0, 0.0]), 0.1)) == pytest.approx(4.9, abs=2e-3), "5, less a little"
 
 
 # ---------------------------------------------------------------- the integration

@@ -16,7 +16,7 @@ from syvla_models.spec import ActionSpaceName, CameraView, ExpertConfig
 Stage = Literal["see", "pretrain", "finetune"]
 SourceKind = Literal["demonstrations", "scenes"]
 PERIOD_S = 1 / 30  # of the rows of a chunk
-TINY_EXPERT = ExpertConfig(width=128, depth=4, heads=4, mlp_ratio=3.0, rows_per_token=5)
+TINY_EXPERT = ExpertConfig(width=128, depth=4, heads=4, mlp_ratio=3.0, rows_per_token=10)
 
 
 def _within(name: str, value: float, low: float, high: float) -> None:
@@ -124,6 +124,9 @@ class LossConfig(Section, frozen=True):
     gaze: float = 0.3  # which image token is looked at by a word or a feature query, where a source knows it
     hand: float = 0.0  # of where the error of the velocity brings the grasp points, as a share of ``action``
     noise_deviation: float = 1.0  # of what chunks are denoised from in training; small where little is undecided
+    at_start: float = 0.0  # share of the chunks that are taken at flow time 0, where denoising begins
+    executed_rows: int = 0  # after the prefix; 0: all
+    later: float = 1.0  # what the rows after those count
     decoupling: bool = True
     decoupling_percentile: float = 5.0
     decoupling_samples: int = 0  # of ``action_samples``, those of which the gradient's norm is taken; 0: all
@@ -137,6 +140,9 @@ class LossConfig(Section, frozen=True):
         for name in ("text", "action", "grounding", "seen", "asked", "gaze", "hand"):
             _within(name, getattr(self, name), 0.0, 1e6)
         _within("noise_deviation", self.noise_deviation, 0.0, 1.0)
+        _within("at_start", self.at_start, 0.0, 1.0)
+        _within("executed_rows", self.executed_rows, 0, 1024)
+        _within("later", self.later, 0.0, 1.0)
         _within("decoupling_percentile", self.decoupling_percentile, 0.0, 100.0)
         _within("decoupling_samples", self.decoupling_samples, 0, 1024)
 

@@ -16,13 +16,13 @@ from torch import nn
 
 from syvla_models.decoupling import PercentileEstimate, decoupled
 from syvla_models.expert import Expert
-from syvla_models.flow import draw_tau, flow_loss
+from syvla_models.flow import distance, draw_tau, flow_loss
 from syvla_models.planner import SyvlaPlanner
 from syvla_models.train.batch import ActionBatch, Batch, GazeBatch
 from syvla_models.train.build import Stage
 from syvla_models.train.config import LossConfig, TrainConfig
 from syvla_models.train.grounding import GROUNDING
-from syvla_models.train.sight import PLACE_UNIT_M, Sight
+from syvla_models.train.sight import NEAR, PLACE_UNIT_M, Sight
 from syvla_models.train.state import HEADS_FILE
 
 # The unit of each grounded number: an arm that acts (1) or does not (0) weighs as much as being off by 10 cm.
@@ -39,7 +39,9 @@ class Noise(NamedTuple):
     tau: torch.Tensor  # (R, K)
 
 
-def draw_noise(batch: Batch, seed: int, step: int, process: int = 0, deviation: float = 1.0) -> Noise | None:
+def draw_noise(
+    batch: Batch, seed: int, step: int, process: int = 0, deviation: float = 1.0, at_start: float = 0.0
+) -> Noise | None:
     """What ``batch`` needs, from (seed, step, process) alone; None if it has no robot rows."""
     if batch.robot is None:
         return None
@@ -47,7 +49,7 @@ def draw_noise(batch: Batch, seed: int, step: int, process: int = 0, deviation: 
     words = np.random.SeedSequence((seed, step, process)).generate_state(2, np.uint32)
     generator = torch.Generator().manual_seed(int(words[0]) << 31 | int(words[1]) >> 1)
     noise = deviation * torch.randn(shape, generator=generator)
-    tau = draw_tau(shape[0] * shape[1], generator).view(shape[:2])
+    tau = draw_tau(shape[0] * shape[1], generator, at_start).view(shape[:2])
     return Noise(noise.to(batch.ids.device), tau.to(batch.ids.device))
 
 
@@ -57,8 +59,8 @@ class Losses(NamedTuple):
     total: torch.Tensor  # weighted, what is minimised
     text: torch.Tensor  # mean cross entropy of the labelled tokens, nats
     action: torch.Tensor  # mean squared error of the velocity, in training with that of the hands
-    grounding: torch.Tensor  # mean squared error, 1 for 10 cm
-    seen: torch.Tensor  # what each image token shows: its places' squared error, 1 for 10 cm, and its names'
+    grounding: torch.Tensor  # mean distance, 1 for 10 cm
+    seen: torch.Tensor  # what each image token shows: its places' distance, 1 for 10 cm, and its names'
     asked: torch.Tensor  # cross entropy of whether an image token shows what is asked about, weighted
     gaze: torch.Tensor  # cross entropy of which image token a word or a feature query looks at, nats
     masked: torch.Tensor  # share of the query states that were decoupled
@@ -196,9 +198,14 @@ class Learner(nn.Module):
         return numbers
 
     def _grounding(self, states: torch.Tensor, batch: Batch) -> torch.Tensor:
-        known = batch.grounding_known
-        error = (self._places(states) - batch.grounding[:, None]) / self.unit
-        return (error.square().mean(1) * known).sum() / known.sum().clamp(min=1)
+        """Mean over the queries: of whether each arm acts the squared error, of its place the distance."""
+        error = ((self._places(states) - batch.grounding[:, None]) / self.unit).unflatten(-1, (2, 4))  # (B, n, 2, 4)
+        known = batch.grounding_known.unflatten(-1, (2, 4))  # (B, 2, 4)
+        acts, place = error[..., 0].square(), distance(error[..., 1:] * known[:, None, :, 1:], NEAR)
+        acts_known, place_known = known[..., 0], known[..., 1:].any(-1)
+        total = (acts.mean(1) * acts_known).sum() + (place.mean(1) * place_known).sum()
+        loss: torch.Tensor = total / (acts_known.sum() + place_known.sum()).clamp(min=1)
+        return loss
 
     def _gaze(self, looks: torch.Tensor, ids: torch.Tensor, gaze: GazeBatch) -> torch.Tensor:
         """Of attention (2, B, L, L), how little goes where it should.
@@ -220,6 +227,7 @@ class Learner(nn.Module):
             raise ValueError("this stage has no expert")
         if self.training:
             expert.standard.observe(states)
+        losses = self._losses
 
         def loss_of(chunks: int) -> Callable[[torch.Tensor], torch.Tensor]:
             """Of the first ``chunks`` of each row's, from the states."""
@@ -230,7 +238,8 @@ class Learner(nn.Module):
             def loss(states: torch.Tensor) -> torch.Tensor:
                 cache = expert.condition(states).repeat(chunks)
                 senses = (proprioception, age_s)
-                return flow_loss(expert, actions, self.live, start, tau, prefix, *senses, cache, leverage, hand)[0]
+                flow = (self.live, start, tau, prefix, *senses, cache)
+                return flow_loss(expert, actions, *flow, leverage, hand, losses.executed_rows, losses.later)[0]
 
             return loss
 

@@ -150,8 +150,8 @@ class Trainer:
     def _train_on(self, batch: Batch) -> tuple[Losses, dict[str, torch.Tensor]]:
         """One step; its losses and the norms of its gradients."""
         batch = batch.to(self._accelerator.device)
-        process, deviation = self._accelerator.process_index, self._config.loss.noise_deviation
-        noise = draw_noise(batch, self._config.seed, self.step, process, deviation)
+        process, loss = self._accelerator.process_index, self._config.loss
+        noise = draw_noise(batch, self._config.seed, self.step, process, loss.noise_deviation, loss.at_start)
         with mixed_precision(self._accelerator.device, bfloat16=self._config.bfloat16):
             losses: Losses = self._model(batch, noise)
         self._optimiser.zero_grad()

@@ -26,8 +26,8 @@ class Validation:
 
     For each source: ``validation/<source>/seen``, ``text``, ``grounding`` and ``action`` are losses as in training (the
     action's without that of the hands); ``error/<source>/place_m`` is how far the grounded places are off,
-    ``joint_rad`` and ``gripper_m`` how far the first half second of a sampled chunk is from the demonstration's (means
-    of absolute errors), ``hand_m`` how far the grasp points are in all of it. The thought is the demonstration's own:
+    ``joint_rad``, ``gripper_m`` and ``hand_m`` how far joints, grippers and grasp points are from the
+    demonstration's in the first half second of a sampled chunk. The thought is the demonstration's own:
     what the planner would have thought is for the closed loop to tell.
     """
 
@@ -92,7 +92,7 @@ class Validation:
     ) -> tuple[float, float, float]:
         """Joints [rad], grippers [m] and hands [m] of a chunk sampled for each robot row, without a prefix.
 
-        Mean absolute errors in the first half second, but of the grasp points the mean distance in all of the chunk.
+        Mean absolute errors in the first half second, of the grasp points the mean distance.
         """
         space, spec = self._stage.policy.space, self._stage.policy.spec.action
         noise = torch.randn(robot.actions[:, 0].shape, generator=torch.Generator().manual_seed(first))
@@ -113,9 +113,9 @@ class Validation:
             actions = samples[row].actions
             if actions is not None:
                 anchor = actions.proprioception[0]
-                rows = space.decode(x, anchor, anchor)
-                off.append(np.abs(rows - actions.rows[0])[:ERROR_ROWS])
-                apart = state_slots(rows) - state_slots(actions.rows[0])
+                rows, wanted = space.decode(x, anchor, anchor)[:ERROR_ROWS], actions.rows[0][:ERROR_ROWS]
+                off.append(np.abs(rows - wanted))
+                apart = state_slots(rows) - state_slots(wanted)
                 hands_m.append(float(np.linalg.norm(apart.reshape(-1, 2, PER_ARM)[..., POSITION], axis=-1).mean()))
         mean = np.mean(off, axis=(0, 1))  # (14,)
         grippers = np.isin(np.arange(len(mean)), _GRIPPERS)

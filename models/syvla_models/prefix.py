@@ -16,10 +16,13 @@ def prefix_rows(
     """Set-points (n, 14) of ``committed`` due at ``observation_ns + k * period_ns`` for k < ``count``, n <= ``count``.
 
     Between its rows they are interpolated. There are none past its last row, and none at all where the arms, measured
-    at ``observation_ns`` as ``proprioception`` (14,), do not follow it.
+    at ``observation_ns`` as ``proprioception`` (14,), do not follow it. Arms without a chunk stand where they are: a
+    first chunk that began to move at once was too far ahead of them when it came, and the gate refused it.
     """
-    if committed is None or count < 1:
+    if count < 1:
         return np.empty((0, len(proprioception)))
+    if committed is None:
+        return np.repeat(proprioception[None].astype(np.float64), count, axis=0)
     due = (observation_ns - committed.observation_ns + np.arange(count) * period_ns) / committed.period_ns
     due = due[due <= len(committed.position_rad) - 1]
     below = np.clip(np.floor(due).astype(np.int64), 0, None)

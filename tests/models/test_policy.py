@@ -391,7 +391,8 @@ def test_the_expert_is_told_the_intents_age_and_the_normalised_pose(
     _, _, pose, age_s, noise, rows, prefix, steps, _ = told[0]
     assert age_s.tolist() == [0.25]
     assert pose[0].numpy() == pytest.approx((state_slots(POSE) - offset) / scale, rel=1e-5, abs=1e-6)
-    assert (rows, prefix, steps) == (None, None, 3)
+    assert (prefix.tolist(), steps) == ([1], 3), "without a chunk the arms are committed to stand for a row"
+    assert rows.shape == (1, 50, SLOTS)
     assert np.array_equal(noise[0].numpy(), task_noise(1, 50, SLOTS))
 
 

@@ -60,6 +60,14 @@ def test_a_hand_that_holds_something_is_not_far_from_its_set_point() -> None:
     assert len(prefix_rows(chunk(RAMP), START_NS, PERIOD_NS, 3, measured)) == 3
 
 
-def test_nothing_committed_is_no_prefix() -> None:
-    assert prefix_rows(None, 0, PERIOD_NS, 5, RAMP[0]).shape == (0, 14)
+def test_arms_without_a_chunk_are_committed_to_stand() -> None:
+    """A first chunk that moved at once was 0.12 rad ahead of the arms when it came, and the gate refused it.
+
+    So it did with every one after it, and the arms never began: three of sixteen episodes ended so.
+    """
+    assert np.array_equal(prefix_rows(None, 0, PERIOD_NS, 5, RAMP[3]), np.repeat(RAMP[3:4], 5, axis=0))
+
+
+def test_no_rows_asked_for_is_no_prefix() -> None:
+    assert prefix_rows(None, 0, PERIOD_NS, 0, RAMP[0]).shape == (0, 14)
     assert prefix_rows(chunk(RAMP), START_NS, PERIOD_NS, 0, RAMP[0]).shape == (0, 14)

@@ -36,7 +36,7 @@ HOME_RAD: Six = (0.0, 1.05, -0.93, 0.0, 1.05, 0.0)  # hand in front of its own b
 _FOREARM_LENGTH_M = math.hypot(ELBOW_OFFSET_M, FOREARM_M)
 _FOREARM_ANGLE_RAD = math.atan2(FOREARM_M, ELBOW_OFFSET_M)
 _SINGULAR = 1e-7  # below this sine of q5, axes 4 and 6 are one line
-_LIMIT_SLACK_RAD = 1e-9
+_LIMIT_SLACK_RAD = 1e-7  # near the straight wrist, q4 is no better known than rounding / _SINGULAR
 _LARGEST_RAD = 1e6
 
 

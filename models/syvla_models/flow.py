@@ -17,7 +17,7 @@ from syvla_models.expert import Expert, IntentCache, Modulation
 
 HAND_STRIDE = 5  # at every so manieth row the error of the grasp points is taken
 HAND_UNIT_M = 0.05
-_HAND_NEAR_M = 0.005  # see :func:`distance`
+NEAR_M = 0.005  # of every :func:`distance` in metres: well within what a grasp forgives
 _TAU_MAX = 0.999
 
 
@@ -117,7 +117,7 @@ def flow_loss(
         by_arm = by_arm * (1.0 - tau)[:, None, None, None]  # of the clean chunk that the velocity leads to
         moved = (leverage.float() @ by_arm[..., None])[..., 0] / HAND_UNIT_M  # (B, H // 5, 2, 3)
         weights = weights[:, HAND_STRIDE - 1 :: HAND_STRIDE]
-        off = distance(moved, _HAND_NEAR_M / HAND_UNIT_M).mean(2)
+        off = distance(moved, NEAR_M / HAND_UNIT_M).mean(2)
         per_sample = per_sample + hand * (weights * off).sum(1) / _sum(weights)
     return per_sample.mean(), per_sample
 

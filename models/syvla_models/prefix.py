@@ -16,8 +16,9 @@ def prefix_rows(
     """Set-points (n, 14) of ``committed`` due at ``observation_ns + k * period_ns`` for k < ``count``, n <= ``count``.
 
     Between its rows they are interpolated. There are none past its last row, and none at all where the arms, measured
-    at ``observation_ns`` as ``proprioception`` (14,), do not follow it. Arms without a chunk stand where they are: a
-    first chunk that began to move at once was too far ahead of them when it came, and the gate refused it.
+    at ``observation_ns`` as ``proprioception`` (14,), do not follow it. Without a chunk the arms are taken to
+    stand where they were measured: a first chunk that began to move at once was too far ahead of them when it came,
+    and the gate refused it.
     """
     if count < 1:
         return np.empty((0, len(proprioception)))

@@ -392,7 +392,8 @@ def test_the_expert_is_told_the_intents_age_and_the_normalised_pose(
     assert age_s.tolist() == [0.25]
     assert pose[0].numpy() == pytest.approx((state_slots(POSE) - offset) / scale, rel=1e-5, abs=1e-6)
     assert (prefix.tolist(), steps) == ([1], 3), "without a chunk the arms are committed to stand for a row"
-    assert rows.shape == (1, 50, SLOTS)
+    standing = action_space(spec.action, rig.safety).encode(np.repeat(POSE[None], 50, axis=0), POSE)
+    assert rows[0].numpy() == pytest.approx(standing, abs=1e-6)
     assert np.array_equal(noise[0].numpy(), task_noise(1, 50, SLOTS))
 
 

@@ -16,18 +16,19 @@ from torch import nn
 
 from syvla_models.decoupling import PercentileEstimate, decoupled
 from syvla_models.expert import Expert
-from syvla_models.flow import distance, draw_tau, flow_loss
+from syvla_models.flow import NEAR_M, distance, draw_tau, flow_loss
 from syvla_models.planner import SyvlaPlanner
 from syvla_models.train.batch import ActionBatch, Batch, GazeBatch
 from syvla_models.train.build import Stage
 from syvla_models.train.config import LossConfig, TrainConfig
 from syvla_models.train.grounding import GROUNDING
-from syvla_models.train.sight import NEAR, PLACE_UNIT_M, Sight
+from syvla_models.train.sight import PLACE_UNIT_M, Sight
 from syvla_models.train.state import HEADS_FILE
 
 # The unit of each grounded number: an arm that acts (1) or does not (0) weighs as much as being off by 10 cm.
 _GROUNDING_UNIT = (1.0, PLACE_UNIT_M, PLACE_UNIT_M, PLACE_UNIT_M) * 2
 _LEAST_SHARE = 1e-6  # of attention
+_PLAIN = LossConfig()
 # What ``syvla_models.planner.Reading`` has, with feature queries in the batch: text loss, states, features, and so on.
 _Read = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]
 
@@ -39,17 +40,18 @@ class Noise(NamedTuple):
     tau: torch.Tensor  # (R, K)
 
 
-def draw_noise(
-    batch: Batch, seed: int, step: int, process: int = 0, deviation: float = 1.0, at_start: float = 0.0
-) -> Noise | None:
-    """What ``batch`` needs, from (seed, step, process) alone; None if it has no robot rows."""
+def draw_noise(batch: Batch, seed: int, step: int, process: int = 0, losses: LossConfig = _PLAIN) -> Noise | None:
+    """What ``batch`` needs, from (seed, step, process) alone; None if it has no robot rows.
+
+    Of ``losses``, ``noise_deviation`` and ``at_start`` say how it is drawn.
+    """
     if batch.robot is None:
         return None
     shape = batch.robot.actions.shape
     words = np.random.SeedSequence((seed, step, process)).generate_state(2, np.uint32)
     generator = torch.Generator().manual_seed(int(words[0]) << 31 | int(words[1]) >> 1)
-    noise = deviation * torch.randn(shape, generator=generator)
-    tau = draw_tau(shape[0] * shape[1], generator, at_start).view(shape[:2])
+    noise = losses.noise_deviation * torch.randn(shape, generator=generator)
+    tau = draw_tau(shape[0] * shape[1], generator, losses.at_start).view(shape[:2])
     return Noise(noise.to(batch.ids.device), tau.to(batch.ids.device))
 
 
@@ -201,7 +203,7 @@ class Learner(nn.Module):
         """Mean over the queries: of whether each arm acts the squared error, of its place the distance."""
         error = ((self._places(states) - batch.grounding[:, None]) / self.unit).unflatten(-1, (2, 4))  # (B, n, 2, 4)
         known = batch.grounding_known.unflatten(-1, (2, 4))  # (B, 2, 4)
-        acts, place = error[..., 0].square(), distance(error[..., 1:] * known[:, None, :, 1:], NEAR)
+        acts, place = error[..., 0].square(), distance(error[..., 1:] * known[:, None, :, 1:], NEAR_M / PLACE_UNIT_M)
         acts_known, place_known = known[..., 0], known[..., 1:].any(-1)
         total = (acts.mean(1) * acts_known).sum() + (place.mean(1) * place_known).sum()
         loss: torch.Tensor = total / (acts_known.sum() + place_known.sum()).clamp(min=1)

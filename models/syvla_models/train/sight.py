@@ -10,12 +10,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from syvla_models.flow import distance
+from syvla_models.flow import NEAR_M, distance
 from syvla_models.planner import SyvlaPlanner
 from syvla_models.train.batch import ThingBatch
 
 PLACE_UNIT_M = 0.1
-NEAR = 0.05  # of a distance in that unit: half a centimetre
 NAMES_WEIGHT = 40.0  # of an image's tokens, few show anything
 ASKED_WEIGHT = 40.0  # and one or two what is asked about
 _RARE = -5.0  # the logarithm of how many things of a name an image token shows, before anything is learned
@@ -77,7 +76,7 @@ class Sight(nn.Module):
         counts.index_put_((things.token, things.name), ones, accumulate=True)
         names = functional.poisson_nll_loss(log_counts[things.labelled], counts[things.labelled])
         off = self.place(features).float()[things.token] - things.point_m / PLACE_UNIT_M
-        loss: torch.Tensor = distance(off, NEAR).mean() + NAMES_WEIGHT * names
+        loss: torch.Tensor = distance(off, NEAR_M / PLACE_UNIT_M).mean() + NAMES_WEIGHT * names
         return loss
 
     def _asked(self, halfway: torch.Tensor, things: ThingBatch) -> torch.Tensor:

@@ -150,8 +150,7 @@ class Trainer:
     def _train_on(self, batch: Batch) -> tuple[Losses, dict[str, torch.Tensor]]:
         """One step; its losses and the norms of its gradients."""
         batch = batch.to(self._accelerator.device)
-        process, loss = self._accelerator.process_index, self._config.loss
-        noise = draw_noise(batch, self._config.seed, self.step, process, loss.noise_deviation, loss.at_start)
+        noise = draw_noise(batch, self._config.seed, self.step, self._accelerator.process_index, self._config.loss)
         with mixed_precision(self._accelerator.device, bfloat16=self._config.bfloat16):
             losses: Losses = self._model(batch, noise)
         self._optimiser.zero_grad()
@@ -262,9 +261,7 @@ class Trainer:
 
 
 def _validation(config: TrainConfig, stage: Stage) -> Validation:
-    return Validation(
-        stage, config.output.validation_rows, config.seed, config.loss.noise_deviation, bfloat16=config.bfloat16
-    )
+    return Validation(stage, config.output.validation_rows, config.seed, config.loss, bfloat16=config.bfloat16)
 
 
 def _silent(line: str) -> None:

@@ -12,6 +12,7 @@ from syvla_models.expert import Expert
 from syvla_models.flow import sample
 from syvla_models.train.batch import ActionBatch
 from syvla_models.train.build import Stage
+from syvla_models.train.config import LossConfig
 from syvla_models.train.learner import Learner, draw_noise
 from syvla_models.train.precision import mixed_precision
 from syvla_models.train.samples import Sample
@@ -31,10 +32,10 @@ class Validation:
     what the planner would have thought is for the closed loop to tell.
     """
 
-    def __init__(self, stage: Stage, rows: int, seed: int, noise_deviation: float, *, bfloat16: bool) -> None:
-        """``rows`` samples of every source, with noise of that deviation in the action loss."""
+    def __init__(self, stage: Stage, rows: int, seed: int, losses: LossConfig, *, bfloat16: bool) -> None:
+        """``rows`` samples of every source, with the noise of ``losses`` in the action loss."""
         self._stage, self._rows, self._seed, self._bfloat16 = stage, rows, seed, bfloat16
-        self._noise_deviation = noise_deviation
+        self._losses = losses
 
     @torch.no_grad()
     def measure(self, learner: Learner) -> dict[str, float]:
@@ -62,7 +63,7 @@ class Validation:
         """(name with {} for the source, mean, how many it is the mean of)."""
         device = learner.live.device
         batch = self._stage.collator.collate(samples).to(device)
-        noise = draw_noise(batch, self._seed, first, deviation=self._noise_deviation)
+        noise = draw_noise(batch, self._seed, first, losses=self._losses)
         with mixed_precision(device, bfloat16=self._bfloat16):
             losses, states = learner.losses(batch, noise)
         found: list[tuple[str, float, int]] = []

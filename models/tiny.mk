@@ -38,5 +38,5 @@ EPISODES_table_play := 180
 
 data/%/.recorded:
 	$(TRAIN) record-demos data/$* --task $* --episodes $(EPISODES_$*) --first-seed 10000 --cameras cam_high \
-		--astray 0.02 --misses 0.35 --jobs 1 || [ $$? = 1 ] # one that failed is left out
+		--astray 0.02 --misses 0.35 --wordings 32 --jobs 1 || [ $$? = 1 ] # one that failed is left out
 	touch $@

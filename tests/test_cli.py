@@ -26,6 +26,7 @@ def status(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
         (("eval", "--jobs", "0"), "jobs must be at least 1"),
         (("demonstrate", "out", "--astray", "0.2"), "astray must be 0 to 0.05 m, not 0.2"),
         (("demonstrate", "out", "--misses", "1.5"), "misses must be 0 to 1, not 1.5"),
+        (("demonstrate", "out", "--wordings", "-1"), "wordings must be 0 to 1000, not -1"),
         (("demo", "--policy", "genius"), "no policy 'genius'; there are reference, learned, or give the folder"),
         (("demo", "--policy", "."), "holds no checkpoint (no syvla.json)"),
         (("eval", "--episodes", "0"), "episodes must be at least 1"),

@@ -155,6 +155,7 @@ def demonstrate(
     cameras: tuple[str, ...] = CAMERAS,
     astray: float = 0.0,
     misses: float = 0.0,
+    wordings: int = 0,
     jobs: int = 1,
 ) -> int:
     """Record demonstrations: the scripted demonstrator on the twin, one MCAP for each episode.
@@ -170,10 +171,12 @@ def demonstrate(
         astray: how far beside each thing the hand first comes (standard deviation of x and of y) [m]; it puts that
             right on its way down, so that a learner sees how. 0 to 0.05.
         misses: how often the hand first closes on nothing beside a thing, and tries again. 0 to 1.
+        wordings: also write so many other wordings of each instruction into wordings.json, to train with (`reworded`
+            of a source). 0 to 1000.
         jobs: how many episodes are run at a time, each in a process of its own.
     """
     from syvla.apps.demonstrate import demonstrate as record
-    from syvla.apps.demonstrate import missing
+    from syvla.apps.demonstrate import missing, write_wordings
     from syvla.apps.director import Episode
     from syvla.rig import chosen_tasks, lockstep_run
 
@@ -181,6 +184,8 @@ def demonstrate(
         raise ConfigError(f"astray must be 0 to 0.05 m, not {astray}")
     if not 0.0 <= misses <= 1.0:
         raise ConfigError(f"misses must be 0 to 1, not {misses}")
+    if not 0 <= wordings <= 1000:
+        raise ConfigError(f"wordings must be 0 to 1000, not {wordings}")
     run = msgspec.structs.replace(lockstep_run(rig, 0.0, 0.0, "reference"), astray_m=astray, misses=misses)
     names = chosen_tasks(task, (split,))
     _at_least_one("episodes", episodes)
@@ -198,6 +203,8 @@ def demonstrate(
         failed += not outcome.success
         print(f"[{i}/{len(todo)}] {outcome.words}", flush=True)
     print(f"{len(todo) - failed} of {len(todo)} demonstrations recorded in {out}")
+    if wordings:
+        print(f"{wordings} other wordings of each instruction in {write_wordings(plan, out, wordings)}")
     return 0 if failed == 0 else 1
 
 

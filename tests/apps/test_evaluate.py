@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from syvla.apps.demonstrate import demonstrate, missing
+from syvla.apps.demonstrate import demonstrate, missing, write_wordings
 from syvla.apps.director import Director, Episode, Outcome
 from syvla.apps.evaluate import evaluate, rates, run_lockstep
 from syvla.config import RunConfig
@@ -16,6 +16,8 @@ from syvla.proportion import wilson
 from syvla.protocols import Emit, Inbox, OnNew
 from syvla.recording.mcap_read import read
 from syvla.rig import lockstep_host, lockstep_run
+from syvla.sim.tasks import ALL_TASKS
+from syvla.sim.tasks.table_play import TablePlay
 from syvla.topics import CAMERAS
 
 
@@ -98,6 +100,22 @@ def test_a_demonstration_that_is_there_is_not_run_again(run: RunConfig, tmp_path
     plan = [Episode("snack_loading", "id", seed, f"n-{seed}", limit_s=1.0) for seed in (1, 2)]
     list(demonstrate(run, plan[:1], tmp_path, ()))
     assert missing(plan, tmp_path) == plan[1:]
+
+
+@pytest.mark.parametrize("task", ["snack_loading", "math_packaging", "table_play"])
+def test_other_wordings_ask_for_the_same_and_keep_what_was_written_before(task: str, tmp_path: Path) -> None:
+    plan = [Episode(task, "id", seed, f"n-{seed}") for seed in range(8)]
+    write_wordings(plan[:4], tmp_path, 5)
+    path = write_wordings(plan[2:], tmp_path, 10)
+    wordings = msgspec.json.decode(path.read_bytes(), type=dict[str, tuple[str, ...]])
+    asked = [ALL_TASKS[task].reset(e.seed, "id").instruction for e in plan]
+    assert set(wordings) == set(asked)
+    assert len(wordings[asked[0]]) == 5
+    assert all(len(set(wordings[said])) == 10 for said in asked[2:])
+    goal = TablePlay().goal
+    for said, others in wordings.items():
+        assert all(said != other for other in others)
+        assert {goal(other) for other in others} == {goal(said)}
 
 
 def test_only_the_cameras_that_were_named_are_recorded(run: RunConfig, tmp_path: Path) -> None:

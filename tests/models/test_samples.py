@@ -20,6 +20,7 @@ from syvla.transport.codec import encode_body
 from syvla_models.spec import CameraView
 from syvla_models.train.mixture import Mixture, generator
 from syvla_models.train.samples import Demonstrations, Sample, find, split
+from syvla_models.train.wordings import read_wordings
 
 MS = 1_000_000
 DURATION_MS = 4000
@@ -287,6 +288,41 @@ def test_texts_have_every_instruction_and_thought(folder: Path) -> None:
     texts = set(load(folder).texts())
     assert "do it" in texts
     assert "thought at 960" in texts
+
+
+# ---------------------------------------------------------------- other wordings
+
+
+def test_instructions_are_reworded_as_often_as_asked_and_nothing_else_changes(folder: Path) -> None:
+    wordings = {"do it": ("get it done", "see to it")}
+    demos = load(folder, reworded=0.7, wordings=wordings, action_samples=0)
+    told = [demos.draw(generator(0, 0, 0, k), False).instruction for k in range(300)]
+    assert set(told) == {"do it", *wordings["do it"]}
+    assert told.count("do it") / 300 == pytest.approx(0.3, abs=0.1)
+    assert told.count("see to it") / 300 == pytest.approx(0.35, abs=0.1)
+    assert {"do it", *wordings["do it"]} <= set(demos.texts())
+    other = load(folder, reworded=0.7, wordings={"do that": ("what?",)}, action_samples=0)
+    assert {other.draw(generator(0, 0, 0, k), False).instruction for k in range(30)} == {"do it"}
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        (None, "is missing"),
+        (b'{"do it": "get it done"}', "cannot be read"),
+        (b'{"do it": []}', "'do it' needs wordings"),
+        (b'{"do it": ["see to it", " "]}', "'do it' needs wordings"),
+    ],
+)
+def test_wordings_that_cannot_be_used_are_refused_by_their_file(
+    tmp_path: Path, written: bytes | None, said: str
+) -> None:
+    if written is not None:
+        (tmp_path / "wordings.json").write_bytes(written)
+    with pytest.raises(ConfigError, match=rf"wordings\.json.*{said}"):
+        read_wordings([tmp_path / "a.mcap", tmp_path / "b.mcap"])
+    (tmp_path / "wordings.json").write_bytes(b'{"do it": ["see to it"]}')
+    assert read_wordings([tmp_path / "a.mcap"]) == {"do it": ("see to it",)}
 
 
 # ---------------------------------------------------------------- what is refused

@@ -23,6 +23,7 @@ from syvla_models.train.config import PERIOD_S, SourceConfig, TrainConfig
 from syvla_models.train.mixture import Mixture, generator
 from syvla_models.train.questions import SCENES_FILE, Questions
 from syvla_models.train.samples import Demonstrations, Source, find
+from syvla_models.train.wordings import read_wordings
 
 _STATISTICS = 3  # the stream of random numbers for statistics; a mixture has those below
 
@@ -89,9 +90,10 @@ def _source(
         files = find(source.paths, SCENES_FILE)
         return Questions(source.name, files, views, validation_share=source.validation_share)
     data, thoughts = config.data, source.thought_probability
+    recordings = find(source.paths, "*.mcap")
     return Demonstrations(
         source.name,
-        find(source.paths, "*.mcap"),
+        recordings,
         views,
         horizon=config.model.expert.horizon,
         period_s=(action or _unfitted(config)).period_s,
@@ -101,6 +103,8 @@ def _source(
         perturbation_rad=data.perturbation_rad,
         thought_probability=data.thought_probability if thoughts is None else thoughts,
         validation_share=source.validation_share,
+        reworded=source.reworded,
+        wordings=read_wordings(recordings) if source.reworded else {},
     )
 
 

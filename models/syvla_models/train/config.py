@@ -39,6 +39,7 @@ class SourceConfig(Section, frozen=True):
     ``paths`` are folders, files or patterns (``data/snack/*.mcap``). ``weight`` is its share of the rows of a batch,
     relative to the other sources. ``thought_probability`` is how often a demonstration's chain of thought is part of
     the sample, instead of the one in ``[data]``. In the stage ``see`` demonstrations give thoughts, but no actions.
+    ``reworded`` is how often a demonstration's instruction is one of the ``wordings.json`` beside the recordings.
     """
 
     name: str
@@ -46,6 +47,7 @@ class SourceConfig(Section, frozen=True):
     paths: tuple[str, ...]
     weight: float
     thought_probability: float | None = None
+    reworded: float = 0.0
     validation_share: float = 0.05  # of the recordings or pictures, at least one; never trained on
 
     def __post_init__(self) -> None:
@@ -54,6 +56,7 @@ class SourceConfig(Section, frozen=True):
             raise ValueError("paths must name at least one file, folder or pattern")
         _within("weight", self.weight, 0.0, 1e6)
         _within("validation_share", self.validation_share, 0.0, 0.5)
+        _within("reworded", self.reworded, 0.0, 1.0)
         if self.thought_probability is not None:
             _within("thought_probability", self.thought_probability, 0.0, 1.0)
 

@@ -9,6 +9,7 @@ import logging
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -21,6 +22,7 @@ from syvla_models.images import view_of
 from syvla_models.spec import CameraView
 from syvla_models.train.episode import Episode, Sight, read_episode
 from syvla_models.train.grounding import unknown
+from syvla_models.train.wordings import Wordings
 
 MAX_IMAGE_HZ = 7.5
 RETURN_S = 0.3  # from beside a demonstration back to it: soon enough for what is grasped next
@@ -104,6 +106,8 @@ class Demonstrations:
         validation_share: float = 0.05,
         max_image_hz: float = MAX_IMAGE_HZ,
         perturbation_rad: float = 0.0,
+        reworded: float = 0.0,
+        wordings: Wordings = MappingProxyType({}),
     ) -> None:
         """Read ``paths``; ConfigError if too few of them can be used.
 
@@ -124,6 +128,8 @@ class Demonstrations:
             perturbation_rad: Standard deviation by which each measured joint is put beside the demonstration, and by
                 which the committed prefix then strays; the rows after it lead back. A policy that has strayed finds its
                 way only if it has seen the like.
+            reworded: How often a sample's instruction is one of its ``wordings`` instead.
+            wordings: Of the instructions; one that has none stays as it is.
         """
         low_s, high_s = delay_range_s
         if not 0.0 <= low_s <= high_s:
@@ -132,12 +138,15 @@ class Demonstrations:
             raise ConfigError(f"max_prefix must be 0..{horizon - 1}, not {max_prefix}")
         if not 0.0 <= thought_probability <= 1.0:
             raise ConfigError(f"thought_probability must be 0..1, not {thought_probability}")
+        if not 0.0 <= reworded <= 1.0:
+            raise ConfigError(f"reworded must be 0..1, not {reworded}")
         self.name = name
         self._views = tuple(views)
         self._samples = action_samples
         self._delay_ns = (to_ns(low_s), to_ns(high_s))
         self._max_prefix = max_prefix
         self._perturbation_rad = perturbation_rad
+        self._reworded, self._wordings = reworded, wordings
         self._return = _returning(horizon, to_ns(period_s))
         self._thought_probability = thought_probability
         self._offsets_ns = np.arange(horizon, dtype=np.int64) * to_ns(period_s)
@@ -155,7 +164,7 @@ class Demonstrations:
         return Sample(
             source=self.name,
             images=tuple(view_of(seen[view.camera], view) for view in self._views),
-            instruction=sight.instruction,
+            instruction=self._told(rng, sight),
             chain_of_thought=self._said(rng, sight),
             grounding=grounding.values,
             grounding_known=grounding.known,
@@ -170,9 +179,10 @@ class Demonstrations:
         return self._actions(rng, *drawn)
 
     def texts(self) -> Iterator[str]:
-        """Every instruction and thought of the training episodes, once for each episode."""
+        """Every instruction, its wordings and every thought of the training episodes, once for each episode."""
         for episode in self.train:
             said = dict.fromkeys(sight.instruction for sight in episode.sights)
+            said.update(dict.fromkeys(text for told in tuple(said) for text in self._wordings.get(told, ())))
             said.update(dict.fromkeys(sight.thought.text for sight in episode.sights if sight.thought is not None))
             yield from said
 
@@ -216,6 +226,12 @@ class Demonstrations:
         """Whether no chunk that could be drawn for ``sight`` shows a mistake."""
         first_ns, last_ns = (sight.observation_ns + delay_ns for delay_ns in self._delay_ns)
         return episode.imitable(first_ns, last_ns + int(self._offsets_ns[-1]))
+
+    def _told(self, rng: np.random.Generator, sight: Sight) -> str:
+        if rng.random() >= self._reworded:
+            return sight.instruction
+        wordings = self._wordings.get(sight.instruction, (sight.instruction,))
+        return wordings[int(rng.integers(len(wordings)))]
 
     def _said(self, rng: np.random.Generator, sight: Sight) -> str | None:
         drawn = rng.random() < self._thought_probability  # drawn always, so that what follows is the same

@@ -23,6 +23,7 @@ from syvla_models.flow import sample
 from syvla_models.images import view_of
 from syvla_models.planner import SyvlaPlanner
 from syvla_models.prefix import GRIPPERS, JOINTS, prefix_rows
+from syvla_models.prompt import with_hands
 from syvla_models.spec import ActionSpec, PlannerSpec
 
 PARTIAL_EVERY = 4  # growing texts from one partial thought that is sent to the next
@@ -44,7 +45,7 @@ class _Made(NamedTuple):
     """The thought that stands, and what it was made from."""
 
     task_id: int
-    instruction: str
+    told: str
     observation_ns: int
     images: Sequence[UInt8]
 
@@ -57,7 +58,7 @@ class LearnedPlanner:
     ``every_s``: a thought stands for ``think_every_s``; in between only the query states follow the images.
     ``on_change``: a thought stands until the pixels of a view change noticeably against those that it was made from
     (see :func:`changed`); until then only the query states follow the images.
-    A new task is always thought about anew.
+    A new task is always thought about anew, and so are hands that open or close, where they are told.
 
     Args:
         folder: the checkpoint.
@@ -82,12 +83,12 @@ class LearnedPlanner:
         ConfigError if a camera that the policy looks at is not among the observation's, MessageError if the states
         cannot be said in float16.
         """
-        images = self._look(observation)
-        now = _Made(task.task_id, task.instruction, observation.observation_ns, images)
-        thought = self._planner.refresh(images, task.instruction) if self._stands(now) else None
+        images, told = self._look(observation), self._told(observation, task)
+        now = _Made(task.task_id, told, observation.observation_ns, images)
+        thought = self._planner.refresh(images, told) if self._stands(now) else None
         if thought is None:
             # The weights may be shared with another run, whose last thought is not this one's.
-            products = self._planner.think(images, task.instruction, reuse=self._made is not None)
+            products = self._planner.think(images, told, reuse=self._made is not None)
             for count, product in enumerate(products, 1):
                 if isinstance(product, tuple):
                     thought = product
@@ -113,9 +114,15 @@ class LearnedPlanner:
             raise ConfigError(f"the policy looks at camera {missing[0]!r}, the observation has {there}")
         return [view_of(frames[view.camera].rgb, view) for view in self.spec.views]
 
+    def _told(self, observation: Observation, task: Task) -> str:
+        if not self.spec.hands_told:
+            return task.instruction
+        left, right = observation.proprioception[GRIPPERS].tolist()
+        return with_hands(task.instruction, (left, right))
+
     def _stands(self, now: _Made) -> bool:
         made, spec = self._made, self.spec
-        if made is None or spec.think == "always" or (made.task_id, made.instruction) != (now.task_id, now.instruction):
+        if made is None or spec.think == "always" or (made.task_id, made.told) != (now.task_id, now.told):
             return False
         if spec.think == "every_s":
             return 0 <= now.observation_ns - made.observation_ns < to_ns(spec.think_every_s)

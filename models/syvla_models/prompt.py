@@ -58,6 +58,19 @@ def encode(tokenizer: Tokenizer, text: str) -> list[int]:
     return ids
 
 
+HAND_STEP_M = 0.005
+
+
+def with_hands(text: str, widths_m: tuple[float, float]) -> str:
+    """``text`` and how far the left and the right hand are open, in millimetres, to the next 5.
+
+    What a hand holds keeps its fingers apart. A camera above sees little difference between a thing that is held and
+    one that lies below an open hand, and a planner that had only that went back and forth between the two.
+    """
+    left, right = (round(1000.0 * HAND_STEP_M * round(width_m / HAND_STEP_M)) for width_m in widths_m)
+    return f"{text} Hands: {left} {right}."
+
+
 def prompt_ids(tokenizer: Tokenizer, spec: PlannerSpec, instruction: str, image_tokens: Sequence[int]) -> list[int]:
     """The ids up to where the chain of thought begins.
 

@@ -56,6 +56,7 @@ class PlannerSpec(Section, frozen=True):
     feature_queries: int = FEATURE_QUERIES
     system_prompt: str = ""  # "": no system turn
     instruction_first: bool = False  # the instruction before the images in the user's turn, instead of after them
+    hands_told: bool = False  # how far the hands are open is said behind the instruction, see ``prompt.with_hands``
     max_thought_tokens: int = 96
     think: Think = "always"
     think_every_s: float = 1.0

@@ -10,7 +10,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from syvla_models.planner import SyvlaPlanner
-from syvla_models.prompt import SPECIAL_TOKENS
+from syvla_models.prompt import SPECIAL_TOKENS, with_hands
 from syvla_models.spec import CameraView, PlannerSpec
 
 # What there is to see in the twin: the table, without the wall above and the arms' bases below.
@@ -60,6 +60,7 @@ def _with_numbers(texts: Iterable[str]) -> Iterator[str]:
     yield from dict.fromkeys(texts)
     for _ in range(1000):
         yield "user\nassistant\nsystem\n"
+        yield with_hands("", (0.0, 0.0))
     numbers = [*map(str, range(100)), *(f"{n:02}" for n in range(10))]
     for number in numbers:
         for _ in range(1000):

@@ -134,6 +134,33 @@ def test_a_batch_without_robot_rows_and_a_stage_without_actions(words: Words) ->
     assert seeing.collate([robot(1)]).robot is None
 
 
+def test_how_far_the_hands_are_open_is_told_where_the_planner_is_told_and_where_it_is_known(words: Words) -> None:
+    widths_m = (0.0352, 0.0699)
+    samples = [robot(1)._replace(widths_m=widths_m), question(2)._replace(widths_m=widths_m), question(3)]
+    silent, telling = (
+        Collator(words, None, feature_queries=QUERIES, patch=16, merge=2, hands_told=told) for told in (False, True)
+    )
+    for sample, text in zip(samples, (samples[0].instruction, samples[1].question, samples[2].question), strict=True):
+        assert text
+        known = sample.widths_m is not None
+        for made, told in ((silent, text), (telling, f"{text} Hands: 35 70." if known else text)):
+            begins = words.prompt(told)
+            assert made.sequence(sample).ids[: len(begins)] == begins
+
+
+def test_words_look_at_the_same_things_behind_a_longer_prompt(words: Words) -> None:
+    box = Seen("box", 0, 0.1, 0.1, 0.2, 0.0, said_at=(len("on"),))
+    sample = question(2, point=True)._replace(seen=(box,), answer="on the left")
+    plain = Collator(words, None, feature_queries=QUERIES, patch=16, merge=2, names=("box",), hands_told=True)
+    behind = plain.collate([sample._replace(widths_m=(0.0, 0.05))])
+    before = plain.collate([sample])
+    assert behind.gaze is not None
+    assert before.gaze is not None
+    for one, other in zip(behind.gaze.position.tolist(), before.gaze.position.tolist(), strict=True):
+        assert behind.ids[0, one] == before.ids[0, other]
+        assert one > other
+
+
 def test_grounding_is_kept_by_row(words: Words) -> None:
     batch = collator(words).collate([question(1), question(2, point=True)])
     assert batch.grounding_known.tolist() == [[False] * 8, [False, True, True] + [False] * 5]

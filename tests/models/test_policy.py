@@ -243,6 +243,28 @@ def test_on_change_keeps_the_thought_while_the_view_stays_as_it_was(
     assert (count.thoughts, count.refreshed) == (3, 1)
 
 
+def test_hands_that_close_are_told_and_thought_about_anew(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = thinking(folder, "on_change", tmp_path)
+    spec = checkpoint.load_spec(copy)
+    telling = msgspec.structs.replace(spec, planner=msgspec.structs.replace(spec.planner, hands_told=True))
+    (copy / "syvla.json").write_bytes(msgspec.json.encode(telling))
+    planner = LearnedPlanner(copy)
+    count = Counted(planner, monkeypatch)
+    open_hands, held = np.array(POSE), np.array(POSE)
+    open_hands[[6, 13]] = 0.07
+    held[[6, 13]] = 0.07, 0.031
+    first = think(planner, msgspec.structs.replace(seen(0), proprioception=open_hands))
+    think(planner, msgspec.structs.replace(seen(1), proprioception=open_hands))
+    assert (count.thoughts, count.refreshed) == (1, 1)
+    other = think(planner, msgspec.structs.replace(seen(2), proprioception=held))
+    assert (count.thoughts, count.refreshed) == (2, 1)
+    assert not same_states(first, other)
+    alone = LearnedPlanner(thinking(folder, "always", tmp_path))
+    assert same_states(first, think(alone, seen(0), task(1, "Put the red cube into the white tray. Hands: 70 70.")))
+
+
 def test_slow_change_adds_up(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each image is compared with the one that was thought about, not with the one before."""
     planner = LearnedPlanner(thinking(folder, "on_change", tmp_path))

@@ -19,6 +19,7 @@ from syvla_models.prompt import (
     prompt_ids,
     special_id,
     training_sequence,
+    with_hands,
 )
 from syvla_models.spec import CameraView, PlannerSpec
 from syvla_models.tiny import train_tokenizer
@@ -37,6 +38,13 @@ TEMPLATE = (
 
 def spec(**changes: Any) -> PlannerSpec:
     return PlannerSpec(**{"views": (VIEW,), "hidden_size": 192, **changes})
+
+
+def test_how_far_the_hands_are_open_is_said_in_millimetres_one_token_for_each() -> None:
+    assert with_hands("Load it.", (0.0312, 0.0694)) == "Load it. Hands: 30 70."
+    assert with_hands("Load it.", (-0.001, 0.0)) == "Load it. Hands: 0 0."
+    hands = encode(TOKENIZER, with_hands("", (0.022, 0.035)))
+    assert [TOKENIZER.decode([token]) for token in hands] == [" Hands", ":", " 20", " 35", "."]
 
 
 @pytest.mark.parametrize("system", ["", "You drive two arms."])

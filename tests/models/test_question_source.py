@@ -56,6 +56,15 @@ def test_the_answer_is_of_the_picture_and_the_point_is_on_its_side(tmp_path: Pat
         np.testing.assert_allclose(sample.grounding[known], [0.3, 0.2 if left else -0.2], rtol=1e-6)
 
 
+def test_how_far_the_hands_are_open_is_of_the_picture_where_it_is_known(tmp_path: Path) -> None:
+    file = scenes(tmp_path)
+    assert {sample.widths_m for sample in draw(Questions("vqa", [file], [VIEW]), 20)} == {None}
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    file.write_text("\n".join(json.dumps({**line, "widths_m": [k / 1000, 0.07]}) for k, line in enumerate(lines)))
+    for sample in draw(Questions("vqa", [file], [VIEW]), 40):
+        assert sample.widths_m == (int(sample.images[0].mean()) / 10 / 1000, 0.07)
+
+
 def test_half_of_the_questions_about_a_place_go_without_the_words_that_name_it(tmp_path: Path) -> None:
     """With the answer always before them, the feature queries learned to copy the place from it, not to look."""
     drawn = draw(Questions("vqa", [scenes(tmp_path)], [VIEW]), 400)

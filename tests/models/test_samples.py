@@ -290,6 +290,17 @@ def test_texts_have_every_instruction_and_thought(folder: Path) -> None:
     assert "thought at 960" in texts
 
 
+def test_how_far_the_hands_are_open_is_that_of_the_image(folder: Path) -> None:
+    demos = load(folder, action_samples=0)
+    for k in range(20):
+        sample = demos.draw(generator(0, 0, 0, k), False)
+        assert sample.widths_m is not None
+        left_m, right_m = sample.widths_m
+        sights = [(e, s) for e in demos.train for s in e.sights]
+        measured = [e.proprioception(np.array(s.observation_ns))[[6, 13]] for e, s in sights]
+        assert any(np.allclose((left_m, right_m), m) for m in measured)
+
+
 # ---------------------------------------------------------------- other wordings
 
 

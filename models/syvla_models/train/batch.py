@@ -10,7 +10,7 @@ from syvla.errors import ConfigError
 from syvla.message import Float32, Float64, UInt8
 from syvla_models.flow import HAND_STRIDE
 from syvla_models.images import patches
-from syvla_models.prompt import TokenSequence, collate, training_sequence
+from syvla_models.prompt import TokenSequence, collate, training_sequence, with_hands
 from syvla_models.train.augment import augment
 from syvla_models.train.mixture import Mixture
 from syvla_models.train.samples import Actions, Sample, Seen
@@ -122,10 +122,11 @@ class Collator:
         patch: int,
         merge: int,
         names: Sequence[str] = (),
+        hands_told: bool = False,
     ) -> None:
         """For ``planner``, whose vision tower has patches of ``patch`` pixels, ``merge`` x ``merge`` to a token.
 
-        ``names`` are what things in the images may be called.
+        ``names`` are what things in the images may be called; ``hands_told`` says so in the planner's spec.
 
         ``encoder`` None leaves the actions of robot samples out.
         """
@@ -134,6 +135,7 @@ class Collator:
         self._queries = feature_queries
         self._patch, self._merge = patch, merge
         self._names = {name: index for index, name in enumerate(names)}
+        self._hands_told = hands_told
         self._prompts: dict[str, list[int]] = {}
         self._texts: dict[str, list[int]] = {}
 
@@ -164,10 +166,10 @@ class Collator:
             if sample.answer is None:
                 raise ConfigError(f"{sample.source}: the question {sample.question!r} has no answer")
             queries = self._queries if sample.grounding_known.any() else 0
-            prompt = self._prompt(sample.question)
+            prompt = self._prompt(sample, sample.question)
             return training_sequence(prompt, self._text(sample.answer), end, queries)
         said = sample.chain_of_thought
-        prompt = self._prompt(sample.instruction)
+        prompt = self._prompt(sample, sample.instruction)
         return training_sequence(prompt, self._text(said or ""), end, self._queries, learn_thought=said is not None)
 
     # ------------------------------------------------------------ inside
@@ -234,7 +236,7 @@ class Collator:
         """The positions in the row of the words that have just named what is seen."""
         if sample.question is None or sample.answer is None:
             return []
-        before = len(self._prompt(sample.question)) - 1
+        before = len(self._prompt(sample, sample.question)) - 1
         return [before + len(self._text(sample.answer[:end])) for end in seen.said_at]
 
     def _tokens(self, image: UInt8) -> int:
@@ -254,7 +256,9 @@ class Collator:
         block = self._patch * self._merge
         return height // block, width // block
 
-    def _prompt(self, text: str) -> list[int]:
+    def _prompt(self, sample: Sample, text: str) -> list[int]:
+        if self._hands_told and sample.widths_m is not None:
+            text = with_hands(text, sample.widths_m)
         return _remember(self._prompts, text, self._planner.prompt)
 
     def _text(self, text: str) -> list[int]:

@@ -69,6 +69,7 @@ def build_stage(config: TrainConfig, rig: RigConfig) -> Stage:
         patch=vision.patch_size,
         merge=vision.spatial_merge_size,
         names=names,
+        hands_told=planner.spec.hands_told,
     )
     return Stage(policy, mixture, collator, names)
 
@@ -131,6 +132,7 @@ def _planner_spec(config: TrainConfig, hidden_size: int) -> PlannerSpec:
         hidden_size=hidden_size,
         system_prompt=model.system_prompt,
         instruction_first=model.instruction_first,
+        hands_told=model.hands_told,
         max_thought_tokens=model.max_thought_tokens,
     )
 

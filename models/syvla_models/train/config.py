@@ -73,6 +73,7 @@ class ModelConfig(Section, frozen=True):
     views: tuple[CameraView, ...] = ()  # what the planner sees; none: the table, as the tiny planner of the twin does
     system_prompt: str = ""
     instruction_first: bool = True
+    hands_told: bool = False  # how far the hands are open is said behind the instruction
     max_thought_tokens: int = 96
 
     def __post_init__(self) -> None:

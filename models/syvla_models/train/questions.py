@@ -6,7 +6,8 @@ A source is one or more ``scenes.jsonl`` files. A line is one picture, its path 
         {"question": "What is left of the red box?", "answer": "The green can.", "point": [0.31, 0.12]}]}
 
 ``point`` is where the thing spoken of is: x, y [m] in the world, or null. ``named`` are
-the places of what an order names, ``things`` what the picture shows.
+the places of what an order names, ``things`` what the picture shows, ``widths_m`` (of the picture, may be left out)
+how far the left and the right hand are open.
 """
 
 import math
@@ -60,6 +61,7 @@ class Scene(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     camera: str
     questions: tuple[Question, ...]
     things: tuple[Thing, ...] = ()
+    widths_m: tuple[float, float] | None = None
 
 
 SAME_M = 0.002  # two places nearer than this are one, but for how they are rounded
@@ -117,6 +119,7 @@ class Questions:
             answer=None if silent else asked.answer,
             grounding=grounding.values,
             grounding_known=grounding.known,
+            widths_m=scene.widths_m,
             seen=tuple(
                 seen
                 for index, view in enumerate(self._views)

@@ -19,6 +19,7 @@ from syvla.clock import NS_PER_S, to_ns
 from syvla.errors import ConfigError, RecordingError
 from syvla.message import Float32, Float64, UInt8
 from syvla_models.images import view_of
+from syvla_models.prefix import GRIPPERS
 from syvla_models.spec import CameraView
 from syvla_models.train.episode import Episode, Sight, read_episode
 from syvla_models.train.grounding import unknown
@@ -64,6 +65,7 @@ class Sample(NamedTuple):
     grounding: Float32 = unknown().values  # (8,), see ``grounding``
     grounding_known: npt.NDArray[np.bool_] = unknown().known  # (8,)
     actions: Actions | None = None
+    widths_m: tuple[float, float] | None = None  # how far the left and the right hand are open; None: not known
     seen: tuple[Seen, ...] = ()  # what is known to be in the images, see ``learner.Learner.seen``
 
 
@@ -161,6 +163,7 @@ class Demonstrations:
         episode, sight = self._sight(rng, validation)
         seen = episode.images(sight)
         grounding = unknown() if sight.thought is None else sight.thought.grounding
+        left, right = episode.proprioception(np.array(sight.observation_ns))[GRIPPERS].tolist()
         return Sample(
             source=self.name,
             images=tuple(view_of(seen[view.camera], view) for view in self._views),
@@ -168,6 +171,7 @@ class Demonstrations:
             chain_of_thought=self._said(rng, sight),
             grounding=grounding.values,
             grounding_known=grounding.known,
+            widths_m=(left, right),
             actions=self._actions(rng, episode, sight) if self._samples and self._imitable(episode, sight) else None,
         )
 

@@ -4,12 +4,12 @@ A folder with ``scenes.jsonl``, one line for each picture, written as they are d
 
     {"image": "000/000123.jpg", "camera": "cam_high",
      "questions": [{"question": ..., "answer": ..., "point": [x, y], "kind": ..., "named": [[x, y], ...]}],
-     "things": [{"name": ..., "where": ..., "point": [x, y], "place": [u, v]}]}
+     "things": [{"name": ..., "where": ..., "point": [x, y], "place": [u, v]}], "widths_m": [left, right]}
 
 ``point`` is where the thing asked about is [m, in the world frame], or null; ``kind`` what sort of question it is.
 ``named`` are the points of what an order names. ``things`` are all that the image shows unless something stands before
 them; ``where`` is what each is in or on which side it is, in words ("" of a container), and ``place`` where it is, as
-shares of the image's width and height.
+shares of the image's width and height; ``widths_m`` is how far the hands are open.
 """
 
 import itertools
@@ -117,6 +117,7 @@ def _pictured(
         "camera": CAMERA,
         "questions": [question._asdict() for question in asked],
         "things": _things(shown.table, cameras),
+        "widths_m": [round(width_m, 4) for width_m in shown.widths_m],
     }
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from syvla.config import RigConfig
 from syvla.control.kinematics import HOME_RAD, Base, arm_distance_m, forward_tcp, hand_rotation, inverse_tcp
 from syvla.message import Float64
-from syvla.messages import ARMS, ArmName, SimState
+from syvla.messages import ARM_JOINTS, ARMS, ArmName, SimState
 from syvla.sim.model import ARMS_QPOS
 from syvla.sim.motion import quaternion_from_rotation
 from syvla.sim.piper_mjcf import ARM_DOF
@@ -41,6 +41,8 @@ _APART_M = 0.01  # between the arms
 _TILTS_RAD = np.radians(np.arange(0.0, 52.0, 3.0))
 _TRIES, _FETCHES = 30, 3
 _MISSES = 0.4  # share of the hands past a grasp that closed on nothing, or lost what they had
+_HOLDING_M = (0.029, 0.036)  # how wide a hand may be that holds something; no other is
+_SHUT_M = (0.008, 0.020)  # how much narrower than the thing a hand is that does not hold it
 _BESIDE_M = (0.025, 0.05)  # how far the thing then is from where the hand closed, or from the way on which it fell
 _LOST = 0.5  # share of the misses where it fell on the way to the container
 _CLEAR_M = 0.05  # how far it is from a low hand, whose fingers would touch it otherwise
@@ -57,6 +59,13 @@ class RandomTable(NamedTuple):
 
     state: SimState
     table: Table
+
+    @property
+    def widths_m(self) -> tuple[float, float]:
+        """How far the left and the right hand are open."""
+        fingers = self.state.qpos[:ARMS_QPOS].reshape(2, ARM_DOF)[:, ARM_JOINTS:]
+        left, right = fingers.sum(axis=1).tolist()
+        return (left, right)
 
 
 class RandomTables:
@@ -76,6 +85,8 @@ class RandomTables:
         working = int(rng.choice(3, p=_WORKING_SHARES))
         for side in rng.permutation(2).tolist():
             width = float(rng.uniform(0.0, _WIDEST_M))
+            if _HOLDING_M[0] < width < _HOLDING_M[1]:
+                width = _IDLE_WIDTH_M
             if working > 0:
                 working -= 1
                 width = self._occupy(rng, ARMS[side], joints, things, width)
@@ -119,7 +130,7 @@ class RandomTables:
     ) -> float:
         """Somewhere on the way from home to a thing, to a container and back home; the thing goes with it.
 
-        Not always: what a hand holds shall be told by looking at it, not by where the hand is.
+        Not always: whether a hand holds something shall not be told by where it is.
         """
         near = [thing for thing in things.loose() if (things.position[thing.name][1] > 0.0) == (arm == "left")]
         for row in rng.permutation(len(near))[:_FETCHES].tolist():
@@ -134,7 +145,7 @@ class RandomTables:
                 joints[arm] = q
                 if way >= _LIFT and rng.random() < _MISSES and things.lose(rng, thing, slot, self._hand(arm, q)[0]):
                     narrow = min(thing.size_m[:2])
-                    return _WIDEST_M if way >= _RAISE else float(rng.uniform(0.0, narrow))
+                    return _WIDEST_M if way >= _RAISE else narrow - float(rng.uniform(*_SHUT_M))
                 return self._carry(arm, route, q, way, share, thing, container, slot, things)
         return idle_m
 

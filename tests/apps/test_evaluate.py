@@ -118,6 +118,13 @@ def test_other_wordings_ask_for_the_same_and_keep_what_was_written_before(task: 
         assert {goal(other) for other in others} == {goal(said)}
 
 
+def test_wordings_that_cannot_be_read_are_named_and_left_as_they_are(tmp_path: Path) -> None:
+    (tmp_path / "wordings.json").write_bytes(b"[not json")
+    with pytest.raises(ConfigError, match=r"wordings\.json cannot be read"):
+        write_wordings([Episode("snack_loading", "id", 1, "n")], tmp_path, 3)
+    assert (tmp_path / "wordings.json").read_bytes() == b"[not json"
+
+
 def test_only_the_cameras_that_were_named_are_recorded(run: RunConfig, tmp_path: Path) -> None:
     list(demonstrate(run, [Episode("snack_loading", "id", 1, "n", limit_s=1.0)], tmp_path, ("cam_high",)))
     topics = {recorded.topic for recorded in read(tmp_path / "n.mcap")}

@@ -20,7 +20,6 @@ from syvla.transport.codec import encode_body
 from syvla_models.spec import CameraView
 from syvla_models.train.mixture import Mixture, generator
 from syvla_models.train.samples import Demonstrations, Sample, find, split
-from syvla_models.train.wordings import read_wordings
 
 MS = 1_000_000
 DURATION_MS = 4000
@@ -314,26 +313,6 @@ def test_instructions_are_reworded_as_often_as_asked_and_nothing_else_changes(fo
     assert {"do it", *wordings["do it"]} <= set(demos.texts())
     other = load(folder, reworded=0.7, wordings={"do that": ("what?",)}, action_samples=0)
     assert {other.draw(generator(0, 0, 0, k), False).instruction for k in range(30)} == {"do it"}
-
-
-@pytest.mark.parametrize(
-    ("written", "said"),
-    [
-        (None, "is missing"),
-        (b'{"do it": "get it done"}', "cannot be read"),
-        (b'{"do it": []}', "'do it' needs wordings"),
-        (b'{"do it": ["see to it", " "]}', "'do it' needs wordings"),
-    ],
-)
-def test_wordings_that_cannot_be_used_are_refused_by_their_file(
-    tmp_path: Path, written: bytes | None, said: str
-) -> None:
-    if written is not None:
-        (tmp_path / "wordings.json").write_bytes(written)
-    with pytest.raises(ConfigError, match=rf"wordings\.json.*{said}"):
-        read_wordings([tmp_path / "a.mcap", tmp_path / "b.mcap"])
-    (tmp_path / "wordings.json").write_bytes(b'{"do it": ["see to it"]}')
-    assert read_wordings([tmp_path / "a.mcap"]) == {"do it": ("see to it",)}
 
 
 # ---------------------------------------------------------------- what is refused

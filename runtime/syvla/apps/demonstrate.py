@@ -14,6 +14,7 @@ from syvla.apps.director import Episode, Outcome
 from syvla.apps.evaluate import run_lockstep
 from syvla.apps.parallel import in_order
 from syvla.config import RunConfig
+from syvla.errors import ConfigError
 from syvla.sim.tasks import ALL_TASKS
 from syvla.sim.tasks.goal import generator
 from syvla.sim.tasks.wording import instruction
@@ -38,10 +39,14 @@ def missing(episodes: Sequence[Episode], out: Path) -> list[Episode]:
 def write_wordings(episodes: Sequence[Episode], out: Path, count: int) -> Path:
     """Write ``count`` other wordings of each episode's instruction into ``out/wordings.json``, by instruction.
 
-    An instruction that is in the file already has the new ones instead.
+    An instruction that is in the file already has the new ones instead. ConfigError if the file is there and cannot be
+    read; it is left as it is.
     """
     path = out / WORDINGS_FILE
-    known = msgspec.json.decode(path.read_bytes(), type=dict[str, tuple[str, ...]]) if path.exists() else {}
+    try:
+        known = msgspec.json.decode(path.read_bytes(), type=dict[str, tuple[str, ...]]) if path.exists() else {}
+    except (OSError, msgspec.MsgspecError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
     for episode in episodes:
         task = ALL_TASKS[episode.task]
         said = task.reset(episode.seed, episode.split).instruction

@@ -388,5 +388,9 @@ class SimTruth(Message, frozen=True):
     pose: Float64  # (N, 7) position [m] and quaternion (w, x, y, z) in the world frame
     held_by: tuple[str, ...]  # for each name: "", "left" or "right"
     inside: tuple[str, ...]  # for each name: the container it lies in, or ""
+    hands_m: Float64  # (2, 3) grasp points of the left and the right hand in the world frame
 
-    ARRAYS: ClassVar[dict[str, ArraySpec]] = {"pose": ArraySpec("f8", ((0, 64), 7))}
+    ARRAYS: ClassVar[dict[str, ArraySpec]] = {
+        "pose": ArraySpec("f8", ((0, 64), 7)),
+        "hands_m": ArraySpec("f8", (2, 3)),
+    }

@@ -52,6 +52,7 @@ class Table:
             pose=np.zeros((0, 7)),
             held_by=(),
             inside=(),
+            hands_m=np.zeros((2, 3)),
         )
 
     def safety(self) -> SafetyState:

@@ -24,7 +24,9 @@ def laid(task: str) -> tuple[Hands, Table]:
     scene = TASKS[task].reset(3, "id").scene
     places = [(*thing.position_m, 1.0, 0.0, 0.0, 0.0) for thing in scene.objects]
     places += [(*box.centre_m, 0.0, 1.0, 0.0, 0.0, 0.0) for box in scene.containers]
-    return Hands(RIG, scene), Table(scene.names, np.array(places), ("",) * len(places), ("",) * len(places))
+    return Hands(RIG, scene), Table(
+        scene.names, np.array(places), ("",) * len(places), ("",) * len(places), np.zeros((2, 3))
+    )
 
 
 HANDS, TABLE = laid("snack_loading")

@@ -60,7 +60,7 @@ def samples(seed: int = 1) -> dict[type[Message], Message]:
         m.SimReset(reset_id=1, task="snack_loading", split="id", seed=4),
         m.SimState(stamp_ns=1, task="t", split="id", seed=4, reset_id=1, qpos=rng.normal(size=80)),
         m.SimTruth(stamp_ns=1, reset_id=1, task="t", instruction="i", progress=0.5, success=False, names=("a", "b"),
-                   pose=rng.normal(size=(2, 7)), held_by=("", "left"), inside=("tray", "")),
+                   pose=rng.normal(size=(2, 7)), held_by=("", "left"), inside=("tray", ""), hands_m=np.zeros((2, 3))),
     ]  # fmt: skip
     return {type(message): message for message in made}
 

@@ -132,7 +132,7 @@ while True:
     while time.monotonic_ns() < end_ns:
         at_ns = time.monotonic_ns()
         truth = m.SimTruth(stamp_ns=at_ns, reset_id=1, task="", instruction="", progress=0.0, success=False, names=(),
-                           pose=np.zeros((0, 7)), held_by=(), inside=())
+                           pose=np.zeros((0, 7)), held_by=(), inside=(), hands_m=np.zeros((2, 3)))
         fresh.append(received("sim/truth", truth, i, at_ns))
         if i % 20 == 0:
             frame = m.CameraFrame(camera="cam_high", frame_id=i, exposure_ns=at_ns, rgb=rgb)

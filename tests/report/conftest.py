@@ -235,6 +235,7 @@ def _move(
                 stamp_ns=at, reset_id=1, task="snack_loading", instruction="",
                 progress=min(1.0, (at - T0) / (end - T0 - S)),
                 success=at > end - S, names=("red bar",), pose=np.zeros((1, 7)), held_by=("",), inside=("",),
+                hands_m=np.zeros((2, 3)),
             )  # fmt: skip
             script.send(at, "sim/truth", truth)
     return holds

@@ -199,7 +199,7 @@ def test_topics_count_gaps_losses_and_restarts(tmp_path: Path) -> None:
 def test_the_twin_says_whether_it_was_done(tmp_path: Path) -> None:
     truth = m.SimTruth(
         stamp_ns=T0, reset_id=1, task="t", instruction="do it", progress=0.5, success=False, names=(),
-        pose=np.zeros((0, 7)), held_by=(), inside=(),
+        pose=np.zeros((0, 7)), held_by=(), inside=(), hands_m=np.zeros((2, 3)),
     )  # fmt: skip
     summary = summarise(write(tmp_path / "a.mcap", [(T0, "sim/truth", truth)]))
     assert (summary["success"], summary["progress"], summary["instruction"]) == (False, 0.5, "do it")

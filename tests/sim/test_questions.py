@@ -27,6 +27,7 @@ def table(held: str = "", in_tray: str = "") -> Table:
         pose,
         tuple("right" if name == held else "" for name in NAMES),
         tuple("white tray" if name == in_tray else "" for name in NAMES),
+        np.array([[0.15, 0.3, 0.2], [0.15, -0.3, 0.2]]),
     )
 
 

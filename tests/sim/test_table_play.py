@@ -18,6 +18,7 @@ from syvla.sim.tasks.snack_loading import SNACKS, TRAYS
 from syvla.sim.tasks.table_play import TablePlay, on_table
 
 SEEDS = range(400)
+HANDS_M = np.array([[0.2, 0.3, 0.2], [0.2, -0.3, 0.2]])
 PLAY = TablePlay()
 
 
@@ -35,6 +36,7 @@ def start(episode: LanguageEpisode, inside: dict[str, str] | None = None, held: 
         np.array(places),
         tuple((held or {}).get(name, "") for name in scene.names),
         tuple((inside or {}).get(name, "") for name in scene.names),
+        HANDS_M,
     )
 
 

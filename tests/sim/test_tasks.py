@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,11 +12,12 @@ from syvla.messages import MAX_TEXT
 from syvla.sim.scene import Scene, Table
 from syvla.sim.tasks import TASKS
 from syvla.sim.tasks.goal import SPLITS, Goal, LanguageEpisode
-from syvla.sim.tasks.math_packaging import BOX, CANDIES
+from syvla.sim.tasks.math_packaging import BOX, CANDIES, next_candy
 from syvla.sim.tasks.snack_loading import SNACKS, TRAYS
 
 SEEDS = range(60)
 EVERY = [(task, split) for task in TASKS for split in SPLITS]
+HANDS_M = np.array([[0.2, 0.3, 0.2], [0.2, -0.3, 0.2]])
 REACH_M = 0.45  # of a hand that points straight down, from its base
 
 
@@ -36,6 +38,7 @@ def table_of(scene: Scene, inside: dict[str, str] | None = None, pushed_m: float
         np.array(poses, dtype=np.float64),
         tuple("left" if name == held else "" for name in scene.names),
         tuple(places.get(name, "") for name in scene.names),
+        HANDS_M,
     )
 
 
@@ -255,6 +258,22 @@ def test_candy_thoughts_follow_what_was_done() -> None:
     assert f"the {pusher} arm pushes the box to the {push}" in full
     moved = 0.07 if push == "left" else -0.07
     assert "go home" in made.chain_of_thought(table_of(made.scene, packed(count), moved))
+
+
+def test_the_hand_that_set_off_for_a_candy_goes_on_to_it() -> None:
+    """Two candies were as near to the box, and a planner that saw it now so, now so sent the hand between them."""
+    for seed in range(20):
+        made = episode("math_packaging", seed)
+        side = 0 if made.wanted.push == "left" else 1
+        laid = table_of(made.scene)
+        wanted = next_candy(made.wanted, laid)
+        for share in (0.0, 0.3, 0.6, 0.9):
+            hands = HANDS_M.copy()
+            hands[side] += share * (laid.position_m(wanted) - hands[side])
+            assert next_candy(made.wanted, replace(laid, hands_m=hands)) == wanted
+        other = next(name for name in CANDIES if name != wanted)
+        hands[side] = laid.position_m(other)
+        assert next_candy(made.wanted, replace(laid, hands_m=hands)) == other
 
 
 @pytest.mark.parametrize(

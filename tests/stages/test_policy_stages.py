@@ -76,6 +76,7 @@ def truth(stamp_ns: int) -> SimTruth:
         pose=np.zeros((0, 7)),
         held_by=(),
         inside=(),
+        hands_m=np.zeros((2, 3)),
     )
 
 

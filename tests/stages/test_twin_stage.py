@@ -49,6 +49,7 @@ class _Log:
             pose=np.zeros((0, 7)),
             held_by=(),
             inside=(),
+            hands_m=np.zeros((2, 3)),
         )
 
     def close(self) -> None:

@@ -114,6 +114,7 @@ class Table:
     pose: Float64  # (N, 7) position [m] and quaternion (w, x, y, z) in the world frame
     held_by: tuple[str, ...]  # for each name: "", "left" or "right"
     inside: tuple[str, ...]  # for each name: the container it lies in, or ""
+    hands_m: Float64  # (2, 3) grasp points of the left and the right hand in the world frame
     index: Mapping[str, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -122,7 +123,7 @@ class Table:
     @classmethod
     def of(cls, truth: SimTruth) -> "Table":
         """The table in a truth message."""
-        return cls(truth.names, truth.pose, truth.held_by, truth.inside)
+        return cls(truth.names, truth.pose, truth.held_by, truth.inside, truth.hands_m)
 
     def only(self, names: Collection[str]) -> "Table":
         """The table as if nothing but ``names`` were on it."""
@@ -132,6 +133,7 @@ class Table:
             self.pose[kept],
             tuple(self.held_by[i] for i in kept),
             tuple(self.inside[i] for i in kept),
+            self.hands_m,
         )
 
     def position_m(self, name: str) -> Float64:

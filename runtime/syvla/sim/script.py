@@ -90,45 +90,63 @@ class Script:
             return
         todo = [n for n in goal.candidates if n in table.index and table.inside[table.index[n]] != goal.container]
         todo = [n for n in todo if self._attempts.get(n, 0) < _ATTEMPTS]
-        if goal.count < len(goal.candidates):  # any will do: the nearest
-            centre = table.position_m(goal.container)
-            todo.sort(key=lambda n: float(np.linalg.norm(table.position_m(n) - centre)))
         todo.sort(key=lambda n: self._attempts.get(n, 0))  # what was tried before comes last
-        todo = todo[: max(goal.count - len(loaded_of(goal, table)), 0)]
+        missing = max(goal.count - len(loaded_of(goal, table)), 0)
         by_arm: dict[ArmName, list[str]] = {arm: [] for arm in BOTH_ARMS}
         for name in todo:
             by_arm["left" if table.position_m(name)[1] > 0.0 else "right"].append(name)
-        for arm in BOTH_ARMS:
-            for name in by_arm[arm]:
+        for side, arm in enumerate(BOTH_ARMS):
+            wanted = by_arm[arm][:missing]
+            if goal.count < len(goal.candidates):  # any will do: each next one is the nearest to where the hand then is
+                wanted = self._nearest(arm, by_arm[arm], table, missing, tuple(table.hands_m[side, :2].tolist()))
+            missing -= len(wanted)
+            for name in wanted:
                 self._add_place(arm, name, table)
-            if by_arm[arm]:
+            if wanted:
                 self._add_home(arm)
+
+    def _nearest(
+        self, arm: ArmName, things: list[str], table: Table, count: int, hand_m: tuple[float, ...]
+    ) -> list[str]:
+        """``count`` of the things in the order in which a hand at ``hand_m`` comes by them, from slot to slot."""
+
+        def far(name: str) -> tuple[int, float]:
+            return self._attempts.get(name, 0), math.dist(hand_m, table.position_m(name)[:2].tolist())
+
+        found: list[str] = []
+        for k in range(min(count, len(things))):
+            found.append(min((name for name in things if name not in found), key=far))
+            hand_m = self._slot_m(arm, self._slots[arm] + k, table)
+        return found
+
+    def _slot_m(self, arm: ArmName, k: int, table: Table) -> tuple[float, float]:
+        """Where the arm's ``k``-th thing is put (x, y)."""
+        inwards = 1.0 if arm == "left" else -1.0
+        if self._goal.push is None:  # a tray: each arm has its half, and begins at opposite ends
+            half_x = self._hands.container(self._goal.container).inner_m[0] / 2.0
+            dx, dy = inwards * (half_x - 0.041) * (1.0 if k % 2 == 0 else -1.0), inwards * 0.032
+        else:  # a box: three by two
+            dx, dy = (-0.04, 0.04, 0.0)[k % 3], inwards * (-0.03 if k % 6 < 3 else 0.03)
+        x, y, _ = table.position_m(self._goal.container).tolist()
+        return (x + dx, y + dy)
 
     def _add_place(self, arm: ArmName, thing: str, table: Table) -> None:
         container = self._hands.container(self._goal.container)
-        half_x = container.inner_m[0] / 2.0
-        k, inwards = self._slots[arm], (1.0 if arm == "left" else -1.0)
+        slot_m = self._slot_m(arm, self._slots[arm], table)
         self._slots[arm] += 1
-        size = self._hands.thing(thing).size_m
-        if self._goal.push is None:  # a tray: each arm has its half, and begins at opposite ends
-            dx, dy = inwards * (half_x - 0.041) * (1.0 if k % 2 == 0 else -1.0), inwards * 0.032
-            lower = size[2] / 2.0 + 0.014
-        else:  # a box: three by two, dropped from above what lies there already
-            dx, dy = (-0.04, 0.04, 0.0)[k % 3], inwards * (-0.03 if k % 6 < 3 else 0.03)
+        if self._goal.push is None:
+            lower = self._hands.thing(thing).size_m[2] / 2.0 + 0.014
+        else:  # dropped from above what lies there already
             lower = container.wall_height_m + 0.014
-        x, y, _ = table.position_m(container.name).tolist()
         other = self._last_place.get(OTHER_ARM[arm])
         beside_m = cast(tuple[float, float], tuple(self._rng.normal(0.0, self._astray_m, 2).tolist()))
-        miss_m = None
-        if self._rng.random() < self._misses:
-            distance_m = self._rng.uniform(*_MISSED_M) * self._rng.choice((-1.0, 1.0))
-            miss_m = self._hands.along_m(arm, thing, table, float(distance_m))
+        miss_m = self._missed_m(arm, thing, table) if self._rng.random() < self._misses else None
         job = Place(
             arm,
             self._numbers[arm],
             8 if miss_m is None else 12,
             thing=thing,
-            slot_m=(x + dx, y + dy),
+            slot_m=slot_m,
             beside_m=beside_m,
             miss_m=miss_m,
             lower_m=lower,
@@ -138,6 +156,16 @@ class Script:
         self._attempts[thing] = self._attempts.get(thing, 0) + 1
         self._last_place[arm] = job
         self._add(job)
+
+    def _missed_m(self, arm: ArmName, thing: str, table: Table) -> tuple[float, float] | None:
+        """Where the hand closes on nothing, from the thing's middle (x, y); None where another thing is nearer."""
+        distance_m = self._rng.uniform(*_MISSED_M) * self._rng.choice((-1.0, 1.0))
+        dx, dy = self._hands.along_m(arm, thing, table, float(distance_m))
+        x, y, _ = table.position_m(thing).tolist()
+        others = (name for name in table.names if name != thing and name != self._goal.container)
+        if any(math.dist((x + dx, y + dy), table.position_m(n)[:2].tolist()) < math.hypot(dx, dy) for n in others):
+            return None
+        return (dx, dy)
 
     def _queue_push(self, table: Table) -> None:
         """Queue the push once all is packed, and again if the box has not moved far enough."""

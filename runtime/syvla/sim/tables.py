@@ -41,7 +41,11 @@ _APART_M = 0.01  # between the arms
 _TILTS_RAD = np.radians(np.arange(0.0, 52.0, 3.0))
 _TRIES, _FETCHES = 30, 3
 _MISSES = 0.4  # share of the hands past a grasp that closed on nothing, or lost what they had
-_HOLDING_M = (0.029, 0.036)  # how wide a hand may be that holds something; no other is
+_HOLDING_M = (0.029, 0.046)  # how wide a hand may be that holds something; no other is
+_TURNED, _TURNED_M = (
+    0.3,
+    0.011,
+)  # share of what is held not quite square between the fingers, and how much wider at most
 _SHUT_M = (0.008, 0.020)  # how much narrower than the thing a hand is that does not hold it
 _BESIDE_M = (0.025, 0.05)  # how far the thing then is from where the hand closed, or from the way on which it fell
 _LOST = 0.5  # share of the misses where it fell on the way to the container
@@ -93,7 +97,7 @@ class RandomTables:
             qpos[ARM_DOF * side : ARM_DOF * (side + 1)] = (*joints[ARMS[side]], width / 2.0, width / 2.0)
         qpos[ARMS_QPOS:] = things.qpos()
         state = SimState(stamp_ns=0, task=task, split=split, seed=laid_seed, reset_id=0, qpos=qpos)
-        return RandomTable(state, things.table())
+        return RandomTable(state, things.table(np.array([self._hand(arm, joints[arm])[0] for arm in ARMS])))
 
     # ------------------------------------------------------------ what an arm does
 
@@ -146,7 +150,9 @@ class RandomTables:
                 if way >= _LIFT and rng.random() < _MISSES and things.lose(rng, thing, slot, self._hand(arm, q)[0]):
                     narrow = min(thing.size_m[:2])
                     return _WIDEST_M if way >= _RAISE else narrow - float(rng.uniform(*_SHUT_M))
-                return self._carry(arm, route, q, way, share, thing, container, slot, things)
+                carried = self._carry(arm, route, q, way, share, thing, container, slot, things)
+                turned = _LIFT <= way < _RAISE and rng.random() < _TURNED
+                return carried + (float(rng.uniform(0.0, _TURNED_M)) if turned else 0.0)
         return idle_m
 
     def _carry(
@@ -336,13 +342,14 @@ class _Things:
                 rails.append(self.position[container.name][axis] - container.centre_m[axis])
         return np.array([value for pose in poses for value in pose] + rails)
 
-    def table(self) -> Table:
-        """The truth."""
+    def table(self, hands_m: Float64) -> Table:
+        """The truth, with the hands' grasp points there (2, 3)."""
         return Table(
             self._names,
             np.array([(*self.position[name], *self._quaternion(name)) for name in self._names]),
             tuple(self._held[name] for name in self._names),
             tuple(self._inside[name] for name in self._names),
+            hands_m,
         )
 
     def _quaternion(self, name: str) -> tuple[float, float, float, float]:

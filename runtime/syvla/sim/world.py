@@ -6,7 +6,7 @@ import mujoco
 import numpy as np
 
 from syvla.config import RigConfig, Six
-from syvla.control.kinematics import HOME_RAD, Base
+from syvla.control.kinematics import HOME_RAD, Base, forward_tcp
 from syvla.errors import ConfigError, DriverError
 from syvla.message import Float64
 from syvla.messages import ARM_JOINTS, ARMS, ArmName, SimReset, SimState, SimTruth
@@ -163,6 +163,7 @@ class TwinWorld:
             pose=table.pose,
             held_by=table.held_by,
             inside=table.inside,
+            hands_m=table.hands_m,
         )
 
     def table(self) -> Table:
@@ -171,7 +172,9 @@ class TwinWorld:
         data, bodies = self._data, self._twin.bodies
         pose = np.concatenate((data.xpos[bodies], data.xquat[bodies]), axis=1)
         held = self._held_by()
-        return Table(self._scene.names, pose, held, self._inside(pose, held))
+        joints = data.qpos[:ARMS_QPOS].reshape(2, ARM_DOF)[:, :ARM_JOINTS]
+        hands = [base.to_world(*forward_tcp(q))[0] for base, q in zip(self._bases, joints, strict=True)]
+        return Table(self._scene.names, pose, held, self._inside(pose, held), np.array(hands))
 
     def close(self) -> None:
         """Nothing to release: the twin owns memory only."""

@@ -93,9 +93,12 @@ class MathPackaging:
 
 
 def next_candy(goal: Goal, table: Table) -> str:
-    """Which candy the demonstrator fetches: of the nearest that are wanted still, the left arm's, then the right's."""
-    x, y, _ = table.position_m(goal.container).tolist()
+    """Which candy is fetched: the nearest to the left hand while there are any on its side, then to the right one.
+
+    A hand that has set off stays nearest to what it goes for, so that who can hardly tell which of two is nearer
+    changes his mind at most at first. By their distance from the box they stayed equally near all the way.
+    """
     remaining = [name for name in goal.candidates if table.inside[table.index[name]] != goal.container]
-    remaining.sort(key=lambda name: math.dist((x, y), table.position_m(name)[:2].tolist()))
-    wanted = remaining[: goal.count - len(loaded_of(goal, table))]
-    return next((name for name in wanted if table.position_m(name)[1] > 0.0), wanted[0])
+    left = [name for name in remaining if table.position_m(name)[1] > 0.0]
+    hand = table.hands_m[0 if left else 1, :2].tolist()
+    return min(left or remaining, key=lambda name: math.dist(hand, table.position_m(name)[:2].tolist()))

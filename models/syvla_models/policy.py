@@ -23,7 +23,7 @@ from syvla_models.flow import sample
 from syvla_models.images import view_of
 from syvla_models.planner import SyvlaPlanner
 from syvla_models.prefix import GRIPPERS, JOINTS, prefix_rows
-from syvla_models.prompt import with_hands
+from syvla_models.prompt import told
 from syvla_models.spec import ActionSpec, PlannerSpec
 
 PARTIAL_EVERY = 4  # growing texts from one partial thought that is sent to the next
@@ -115,10 +115,8 @@ class LearnedPlanner:
         return [view_of(frames[view.camera].rgb, view) for view in self.spec.views]
 
     def _told(self, observation: Observation, task: Task) -> str:
-        if not self.spec.hands_told:
-            return task.instruction
         left, right = observation.proprioception[GRIPPERS].tolist()
-        return with_hands(task.instruction, (left, right))
+        return told(self.spec, task.instruction, (left, right))
 
     def _stands(self, now: _Made) -> bool:
         made, spec = self._made, self.spec

@@ -11,7 +11,7 @@ from transformers.utils.logging import disable_progress_bar
 from syvla.errors import ConfigError
 from syvla.proportion import wilson
 from syvla_models.planner import SyvlaPlanner
-from syvla_models.prompt import with_hands
+from syvla_models.prompt import told
 from syvla_models.train.questions import SCENES_FILE, Question, Scene, images_of, read_scenes
 
 _EVERY = 20  # questions between two lines of progress
@@ -42,10 +42,7 @@ def accuracy(checkpoint: Path, scenes: Path, count: int, say: Callable[[str], No
         if asked[ALL] == count:
             break
         images = images_of(path, scene, views)
-        text = question.question
-        if planner.spec.hands_told and scene.widths_m is not None:
-            text = with_hands(text, scene.widths_m)
-        *_, made = planner.think(images, text, reuse=False)
+        *_, made = planner.think(images, told(planner.spec, question.question, scene.widths_m), reuse=False)
         for kind in (question.kind, ALL):
             asked[kind] += 1
             right[kind] += made[0] == question.answer

@@ -27,11 +27,11 @@ QUERIES, K, H = 5, 3, 50
 class Words:
     """The words of a planner, without its weights."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, hands_told: bool = False) -> None:
         self.tokenizer = tokenizer
         self.end_id = prompt.special_id(tokenizer, "<|im_end|>")
         self.pad_id = prompt.special_id(tokenizer, "<|endoftext|>")
-        self.spec = PlannerSpec(views=(VIEW,), hidden_size=8, instruction_first=True)
+        self.spec = PlannerSpec(views=(VIEW,), hidden_size=8, instruction_first=True, hands_told=hands_told)
 
     def prompt(self, instruction: str, *, images: bool = True) -> list[int]:
         return prompt.prompt_ids(self.tokenizer, self.spec, instruction, [2] if images else [])
@@ -137,9 +137,7 @@ def test_a_batch_without_robot_rows_and_a_stage_without_actions(words: Words) ->
 def test_how_far_the_hands_are_open_is_told_where_the_planner_is_told_and_where_it_is_known(words: Words) -> None:
     widths_m = (0.0352, 0.0699)
     samples = [robot(1)._replace(widths_m=widths_m), question(2)._replace(widths_m=widths_m), question(3)]
-    silent, telling = (
-        Collator(words, None, feature_queries=QUERIES, patch=16, merge=2, hands_told=told) for told in (False, True)
-    )
+    silent, telling = collator(words), collator(Words(words.tokenizer, hands_told=True))
     for sample, text in zip(samples, (samples[0].instruction, samples[1].question, samples[2].question), strict=True):
         assert text
         known = sample.widths_m is not None
@@ -151,7 +149,8 @@ def test_how_far_the_hands_are_open_is_told_where_the_planner_is_told_and_where_
 def test_words_look_at_the_same_things_behind_a_longer_prompt(words: Words) -> None:
     box = Seen("box", 0, 0.1, 0.1, 0.2, 0.0, said_at=(len("on"),))
     sample = question(2, point=True)._replace(seen=(box,), answer="on the left")
-    plain = Collator(words, None, feature_queries=QUERIES, patch=16, merge=2, names=("box",), hands_told=True)
+    telling = Words(words.tokenizer, hands_told=True)
+    plain = Collator(telling, None, feature_queries=QUERIES, patch=16, merge=2, names=("box",))
     behind = plain.collate([sample._replace(widths_m=(0.0, 0.05))])
     before = plain.collate([sample])
     assert behind.gaze is not None

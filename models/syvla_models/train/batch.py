@@ -10,7 +10,8 @@ from syvla.errors import ConfigError
 from syvla.message import Float32, Float64, UInt8
 from syvla_models.flow import HAND_STRIDE
 from syvla_models.images import patches
-from syvla_models.prompt import TokenSequence, collate, training_sequence, with_hands
+from syvla_models.prompt import TokenSequence, collate, told, training_sequence
+from syvla_models.spec import PlannerSpec
 from syvla_models.train.augment import augment
 from syvla_models.train.mixture import Mixture
 from syvla_models.train.samples import Actions, Sample, Seen
@@ -37,6 +38,7 @@ class ActionEncoder(Protocol):
 class PromptedPlanner(Protocol):
     """What is needed of ``syvla_models.planner.SyvlaPlanner``."""
 
+    spec: PlannerSpec
     end_id: int
     pad_id: int
 
@@ -122,11 +124,10 @@ class Collator:
         patch: int,
         merge: int,
         names: Sequence[str] = (),
-        hands_told: bool = False,
     ) -> None:
         """For ``planner``, whose vision tower has patches of ``patch`` pixels, ``merge`` x ``merge`` to a token.
 
-        ``names`` are what things in the images may be called; ``hands_told`` says so in the planner's spec.
+        ``names`` are what things in the images may be called.
 
         ``encoder`` None leaves the actions of robot samples out.
         """
@@ -135,7 +136,6 @@ class Collator:
         self._queries = feature_queries
         self._patch, self._merge = patch, merge
         self._names = {name: index for index, name in enumerate(names)}
-        self._hands_told = hands_told
         self._prompts: dict[str, list[int]] = {}
         self._texts: dict[str, list[int]] = {}
 
@@ -257,9 +257,7 @@ class Collator:
         return height // block, width // block
 
     def _prompt(self, sample: Sample, text: str) -> list[int]:
-        if self._hands_told and sample.widths_m is not None:
-            text = with_hands(text, sample.widths_m)
-        return _remember(self._prompts, text, self._planner.prompt)
+        return _remember(self._prompts, told(self._planner.spec, text, sample.widths_m), self._planner.prompt)
 
     def _text(self, text: str) -> list[int]:
         return _remember(self._texts, text, self._planner.encode)

@@ -69,7 +69,6 @@ def build_stage(config: TrainConfig, rig: RigConfig) -> Stage:
         patch=vision.patch_size,
         merge=vision.spatial_merge_size,
         names=names,
-        hands_told=planner.spec.hands_told,
     )
     return Stage(policy, mixture, collator, names)
 

@@ -111,7 +111,7 @@ class Demonstrations:
         reworded: float = 0.0,
         wordings: Wordings = MappingProxyType({}),
     ) -> None:
-        """Read ``paths``; ConfigError if too few of them can be used.
+        """Read ``paths``; ConfigError if too few of them can be used, or one is to be reworded and has no wordings.
 
         Args:
             name: Of the source.
@@ -131,7 +131,7 @@ class Demonstrations:
                 which the committed prefix then strays; the rows after it lead back. A policy that has strayed finds its
                 way only if it has seen the like.
             reworded: How often a sample's instruction is one of its ``wordings`` instead.
-            wordings: Of the instructions; one that has none stays as it is.
+            wordings: Of the instructions.
         """
         low_s, high_s = delay_range_s
         if not 0.0 <= low_s <= high_s:
@@ -153,6 +153,9 @@ class Demonstrations:
         self._thought_probability = thought_probability
         self._offsets_ns = np.arange(horizon, dtype=np.int64) * to_ns(period_s)
         episodes, self.left_out = self._read(paths, max_image_hz)
+        told = {sight.instruction for episode in episodes for sight in episode.sights} if reworded else set()
+        if unworded := sorted(told - set(wordings)):
+            raise ConfigError(f"{name}: reworded: there are no wordings of {unworded[0]!r}")
         held_out = split([episode.name for episode in episodes], validation_share, name)
         self.train = tuple(e for e in episodes if e.name not in held_out)
         self.validation = tuple(e for e in episodes if e.name in held_out)
@@ -234,7 +237,7 @@ class Demonstrations:
     def _told(self, rng: np.random.Generator, sight: Sight) -> str:
         if rng.random() >= self._reworded:
             return sight.instruction
-        wordings = self._wordings.get(sight.instruction, (sight.instruction,))
+        wordings = self._wordings[sight.instruction]
         return wordings[int(rng.integers(len(wordings)))]
 
     def _said(self, rng: np.random.Generator, sight: Sight) -> str | None:

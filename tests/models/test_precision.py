@@ -1,0 +1,74 @@
+"""Mixed precision on a CPU: the same numbers, by the faster of torch's kernels."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from syvla_models.train.precision import mixed_precision
+
+CPU = torch.device("cpu")
+
+
+def kernels(result: torch.Tensor) -> set[str]:
+    """The names of what backward will run."""
+
+    def walk(node: torch.autograd.graph.Node | None) -> Iterator[str]:
+        if node is not None:
+            yield node.name()
+            for following, _ in node.next_functions:
+                yield from walk(following)
+
+    return set(walk(result.grad_fn))
+
+
+def through(conv: nn.Conv3d, images: torch.Tensor, ours: bool) -> tuple[torch.Tensor, torch.Tensor, set[str]]:
+    conv.weight.grad = None
+    with mixed_precision(CPU, bfloat16=True) if ours else torch.autocast("cpu", torch.bfloat16):
+        made = conv(images)
+    made.float().square().sum().backward()
+    assert conv.weight.grad is not None
+    return made.detach().float(), conv.weight.grad.clone(), kernels(made)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_convolution_whose_kernel_is_its_whole_input_is_a_product(bias: bool) -> None:
+    """The vision tower's patches: the convolution's backward took two fifths of a training step."""
+    torch.manual_seed(0)
+    conv, images = nn.Conv3d(3, 8, (2, 4, 4), stride=(2, 4, 4), bias=bias), torch.randn(50, 3, 2, 4, 4)
+    made, gradient, ran = through(conv, images, ours=True)
+    expected, gradient_expected, ran_before = through(conv, images, ours=False)
+    assert made.shape == (50, 8, 1, 1, 1)
+    torch.testing.assert_close(made, expected, rtol=0.02, atol=0.02)
+    assert float((gradient - gradient_expected).norm() / gradient_expected.norm()) < 0.01
+    assert not any("Convolution" in name for name in ran)
+    assert any("Convolution" in name for name in ran_before)
+
+
+@pytest.mark.parametrize(
+    ("options", "images"),
+    [
+        ({}, torch.ones(2, 4, 2, 5, 4)),
+        ({"padding": (0, 1, 0)}, torch.ones(2, 4, 2, 4, 4)),
+        ({"groups": 2}, torch.ones(2, 4, 2, 4, 4)),
+    ],
+)
+def test_any_other_convolution_stays_one(options: dict[str, object], images: torch.Tensor) -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv3d(4, 6, (2, 4, 4), **options)  # type: ignore[arg-type]
+    made, gradient, ran = through(conv, images, ours=True)
+    expected, gradient_expected, _ = through(conv, images, ours=False)
+    torch.testing.assert_close(made, expected)
+    torch.testing.assert_close(gradient, gradient_expected)
+    assert any("Convolution" in name for name in ran)
+
+
+def test_attention_is_in_single_precision_and_products_are_not() -> None:
+    query = torch.randn(1, 2, 5, 8, dtype=torch.bfloat16)
+    with mixed_precision(CPU, bfloat16=True):
+        assert functional.scaled_dot_product_attention(query, query, query).dtype == torch.float32
+        assert functional.linear(query, torch.ones(4, 8)).dtype == torch.bfloat16
+    with mixed_precision(CPU, bfloat16=False):
+        assert functional.linear(query.float(), torch.ones(4, 8)).dtype == torch.float32

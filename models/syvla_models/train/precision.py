@@ -25,10 +25,10 @@ def mixed_precision(device: torch.device, *, bfloat16: bool) -> Iterator[None]:
 class _CpuKernels(TorchFunctionMode):
     """What torch's own kernels take much longer for on the CPU, done otherwise. Measured with torch 2.13, one thread.
 
-    Attention in float32, because its backward in bfloat16 takes five times as long: a chunk of 50 rows by 6 heads of 32,
-    batch 96, forward and backward 85 ms in bfloat16, 22 ms in float32. A convolution whose kernel is as large as its
-    input, as in the vision tower's patches, is a matrix product, and takes 450 ms as a convolution for 1280 patches, 4 ms
-    as a product: two fifths of a training step.
+    Attention in float32, because its backward in bfloat16 takes five times as long: a chunk of 50 rows by 6 heads of
+    32, batch 96, forward and backward 85 ms in bfloat16, 22 ms in float32. A convolution whose kernel is as large as
+    its input, as in the vision tower's patches, is a matrix product, and takes 400 ms as a convolution of 1280
+    patches, 5 ms as a product: two fifths of a training step.
     """
 
     def __torch_function__(

@@ -58,12 +58,12 @@ def encode(tokenizer: Tokenizer, text: str) -> list[int]:
     return ids
 
 
-HAND_STEP_M = 0.005
-
-
 def told(spec: PlannerSpec, text: str, widths_m: tuple[float, float] | None) -> str:
     """What a planner is told: ``text``, and how far the hands are open if ``spec`` has it so and that is known."""
     return with_hands(text, widths_m) if spec.hands_told and widths_m is not None else text
+
+
+HAND_STEP_M = 0.005
 
 
 def with_hands(text: str, widths_m: tuple[float, float]) -> str:

@@ -65,6 +65,13 @@ def test_any_other_convolution_stays_one(options: dict[str, object], images: tor
     assert any("Convolution" in name for name in ran)
 
 
+def test_a_convolution_may_be_called_with_no_more_than_it_needs() -> None:
+    weight, images = torch.ones(6, 4, 2, 4, 4), torch.ones(3, 4, 2, 4, 4)
+    with mixed_precision(CPU, bfloat16=True):
+        assert functional.conv3d(images, weight).flatten().tolist() == [128.0] * 18
+        assert functional.conv3d(images, weight, padding=1).shape == (3, 6, 3, 3, 3)
+
+
 def test_attention_is_in_single_precision_and_products_are_not() -> None:
     query = torch.randn(1, 2, 5, 8, dtype=torch.bfloat16)
     with mixed_precision(CPU, bfloat16=True):

@@ -1,5 +1,7 @@
 """Table play: its own words, the whole table, one compiled model, and a demonstrator that manages."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -13,7 +15,7 @@ from syvla.sim.script import Script
 from syvla.sim.tasks import TASKS
 from syvla.sim.tasks.goal import Goal, LanguageEpisode
 from syvla.sim.tasks.layout import spread
-from syvla.sim.tasks.math_packaging import BOX, CANDIES
+from syvla.sim.tasks.math_packaging import BOX, CANDIES, next_candy
 from syvla.sim.tasks.snack_loading import SNACKS, TRAYS
 from syvla.sim.tasks.table_play import TablePlay, on_table
 
@@ -152,6 +154,24 @@ def test_the_thought_names_the_arm_that_fetches_first(episodes: list[LanguageEpi
         waypoints = script.step(table, np.array([*HOME_RAD, 0.05] * 2))
         first = next(w for w in waypoints if w.after == 0 and w.number > 2)  # 1 and 2 are the way home
         assert f"the {first.arm} arm packs" in episode.chain_of_thought(table)
+        candy = table.position_m(next_candy(episode.wanted, table))
+        assert math.dist(first.position_m[:2], candy[:2].tolist()) < 1e-9
+
+
+def test_a_hand_that_closes_on_nothing_is_nearest_to_what_it_wants(episodes: list[LanguageEpisode]) -> None:
+    """Otherwise the thought, which is of the candy nearest to the hand, would be of another than the hand goes for."""
+    missed = 0
+    for episode in [e for e in episodes if e.wanted.candidates == CANDIES][:60]:
+        table = start(episode)
+        script = Script(load_rig("twin"), episode.wanted, episode.scene, table, misses=1.0)
+        waypoints = script.step(table, np.array([*HOME_RAD, 0.05] * 2))
+        first = next(w for w in waypoints if w.after == 0 and w.number > 2)
+        if first.mistaken:
+            missed += 1
+            wanted = table.position_m(next_candy(episode.wanted, table))
+            nearest = min((table.position_m(n) for n in CANDIES), key=lambda p: math.dist(first.position_m[:2], p[:2]))
+            assert nearest.tolist() == wanted.tolist()
+    assert missed > 20
 
 
 def test_the_demonstrator_manages() -> None:

@@ -44,19 +44,19 @@ class _CpuKernels(TorchFunctionMode):
             with torch.autocast("cpu", enabled=False):
                 return func(query, key, value, *args[3:], **kwargs)
         if func is functional.conv3d and not kwargs and _covers(*args):
-            patches, weight, bias = args[:3]
-            return functional.linear(patches.flatten(1), weight.flatten(1), bias)[..., None, None, None]
+            patches, weight, *bias = args[:3]
+            return functional.linear(patches.flatten(1), weight.flatten(1), *bias)[..., None, None, None]
         return func(*args, **kwargs)
 
 
 def _covers(
     patches: torch.Tensor,
     weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    stride: object,
-    padding: object,
-    dilation: object,
-    groups: int,
+    bias: torch.Tensor | None = None,
+    stride: object = (1, 1, 1),
+    padding: object = (0, 0, 0),
+    dilation: object = (1, 1, 1),
+    groups: int = 1,
 ) -> bool:
     """Whether the kernel is as large as the input, so that nothing is left to slide over."""
     return patches.shape[1:] == weight.shape[1:] and padding == (0, 0, 0) and dilation == (1, 1, 1) and groups == 1

@@ -96,7 +96,7 @@ class Script:
         for name in todo:
             by_arm["left" if table.position_m(name)[1] > 0.0 else "right"].append(name)
         for side, arm in enumerate(BOTH_ARMS):
-            wanted = by_arm[arm][:missing]
+            wanted = by_arm[arm]
             if goal.count < len(goal.candidates):  # any will do: each next one is the nearest to where the hand then is
                 wanted = self._nearest(arm, by_arm[arm], table, missing, tuple(table.hands_m[side, :2].tolist()))
             missing -= len(wanted)

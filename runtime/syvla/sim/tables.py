@@ -41,11 +41,7 @@ _APART_M = 0.01  # between the arms
 _TILTS_RAD = np.radians(np.arange(0.0, 52.0, 3.0))
 _TRIES, _FETCHES = 30, 3
 _MISSES = 0.4  # share of the hands past a grasp that closed on nothing, or lost what they had
-_HOLDING_M = (0.029, 0.046)  # how wide a hand may be that holds something; no other is
-_TURNED, _TURNED_M = (
-    0.3,
-    0.011,
-)  # share of what is held not quite square between the fingers, and how much wider at most
+_HOLDING_M = (0.029, 0.036)  # how wide a hand may be that holds something; no other is
 _SHUT_M = (0.008, 0.020)  # how much narrower than the thing a hand is that does not hold it
 _BESIDE_M = (0.025, 0.05)  # how far the thing then is from where the hand closed, or from the way on which it fell
 _LOST = 0.5  # share of the misses where it fell on the way to the container
@@ -150,9 +146,7 @@ class RandomTables:
                 if way >= _LIFT and rng.random() < _MISSES and things.lose(rng, thing, slot, self._hand(arm, q)[0]):
                     narrow = min(thing.size_m[:2])
                     return _WIDEST_M if way >= _RAISE else narrow - float(rng.uniform(*_SHUT_M))
-                carried = self._carry(arm, route, q, way, share, thing, container, slot, things)
-                turned = _LIFT <= way < _RAISE and rng.random() < _TURNED
-                return carried + (float(rng.uniform(0.0, _TURNED_M)) if turned else 0.0)
+                return self._carry(arm, route, q, way, share, thing, container, slot, things)
         return idle_m
 
     def _carry(

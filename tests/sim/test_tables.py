@@ -86,8 +86,9 @@ def test_nothing_lies_within_something_else(drawn: list[RandomTable]) -> None:
 
 
 def test_a_hand_over_a_container_may_be_closed_on_nothing(drawn: list[RandomTable]) -> None:
-    """That it holds something cannot be told from where it is, but from how far apart that keeps its fingers."""
+    """That it holds something is told neither by where it is nor by its width alone, which a closing hand has, too."""
     seen = {True: 0, False: 0}
+    as_wide = 0
     for shown in drawn:
         for first, arm, base in ((0, "left", Base.of(RIG.left)), (8, "right", Base.of(RIG.right))):
             position, _ = base.to_world(*forward_tcp(shown.state.qpos[first : first + 6]))
@@ -96,12 +97,13 @@ def test_a_hand_over_a_container_may_be_closed_on_nothing(drawn: list[RandomTabl
             if arm in shown.table.held_by:
                 assert 0.029 < width_m < 0.036
             else:
-                assert not 0.029 < width_m < 0.036
+                as_wide += 0.029 < width_m < 0.036
             closed = 0.003 < width_m < 0.036  # at 0 it pushes
             if closed and abs(position[1]) < 0.12 and position[2] < 0.13:
                 seen[arm in shown.table.held_by] += 1
     assert seen[True] > 10
     assert seen[False] > seen[True] / 2
+    assert as_wide > 10
 
 
 def test_tables_cover_what_can_happen(drawn: list[RandomTable]) -> None:

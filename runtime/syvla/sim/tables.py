@@ -41,8 +41,7 @@ _APART_M = 0.01  # between the arms
 _TILTS_RAD = np.radians(np.arange(0.0, 52.0, 3.0))
 _TRIES, _FETCHES = 30, 3
 _MISSES = 0.4  # share of the hands past a grasp that closed on nothing, or lost what they had
-_HOLDING_M = (0.029, 0.036)  # how wide a hand may be that holds something; no other is
-_SHUT_M = (0.008, 0.020)  # how much narrower than the thing a hand is that does not hold it
+_SHUT_M = (0.0, 0.020)  # how much narrower than the thing a hand is that does not hold it: still closing, or shut
 _BESIDE_M = (0.025, 0.05)  # how far the thing then is from where the hand closed, or from the way on which it fell
 _LOST = 0.5  # share of the misses where it fell on the way to the container
 _CLEAR_M = 0.05  # how far it is from a low hand, whose fingers would touch it otherwise
@@ -85,8 +84,6 @@ class RandomTables:
         working = int(rng.choice(3, p=_WORKING_SHARES))
         for side in rng.permutation(2).tolist():
             width = float(rng.uniform(0.0, _WIDEST_M))
-            if _HOLDING_M[0] < width < _HOLDING_M[1]:
-                width = _IDLE_WIDTH_M
             if working > 0:
                 working -= 1
                 width = self._occupy(rng, ARMS[side], joints, things, width)

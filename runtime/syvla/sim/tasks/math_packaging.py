@@ -6,10 +6,10 @@ import re
 from syvla.sim.scene import Container, FreeObject, Scene, Slide, Table
 from syvla.sim.tasks.goal import PUSHED_M, SPLITS, Goal, LanguageEpisode, Side, generator, loaded_of, pushed_m
 from syvla.sim.tasks.layout import spread
-from syvla.sim.tasks.words import place_in_words
 
 BOX = "box"
 CANDIES = tuple(f"candy {i}" for i in range(1, 7))
+NEXT_CANDY = "packs the nearest candy"  # which one that is: next_candy()
 _WORDS = ("zero", "one", "two", "three", "four", "five", "six")
 _CANDY_M = (0.034, 0.034, 0.034)
 _CANDY_RGBA = (0.93, 0.35, 0.55, 1.0)
@@ -77,16 +77,15 @@ class MathPackaging:
     def chain_of_thought(self, goal: Goal, table: Table, rest_m: float) -> str:
         """The sum's result, the count so far, what comes next.
 
-        Of candies that all look alike, the words say which one is next. When they did not, a planner's place was the
-        middle of those that it might have been, and the hand closed between them.
+        Where the candy is stays unsaid: a place in words was as coarse as the words and did not leave the places of
+        the demonstrations, and the hand closed centimetres beside what the planner saw well enough.
         """
         count = len(loaded_of(goal, table))
         text = f"The sum makes {goal.count}. The box holds {count} of {goal.count} candies."
         packer, pusher = ("left", "right") if goal.push == "left" else ("right", "left")
         if count < goal.count:
-            x, y, _ = table.position_m(next_candy(goal, table)).tolist()
-            packs = f"packs the candy {place_in_words(x, y)}"
-            return f"{text} Next the {packer} arm {'drops the candy it holds' if packer in table.held_by else packs}."
+            does = "drops the candy it holds" if packer in table.held_by else NEXT_CANDY
+            return f"{text} Next the {packer} arm {does}."
         if pushed_m(goal, table, rest_m) < PUSHED_M:
             return f"{text} Next the {pusher} arm pushes the box to the {goal.push}."
         return f"{text} The box is on the {goal.push}, so the arms go home."

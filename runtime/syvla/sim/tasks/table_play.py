@@ -9,10 +9,10 @@ from syvla.errors import ConfigError
 from syvla.sim.scene import Container, FreeObject, Scene, Table
 from syvla.sim.tasks.goal import PUSHED_M, Goal, LanguageEpisode, Side, generator, loaded_of, pushed_m
 from syvla.sim.tasks.layout import spread
-from syvla.sim.tasks.math_packaging import BOX, CANDIES, MathPackaging, next_candy
+from syvla.sim.tasks.math_packaging import BOX, CANDIES, NEXT_CANDY, MathPackaging, next_candy
 from syvla.sim.tasks.snack_loading import SNACKS, TRAYS, SnackLoading
 from syvla.sim.tasks.wording import instruction
-from syvla.sim.tasks.words import names_in, numbers_in, place_in_words
+from syvla.sim.tasks.words import names_in, numbers_in
 
 # One compiled model serves every seed, so what an episode does not use stands in the store, out of every camera's view.
 STORE_X_M = -2.0
@@ -66,9 +66,8 @@ class TablePlay:
             )
             if holder:
                 return f"{text} Next the {holder} arm drops the candy it holds."
-            x, y, _ = table.position_m(next_candy(goal, table)).tolist()
-            arm = "left" if y > 0.0 else "right"
-            return f"{text} Next the {arm} arm packs the candy {place_in_words(x, y)}."
+            arm = "left" if table.position_m(next_candy(goal, table))[1] > 0.0 else "right"
+            return f"{text} Next the {arm} arm {NEXT_CANDY}."
         if goal.push is None:
             return f"{text} Everything is packed, so the arms go home."
         if pushed_m(goal, table, rest_m) < PUSHED_M:

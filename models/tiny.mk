@@ -15,8 +15,16 @@ $(1) --config models/configs/tiny-$(2).toml --out runs/$(2) $(if $(wildcard runs
 touch runs/$(2)/.done
 endef
 
-runs/expert/.done: | runs/finetune/.done
+runs/expert/.done: | runs/correct/.done
 	$(call stage,$(TOGETHER) finetune,expert)
+
+runs/correct/.done: | data/corrections/.recorded
+	$(call stage,$(TOGETHER) finetune,correct)
+
+data/corrections/.recorded: | runs/finetune/.done
+	$(TRAIN) record-demos data/corrections --task $(TASKS) --episodes 34 --first-seed 20000 --cameras cam_high \
+		--learner runs/finetune/checkpoint --wordings 32 --jobs 2 || [ $$? = 1 ] # one that failed is left out
+	touch $@
 
 runs/finetune/.done: | runs/see/.done
 	$(call stage,$(TOGETHER) finetune,finetune)

@@ -145,6 +145,9 @@ def evaluate(
     return 0
 
 
+_DEMONSTRATION_S = 90.0  # what is not done by then will not be
+
+
 def demonstrate(
     out: Positional[Path],
     task: Tasks = (),
@@ -156,6 +159,7 @@ def demonstrate(
     astray: float = 0.0,
     misses: float = 0.0,
     wordings: int = 0,
+    learner: Path | None = None,
     jobs: int = 1,
 ) -> int:
     """Record demonstrations: the scripted demonstrator on the twin, one MCAP for each episode.
@@ -173,6 +177,8 @@ def demonstrate(
         misses: how often the hand first closes on nothing beside a thing, and tries again. 0 to 1.
         wordings: also write so many other wordings of each instruction into wordings.json, to train with (`reworded`
             of a source). 0 to 1000.
+        learner: the folder of a checkpoint that acts in turn with the demonstrator, which shows how to go on from
+            where that got. What the learner does itself is recorded, but no training takes it for a demonstration.
         jobs: how many episodes are run at a time, each in a process of its own.
     """
     from syvla.apps.demonstrate import demonstrate as record
@@ -186,11 +192,15 @@ def demonstrate(
         raise ConfigError(f"misses must be 0 to 1, not {misses}")
     if not 0 <= wordings <= 1000:
         raise ConfigError(f"wordings must be 0 to 1000, not {wordings}")
-    run = msgspec.structs.replace(lockstep_run(rig, 0.0, 0.0, "reference"), astray_m=astray, misses=misses)
+    if learner is None:
+        run = lockstep_run(rig, 0.0, 0.0, "reference")
+    else:  # with the latencies that it is evaluated with: they are a part of how it goes wrong
+        run = msgspec.structs.replace(lockstep_run(rig, 0.3, 0.03, str(learner)), takeover=True)
+    run = msgspec.structs.replace(run, astray_m=astray, misses=misses)
     names = chosen_tasks(task, (split,))
     _at_least_one("episodes", episodes)
     plan = [
-        Episode(name, split, seed, f"{name}-{split}-{seed}")
+        Episode(name, split, seed, f"{name}-{split}-{seed}", _DEMONSTRATION_S)
         for name in names
         for seed in range(first_seed, first_seed + episodes)
     ]

@@ -134,6 +134,7 @@ class RunConfig(Section, frozen=True):
     blank: Blank = "none"  # what is kept from the planner, to see if it is used
     astray_m: float = 0.0  # the reference's hand first comes this far beside a thing (deviation of x and of y)
     misses: float = 0.0  # how often it first closes on nothing beside the thing
+    takeover: bool = False  # whether the reference acts in turn with the policy, to show what to do from where it got
     bus_folder: str = ""  # where the processes' sockets are; chosen when the run starts
 
 

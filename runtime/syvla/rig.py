@@ -34,6 +34,7 @@ from syvla.topics import CAMERAS, topic
 from syvla.transport.bus import Inlet, Mode, Outlet, Subscription, ipc_directory
 
 if TYPE_CHECKING:
+    from syvla.sim.reference import ReferencePlanner
     from syvla_models.spec import PolicySpec
 
 TWIN_PERIOD_NS = 5_000_000
@@ -221,32 +222,49 @@ def _run(rig: RigConfig, planner_latency_s: float, expert_latency_s: float, poli
 
 def _planner_stage(run: RunConfig, cameras: Sequence[str], threads: int | None = None) -> PlannerStage:
     """``cameras`` are those that a planner without views of its own waits for."""
-    planner: Planner
-    if run.policy_name == "reference":
-        from syvla.sim.reference import ReferencePlanner
-        from syvla.sim.tasks import ALL_TASKS
+    planner: Planner = _reference_planner(run) if run.policy_name == "reference" else _learned_planner(run, threads)
+    if run.takeover:
+        from syvla.sim.takeover import TakeoverPlanner
 
-        planner = ReferencePlanner(run.rig, ALL_TASKS, run.astray_m, run.misses)
-    else:
-        from syvla_models.policy import LearnedPlanner
-
-        planner = LearnedPlanner(Path(run.policy_name), threads)
+        planner = TakeoverPlanner(planner, _reference_planner(run))
     if run.blank != "none":
         planner = BlankedPlanner(planner, run.blank)
     return PlannerStage(planner, policy_cameras(run) or cameras, run.policy)
 
 
+def _reference_planner(run: RunConfig) -> "ReferencePlanner":
+    from syvla.sim.reference import ReferencePlanner
+    from syvla.sim.tasks import ALL_TASKS
+
+    return ReferencePlanner(run.rig, ALL_TASKS, run.astray_m, run.misses)
+
+
+def _learned_planner(run: RunConfig, threads: int | None) -> Planner:
+    from syvla_models.policy import LearnedPlanner
+
+    return LearnedPlanner(Path(run.policy_name), threads)
+
+
 def _expert_stage(run: RunConfig, threads: int | None = None) -> ExpertStage:
-    expert: Expert
-    if run.policy_name == "reference":
-        from syvla.sim.reference import ReferenceExpert
+    expert: Expert = _reference_expert(run) if run.policy_name == "reference" else _learned_expert(run, threads)
+    if run.takeover:
+        from syvla.sim.reference import MODEL_ID
+        from syvla.sim.takeover import TakeoverExpert
 
-        expert = ReferenceExpert(run.rig, run.policy)
-    else:
-        from syvla_models.policy import LearnedExpert
-
-        expert = LearnedExpert(Path(run.policy_name), run.rig, threads)
+        expert = TakeoverExpert(expert, _reference_expert(run), MODEL_ID)
     return ExpertStage(expert, run.rig.intent, run.policy)
+
+
+def _reference_expert(run: RunConfig) -> Expert:
+    from syvla.sim.reference import ReferenceExpert
+
+    return ReferenceExpert(run.rig, run.policy)
+
+
+def _learned_expert(run: RunConfig, threads: int | None) -> Expert:
+    from syvla_models.policy import LearnedExpert
+
+    return LearnedExpert(Path(run.policy_name), run.rig, threads)
 
 
 def _robot_stage(run: RunConfig, arms: Mapping[ArmName, ArmDriver]) -> RobotStage:

@@ -222,6 +222,37 @@ def test_what_went_wrong_on_purpose_is_seen_and_thought_of_but_not_done(tmp_path
     assert all(thought for _, _, thought in spans)
 
 
+def test_what_a_learner_did_in_turn_with_the_demonstrator_is_neither_thought_nor_done(tmp_path: Path) -> None:
+    """Whose intent a command carried out is in its provenance; the learner's are over 0.3 s after its last thought."""
+    states = encode([Waypoint("left", 1, (0.3, 0.3, 0.1), (0.0, 1.0, 0.0, 0.0), 0.07)], 1)
+
+    def in_turn(every: list[tuple[str, Message]]) -> Iterable[tuple[str, Message]]:
+        for topic, message in every:
+            if isinstance(message, m.Intent) and not 1200 * MS < message.observation_ns < 1800 * MS:
+                message = msgspec.structs.replace(message, model_id="reference", feature_query_states=states)
+            elif isinstance(message, m.JointCommand):  # each intent is carried out from 0.3 s after its observation on
+                at_ms = message.commanded_ns // MS - 300
+                thought_ms = 60 + (at_ms - 60) // 300 * 300
+                provenance = msgspec.structs.replace(message.provenance, intent_id=thought_ms)
+                message = msgspec.structs.replace(message, provenance=provenance)
+            yield topic, message
+
+    for name in "ab":
+        record(tmp_path / f"{name}.mcap", in_turn)
+    demos = load(tmp_path, horizon=10, max_prefix=5, delay_range_s=(0.2, 0.4))
+    (led,) = demos.train[0].mistakes.tolist()
+    assert led == pytest.approx([1560 * MS, 2155 * MS + 200 * MS], abs=5 * MS)
+    drawn = [demos.draw(np.random.default_rng(seed), False) for seed in range(200)]
+    at_s = np.array([grey_ns(sample.images[0]) / 1e9 for sample in drawn])
+    assert not ((at_s > 1.3) & (at_s < 1.8)).any()
+    assert (at_s < 1.26).any()
+    assert ((at_s > 1.85) & (at_s < 2.1)).any()
+    done = np.array([sample.actions is not None for sample in drawn])
+    assert not done[(at_s + 0.4 + 9 / 30 > 1.6) & (at_s + 0.2 < 2.3)].any()
+    assert done[at_s + 0.2 > 2.4].all()
+    assert all(sample.chain_of_thought for sample in drawn)
+
+
 def test_a_command_counts_from_when_it_was_due_on_its_rig(tmp_path: Path) -> None:
     """A command is sent earlier than its row is due, by the rig's delays; the rows must have the due time."""
     control = ControlConfig(feedback_delay_s=0.03, actuation_delay_s=0.05)

@@ -23,6 +23,7 @@ budget = { max_steps = 10 }
         ("tiny-see.toml", "see"),
         ("tiny-pretrain.toml", "pretrain"),
         ("tiny-finetune.toml", "finetune"),
+        ("tiny-correct.toml", "finetune"),
         ("tiny-expert.toml", "finetune"),
         ("finetune-3b.toml", "finetune"),
     ],
@@ -46,15 +47,16 @@ def test_the_shipped_stages_begin_where_the_one_before_ended() -> None:
     see = load_config(CONFIGS / "tiny-see.toml", "see")
     pretrain = load_config(CONFIGS / "tiny-pretrain.toml", "pretrain")
     finetune = load_config(CONFIGS / "tiny-finetune.toml", "finetune")
+    correct = load_config(CONFIGS / "tiny-correct.toml", "finetune")
     expert = load_config(CONFIGS / "tiny-expert.toml", "finetune")
-    begins = [stage.init for stage in (look, see, finetune, expert)]
-    assert begins == ["", *(f"runs/{stage}/checkpoint" for stage in ("look", "see", "finetune"))]
+    begins = [stage.init for stage in (look, see, finetune, correct, expert)]
+    assert begins == ["", *(f"runs/{stage}/checkpoint" for stage in ("look", "see", "finetune", "correct"))]
     assert pretrain.init == see.init.replace("look", "see")
     assert look.model == see.model
     assert not look.loss.reads
     # or the expert of the pre-training would be thrown away
-    assert pretrain.action.space == finetune.action.space == expert.action.space
-    assert pretrain.model.expert == finetune.model.expert == expert.model.expert
+    assert pretrain.action.space == finetune.action.space == correct.action.space == expert.action.space
+    assert pretrain.model.expert == finetune.model.expert == correct.model.expert == expert.model.expert
 
 
 def test_a_file_can_be_changed_line_by_line(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from syvla.control.kinematics import HOME_RAD, Base, arm_distance_m, forward_tcp
 from syvla.message import Float64
-from syvla.messages import ActionChunk, Intent, Observation, SimReset, Task
+from syvla.messages import ARMS, ActionChunk, Intent, Observation, SimReset, Task
 from syvla.protocols import PartialThought
 from syvla.rig import load_rig
 from syvla.sim.model import ARMS_QPOS
@@ -235,6 +235,51 @@ def test_an_expert_that_is_restarted_goes_on() -> None:
         return False
 
     assert Loop().run("snack_loading", 3, planner_s=0.3, expert_s=0.03, disturb=restart).success
+
+
+# ---------------------------------------------------------------- taking over
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_who_takes_over_from_himself_goes_on_where_he_was(task: str) -> None:
+    """From any state it does what it would have done, or who learns from both would learn neither."""
+    for seed in range(2):
+        plain, loop = Loop().run(task, seed, planner_s=0.3, expert_s=0.03), Loop()
+        taken: list[float] = []
+
+        def take_over(time_s: float, loop: Loop, taken: list[float] = taken) -> bool:
+            if time_s > 2.5 * (len(taken) + 1):
+                taken.append(time_s)
+                loop.planner.take_over()
+            return False
+
+        result = loop.run(task, seed, planner_s=0.3, expert_s=0.03, disturb=take_over)
+        assert result.success
+        assert len(taken) >= 5
+        assert result.least_distance_m > 0.05
+        assert result.duration_s < plain.duration_s + 0.9 * len(taken)  # braked, and thought anew
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_arms_that_were_led_astray_are_taken_over_wherever_they_are(task: str) -> None:
+    """Closed hands low beside things, hands that were opened on the way, boxes that were pushed."""
+    rng, led = np.random.default_rng(5), [0]
+
+    def lead_astray(time_s: float, loop: Loop) -> bool:
+        leads = time_s < 8.0 and time_s % 4.0 > 2.8
+        if leads:
+            q = loop.proprioception()
+            for side, arm in enumerate(ARMS):
+                step = rng.normal((0.0, 0.005, 0.0, 0.0, 0.0, 0.0), 0.03)  # and downwards
+                loop.world.plant(arm).target(q[7 * side : 7 * side + 6] + step, float(rng.uniform(0.0, 0.07)))
+            led[0] += 1
+        elif led[0]:
+            led[0] = 0
+            loop.planner.take_over()
+        return leads
+
+    result = Loop().run(task, 1, planner_s=0.3, expert_s=0.03, disturb=lead_astray)
+    assert result.success
 
 
 # ---------------------------------------------------------------- the planner

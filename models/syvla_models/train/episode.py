@@ -23,6 +23,7 @@ from syvla_models.train.grounding import WAYPOINT_MODEL, WAYPOINT_SHAPE, Groundi
 CONFIG_ATTACHMENT = "run.json"
 MAX_GAP_S = 0.25  # between two commands or two states of an arm: interpolated, not guessed over
 MAX_SKEW_S = 0.1  # between the images of one sight
+SETTLE_S = 0.2  # after another policy, until arms do what the demonstrator wants
 Stamps = npt.NDArray[np.int64]
 
 
@@ -108,13 +109,15 @@ def read_episode(path: Path, cameras: Sequence[str], *, max_image_hz: float, tho
     for recorded in recording.messages(wanted):
         streams.add(recorded.topic, recorded.message)
     streams.check(thoughts)
-    commands = streams.track("command", _lead_ns(recording))
+    lead_ns = _lead_ns(recording)
+    commands = streams.track("command", lead_ns)
     left, right = (streams.track(f"arm/{arm}", 0) for arm in ARMS)
     begin_ns = max(int(track.stamps_ns[0]) for track in (commands, left, right))
     sights = [sight for sight in _sights(streams, cameras, max_image_hz, thoughts) if sight.observation_ns >= begin_ns]
     if not sights:
         raise RecordingError(f"{path}: no image was taken while both arms were commanded and a task was set")
-    return Episode(path.stem, tuple(cameras), tuple(sights), commands, left, right, _mistakes(streams))
+    mistakes = np.concatenate([_mistakes(streams), _led(streams, lead_ns)])
+    return Episode(path.stem, tuple(cameras), tuple(sights), commands, left, right, mistakes)
 
 
 def unpack(data: bytes) -> UInt8:
@@ -134,9 +137,12 @@ class _Streams:
         self.required = required
         self.stamps: dict[str, list[int]] = {}
         self.values: dict[str, list[object]] = {}
+        self.followed: list[tuple[int, int]] = []  # when commanded [ns], and by which intent
 
     def add(self, topic: str, message: Message) -> None:
         stamp_ns, value = _content(message)
+        if isinstance(message, JointCommand):
+            self.followed.append((message.commanded_ns, message.provenance.intent_id))
         stamps = self.stamps.setdefault(topic, [])
         values = self.values.setdefault(topic, [])
         if stamps and stamp_ns < stamps[-1]:
@@ -225,6 +231,7 @@ def _sights(streams: _Streams, cameras: Sequence[str], max_hz: float, thoughts: 
     files = [streams.values[f"camera/{camera}"] for camera in cameras]
     tasks = [task for task in streams.values["task"] if isinstance(task, Task)]
     intents = [intent for intent in streams.values.get("intent", []) if isinstance(intent, Intent)]
+    learners = _of_learners(intents)
     next_ns = 0
     thoughts_at: dict[int, Thought] = {}
     for stamp in stamps[0]:
@@ -239,7 +246,7 @@ def _sights(streams: _Streams, cameras: Sequence[str], max_hz: float, thoughts: 
         if task is None or not task.instruction:
             continue
         intent = _newest(intents, task, observation_ns)
-        if intent is None and thoughts:
+        if (intent is None and thoughts) or (intent is not None and intent.intent_id in learners):
             continue
         thought = None
         if intent is not None:
@@ -258,6 +265,27 @@ def _mistakes(streams: _Streams) -> Stamps:
         for intent, end_ns in zip(intents, ends_ns, strict=False)
         if _thought(intent).grounding.mistaken
     ]
+    return np.array(found, np.int64).reshape(-1, 2)
+
+
+def _of_learners(intents: Sequence[Intent]) -> set[int]:
+    """The intents of another policy that acted in turn with the demonstrator: not how it is done."""
+    demonstrated = any(intent.model_id == WAYPOINT_MODEL for intent in intents)
+    return {intent.intent_id for intent in intents if demonstrated and intent.model_id != WAYPOINT_MODEL}
+
+
+def _led(streams: _Streams, lead_ns: int) -> Stamps:
+    """From when to when a learner led the arms (M, 2), by the provenance of their commands."""
+    learners = _of_learners([intent for intent in streams.values.get("intent", []) if isinstance(intent, Intent)])
+    found: list[tuple[int, int]] = []
+    for commanded_ns, intent_id in streams.followed:
+        if intent_id not in learners:
+            continue
+        begin_ns, end_ns = commanded_ns + lead_ns, commanded_ns + lead_ns + to_ns(SETTLE_S)
+        if found and begin_ns <= found[-1][1]:
+            found[-1] = (found[-1][0], end_ns)
+        else:
+            found.append((begin_ns, end_ns))
     return np.array(found, np.int64).reshape(-1, 2)
 
 

@@ -25,7 +25,7 @@ TRAVEL_M = 0.115  # height of the grasp point between places
 PUSH_M = 0.085  # how far the box is pushed
 LOOSE_M = 0.005  # a hand this much wider or narrower than a thing does not hold it
 _SQUEEZE_M = 0.014  # below the thing's width
-_WIDEST_M, _IDLE_WIDTH_M = 0.07, 0.05  # a bar held by its ends needs 0.06 to be let go
+WIDEST_M, _IDLE_WIDTH_M = 0.07, 0.05  # a bar held by its ends needs 0.06 to be let go
 _LOWEST_GRASP_M = 0.017  # the pads reach 12 mm beyond the grasp point
 _HALF_PAD_M = 0.011
 _MARGIN_RAD = 0.03  # kept from the joints' limits
@@ -63,6 +63,13 @@ class Job:
 @dataclass
 class Home(Job):
     """Straight up where the hand is low, then home."""
+
+
+@dataclass
+class Rise(Job):
+    """Straight up, the hand as wide as it is."""
+
+    width_m: float = 0.0
 
 
 @dataclass
@@ -149,6 +156,8 @@ class Hands:
         arm = job.arm
         x, y, z = table.position_m(job.thing).tolist()
         width, size = self.width_m(job.thing), self.thing(job.thing).size_m
+        if table.held_by[table.index[job.thing]]:
+            z = size[2] / 2.0  # where it lay when it was grasped
         grasp_m = max(z, _LOWEST_GRASP_M)
         yaws = self._grasp_yaws(job.thing, table.yaw_rad(job.thing), self._azimuth(arm, x, y))
         above, down = self._pose(arm, x, y, TRAVEL_M, yaws), self._pose(arm, x, y, grasp_m, yaws)
@@ -166,21 +175,21 @@ class Hands:
             if high is None or deep is None:
                 high, deep = above, above
             missed = [  # none is reached on a straight line downwards: that would make it a key place
-                Waypoint(arm, next(n), *high, _WIDEST_M, after=job.start_after, mistaken=True),
-                Waypoint(arm, next(n), *deep, _WIDEST_M, mistaken=True),
+                Waypoint(arm, next(n), *high, WIDEST_M, after=job.start_after, mistaken=True),
+                Waypoint(arm, next(n), *deep, WIDEST_M, mistaken=True),
                 Waypoint(arm, next(n), *deep, shut, dwell_s=0.12, mistaken=True),
                 Waypoint(arm, next(n), *high, shut, straight=True),
             ]
         return (
             *missed,
-            Waypoint(arm, next(n), *beside, _WIDEST_M, after=job.start_after),
-            Waypoint(arm, next(n), *down, _WIDEST_M, straight=True),
+            Waypoint(arm, next(n), *beside, WIDEST_M, after=job.start_after),
+            Waypoint(arm, next(n), *down, WIDEST_M, straight=True),
             Waypoint(arm, next(n), *down, shut, dwell_s=0.12, straight=True),
             Waypoint(arm, next(n), *above, shut, straight=True),
             Waypoint(arm, next(n), *over, shut, after=job.after),
             Waypoint(arm, next(n), *low, shut, straight=True),
-            Waypoint(arm, next(n), *low, _WIDEST_M, dwell_s=0.06, straight=True),
-            Waypoint(arm, next(n), *over, _WIDEST_M, straight=True),
+            Waypoint(arm, next(n), *low, WIDEST_M, dwell_s=0.06, straight=True),
+            Waypoint(arm, next(n), *over, WIDEST_M, straight=True),
         )
 
     def push(self, job: Push, table: Table) -> tuple[Waypoint, ...]:
@@ -210,9 +219,17 @@ class Hands:
         here, hand = base.to_world(*forward_tcp(q))
         if not from_here or here[2] > TRAVEL_M - 0.02:
             return (home,)
+        return (Waypoint(job.arm, job.number, *self._up(job.arm, here, hand), _IDLE_WIDTH_M, straight=True), home)
+
+    def rise(self, job: Rise, q: Float64) -> tuple[Waypoint, ...]:
+        """Straight up from joints ``q``."""
+        here, hand = self._bases[job.arm].to_world(*forward_tcp(q))
+        return (Waypoint(job.arm, job.number, *self._up(job.arm, here, hand), job.width_m, straight=True),)
+
+    def _up(self, arm: ArmName, here: Float64, hand: Float64) -> Pose:
+        """Above ``here`` (3,), turned like the ``hand`` (3, 3) if it can be reached in no easier way."""
         x, y, _ = here.tolist()
-        up = self._pose(job.arm, x, y, TRAVEL_M, None) or Pose((x, y, TRAVEL_M), quaternion_from_rotation(hand))
-        return (Waypoint(job.arm, job.number, *up, _IDLE_WIDTH_M, straight=True), home)
+        return self._pose(arm, x, y, TRAVEL_M, None) or Pose((x, y, TRAVEL_M), quaternion_from_rotation(hand))
 
     def _pose(self, arm: ArmName, x: float, y: float, z: float, yaws: tuple[float, ...] | None) -> Pose | None:
         """The least tilted reachable hand with its grasp point there; without ``yaws`` the easiest one."""

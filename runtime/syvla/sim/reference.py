@@ -43,6 +43,11 @@ class ReferencePlanner:
         self._plan = 0
         self._goal: Goal | None = None
         self._script: Script | None = None
+        self._taking_over = False
+
+    def take_over(self) -> None:
+        """Plan anew at the next thought, from where another policy has brought the arms."""
+        self._taking_over = True
 
     def think(
         self, observation: Observation, task: Task, intent_id: int, truth: SimTruth | None
@@ -54,13 +59,17 @@ class ReferencePlanner:
         table = Table.of(truth)
         episode = (task.task_id, truth.reset_id, task.instruction)
         if episode != self._episode:
-            self._episode = episode
-            self._plan = observation.observation_ns // to_ns(0.01) % 2047 + 1  # another one after a restart, too
+            self._episode, self._taking_over = episode, False
+            self._plan = _plan_at(observation.observation_ns)
             self._goal = known.goal(task.instruction)
             scene = known.reset(0, known.splits[0]).scene  # sizes are the same for every seed
             self._script = None
             if self._goal is not None:
                 self._script = Script(self._rig, self._goal, scene, table, self._astray_m, self._misses)
+        elif self._taking_over and self._script is not None:
+            self._taking_over = False
+            self._plan = _plan_at(observation.observation_ns)
+            self._script = self._script.taken_over(table, observation.proprioception)
         if self._goal is None or self._script is None:
             yield PartialThought("I cannot tell from the instruction what is wanted, so the arms stay where they are.")
             return
@@ -77,6 +86,11 @@ class ReferencePlanner:
             feature_query_states=encode(waypoints, self._plan),
             model_id=self.model_id,
         )
+
+
+def _plan_at(observation_ns: int) -> int:
+    """A plan's number: another one after a restart, too."""
+    return observation_ns // to_ns(0.01) % 2047 + 1
 
 
 class ReferenceExpert:
@@ -113,7 +127,7 @@ class ReferenceExpert:
         inference_delay_steps: int,
     ) -> ActionChunk:
         """The plan at the chunk's due times. MessageError if the intent holds no waypoints."""
-        self._read(intent, observation_ns, proprioception)
+        self._read(intent, observation_ns, proprioception, committed)
         # What will have been executed when this chunk arrives cannot be changed any more; one row of margin.
         committed_ns = observation_ns
         if committed is not None:
@@ -142,8 +156,14 @@ class ReferenceExpert:
             inference_delay_steps=inference_delay_steps,
         )
 
-    def _read(self, intent: Intent, observation_ns: int, proprioception: Float64) -> None:
+    def _read(
+        self, intent: Intent, observation_ns: int, proprioception: Float64, committed: ActionChunk | None
+    ) -> None:
         """Take the waypoints of a new intent; another plan, or time running backwards, starts from rest."""
+        widths_m = proprioception.reshape(2, ARM_JOINTS + 1)[:, ARM_JOINTS]
+        if committed is not None:  # what it was commanded to, as a hand that holds something goes on pressing
+            row = (observation_ns - committed.observation_ns) // committed.period_ns
+            widths_m = committed.gripper_width_m[min(max(row, 0), len(committed.gripper_width_m) - 1)].astype(float)
         key = (intent.intent_id, intent.task_id, intent.observation_ns)
         if key != self._decoded:
             number, waypoints = decode(intent.feature_query_states)
@@ -153,16 +173,16 @@ class ReferenceExpert:
             plan = (intent.task_id, number)
             if plan != self._plan:
                 self._plan = plan
-                self._anchor_both(proprioception)
+                self._anchor_both(proprioception, widths_m)
         if observation_ns < self._now_ns:
-            self._anchor_both(proprioception)
+            self._anchor_both(proprioception, widths_m)
 
-    def _anchor_both(self, proprioception: Float64) -> None:
+    def _anchor_both(self, proprioception: Float64, widths_m: Float64) -> None:
         """Rest as measured; what comes before the first waypoint of the intent counts as completed."""
         for side, arm in enumerate(BOTH_ARMS):
-            state = proprioception[7 * side : 7 * side + 7]
+            joints = proprioception[7 * side : 7 * side + ARM_JOINTS]
             completed = self._rows[arm][0].number - 1 if self._rows[arm] else 0
-            self._motions[arm].anchor(state[:ARM_JOINTS], float(state[ARM_JOINTS]), completed)
+            self._motions[arm].anchor(joints, float(widths_m[side]), completed)
 
     def _anchor_where_off(self, observation_ns: int, proprioception: Float64) -> None:
         """Start again from the measured pose where an arm is further from the plan than its servos' lag explains."""

@@ -18,7 +18,7 @@ from syvla.config import RigConfig
 from syvla.control.kinematics import HOME_RAD
 from syvla.message import Float64
 from syvla.messages import ARM_JOINTS, FEATURE_QUERIES, ArmName
-from syvla.sim.jobs import LOOSE_M, PUSH_M, TRAVEL_M, Hands, Home, Job, Place, Push
+from syvla.sim.jobs import LOOSE_M, PUSH_M, TRAVEL_M, WIDEST_M, Hands, Home, Job, Place, Push, Rise
 from syvla.sim.scene import Scene, Table
 from syvla.sim.tasks.goal import Goal, loaded_of, pushed_m
 from syvla.sim.waypoints import BOTH_ARMS, OTHER_ARM, Waypoint
@@ -26,20 +26,36 @@ from syvla.sim.waypoints import BOTH_ARMS, OTHER_ARM, Waypoint
 _ATTEMPTS = 4
 _AT_HOME_RAD = 0.06
 _MISSED_M = (0.015, 0.035)  # from a thing's edge
+_HIGH_M = TRAVEL_M - 0.02  # a hand from here on may go anywhere
+_ALIGNED_M = 0.012  # an open hand this near above a thing can go down on it
+_NEAR_M = 0.03  # a place this near is the one meant
 
 
 class Script:
     """One episode's plan; ``step`` is called with each new observation."""
 
     def __init__(
-        self, rig: RigConfig, goal: Goal, scene: Scene, table: Table, astray_m: float = 0.0, misses: float = 0.0
+        self,
+        rig: RigConfig,
+        goal: Goal,
+        scene: Scene,
+        table: Table,
+        astray_m: float = 0.0,
+        misses: float = 0.0,
+        *,
+        rest_m: float | None = None,
+        taken_over: Float64 | None = None,
     ) -> None:
         """Queue the jobs that ``goal`` needs, seeing ``table``; ``scene`` knows the things' sizes.
 
         A hand first comes beside a thing, by a deviation of ``astray_m`` in x and in y, and puts that right on its way
         down. Who only ever sees hands above what they want need not look where the thing is, and learns nothing else.
         As often as ``misses`` it first closes on nothing beside the thing: who never saw that does not try again.
+
+        With ``taken_over``, the state (14,) of arms that another has moved, each goes on from where it is, and
+        ``rest_m`` says where the goal's container stood before (its y).
         """
+        self._rig, self._scene = rig, scene
         self._hands = Hands(rig, scene)
         self._astray_m, self._misses = astray_m, misses
         self._rng = np.random.default_rng(zlib.crc32(table.pose.tobytes()))
@@ -49,11 +65,19 @@ class Script:
         self._attempts: dict[str, int] = {}
         self._last_place: dict[ArmName, Place] = {}
         self._slots: dict[ArmName, int] = {"left": 0, "right": 0}
-        self._rest_m = float(table.position_m(goal.container)[1]) if goal.container in table.index else 0.0
+        stands_m = float(table.position_m(goal.container)[1]) if goal.container in table.index else 0.0
+        self._rest_m = stands_m if rest_m is None else rest_m
         self._pushes = 0
         for arm in BOTH_ARMS:
             self._add_home(arm)
-        self._queue_places(table)
+        if taken_over is None:
+            self._queue_places(table)
+        else:
+            self._take_over(table, taken_over)
+
+    def taken_over(self, table: Table, senses: Float64) -> "Script":
+        """The same episode from where another has brought the arms (``senses`` (14,)) and what is on the table."""
+        return Script(self._rig, self._goal, self._scene, table, rest_m=self._rest_m, taken_over=senses)
 
     @property
     def rest_m(self) -> float:
@@ -89,9 +113,10 @@ class Script:
         if goal.container not in table.index:
             return
         todo = [n for n in goal.candidates if n in table.index and table.inside[table.index[n]] != goal.container]
-        todo = [n for n in todo if self._attempts.get(n, 0) < _ATTEMPTS]
+        queued = {job.thing for jobs in self._queues.values() for job in jobs if isinstance(job, Place)}
+        todo = [n for n in todo if self._attempts.get(n, 0) < _ATTEMPTS and n not in queued]
         todo.sort(key=lambda n: self._attempts.get(n, 0))  # what was tried before comes last
-        missing = max(goal.count - len(loaded_of(goal, table)), 0)
+        missing = max(goal.count - len(loaded_of(goal, table)) - len(queued), 0)
         by_arm: dict[ArmName, list[str]] = {arm: [] for arm in BOTH_ARMS}
         for name in todo:
             by_arm["left" if table.position_m(name)[1] > 0.0 else "right"].append(name)
@@ -192,6 +217,74 @@ class Script:
         )
         self._add_home(pusher)
 
+    # ------------------------------------------------------------ in the middle of something
+
+    def _take_over(self, table: Table, senses: Float64) -> None:
+        """Queue what is left to do, and let each arm (``senses`` (14,)) begin where it is.
+
+        What is done from a state is what is done from it in any other episode, or who learns from both learns
+        neither: no hand that is about to grasp the right thing goes up first.
+        """
+        goal = self._goal
+        if goal.container not in table.index:
+            return
+        missing = goal.count - len(loaded_of(goal, table))
+        for arm in BOTH_ARMS:
+            while self._slots[arm] < 5 and self._taken(self._slot_m(arm, self._slots[arm], table), table):
+                self._slots[arm] += 1
+            if missing > 0 and (name := self._carries(arm, table)) in goal.candidates:
+                missing -= 1
+                self._add_place(arm, name, table)
+                self._add_home(arm)
+        self._queue_places(table)
+        self._queue_push(table)
+        for side, arm in enumerate(BOTH_ARMS):
+            self._begin(arm, table, senses[7 * side : 7 * side + 7])
+        for side, arm in enumerate(BOTH_ARMS):  # what the other does at first is to go home: not above its head
+            home, away = self._queues[arm][0], np.abs(senses[7 * side : 7 * side + ARM_JOINTS] - HOME_RAD).max()
+            first = self._queues[OTHER_ARM[arm]][0]
+            if isinstance(first, Rise):
+                first = self._queues[OTHER_ARM[arm]][1]
+            if isinstance(home, Home) and away > _AT_HOME_RAD and isinstance(first, Place | Push) and not first.after:
+                first.after = home.exit - 1
+
+    def _begin(self, arm: ArmName, table: Table, senses: Float64) -> None:
+        """Put the right thing before the first job of ``arm``, which is at ``senses`` (7,): nothing, or the way up."""
+        queue = self._queues[arm]
+        if len(queue) < 2:
+            return
+        job, (x, y, z), width_m = queue[1], self._hands.grasp_point(arm, senses[:6]).tolist(), float(senses[6])
+        carried = self._carries(arm, table)
+        if isinstance(job, Place) and carried == job.thing:
+            if math.dist((x, y), job.slot_m) < _NEAR_M:
+                job.first = job.lift + (1 if z > _HIGH_M else 2)
+            queue.pop(0)
+        elif isinstance(job, Push) or (isinstance(job, Place) and not job.start_after):
+            if isinstance(job, Place):
+                far_m = math.dist((x, y), table.position_m(job.thing)[:2].tolist())
+                going = far_m < _ALIGNED_M and width_m > self._hands.width_m(job.thing) + LOOSE_M
+                job.opened = going
+                job.first = int(going)
+            else:
+                face_m = self._hands.push(job, table)[0].position_m
+                going = math.dist((x, y), face_m[:2]) < _NEAR_M and width_m < LOOSE_M
+                job.first = 2 * int(going and z < _HIGH_M)
+            if going or z > _HIGH_M:
+                queue.pop(0)
+            else:
+                queue[0] = Rise(arm, queue[0].number, 1, width_m=WIDEST_M if carried else width_m)
+
+    @staticmethod
+    def _carries(arm: ArmName, table: Table) -> str:
+        """What is in the hand, or ""."""
+        return next((name for name, by in zip(table.names, table.held_by, strict=True) if by == arm), "")
+
+    @staticmethod
+    def _taken(slot_m: tuple[float, float], table: Table) -> bool:
+        """Whether something lies there already."""
+        inside = (name for name, where in zip(table.names, table.inside, strict=True) if where)
+        return any(math.dist(slot_m, table.position_m(name)[:2].tolist()) < _NEAR_M for name in inside)
+
     # ------------------------------------------------------------ progress
 
     def _follow(self, arm: ArmName, table: Table, q: Float64, width_m: float) -> None:
@@ -206,6 +299,8 @@ class Script:
                 over = self._follow_place(job, table, position, width_m)
             elif isinstance(job, Push):
                 over = self._follow_push(job, position)
+            elif isinstance(job, Rise):
+                over = bool(position[2] > _HIGH_M)
             else:
                 over = len(queue) > 1 and float(np.abs(q - HOME_RAD).max()) < _AT_HOME_RAD
             if not over:
@@ -254,6 +349,8 @@ class Script:
                     job.waypoints, job.built_for = self._hands.place(job, table), here
             elif isinstance(job, Push) and not job.waypoints:
                 job.waypoints = self._hands.push(job, table)
+            elif isinstance(job, Rise) and not job.waypoints:
+                job.waypoints = self._hands.rise(job, q)
             elif isinstance(job, Home) and not job.waypoints:
                 job.waypoints = self._hands.home(job, q, from_here=index == 0)
             job.impossible = not job.waypoints

@@ -7,9 +7,16 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from syvla_models.train import precision
 from syvla_models.train.precision import mixed_precision
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def bfloat16_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a CPU that has it; any other computes the same, slowly."""
+    monkeypatch.setattr(precision, "has_bfloat16", lambda _: True)
 
 
 def kernels(result: torch.Tensor) -> set[str]:
@@ -79,3 +86,10 @@ def test_attention_is_in_single_precision_and_products_are_not() -> None:
         assert functional.linear(query, torch.ones(4, 8)).dtype == torch.bfloat16
     with mixed_precision(CPU, bfloat16=False):
         assert functional.linear(query.float(), torch.ones(4, 8)).dtype == torch.float32
+
+
+def test_a_cpu_without_bfloat16_computes_in_single_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training once took fifteen times as long on such a machine, and nothing said why."""
+    monkeypatch.setattr(precision, "has_bfloat16", lambda _: False)
+    with mixed_precision(CPU, bfloat16=True):
+        assert functional.linear(torch.ones(2, 8), torch.ones(4, 8)).dtype == torch.float32

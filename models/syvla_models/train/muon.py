@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import distributed, nn
 
+from syvla_models.train.precision import has_bfloat16
+
 _A, _B, _C = 3.4445, -4.7750, 2.0315  # of the quintic iteration
 _STEPS = 5
 _EPSILON = 1e-7
@@ -18,9 +20,9 @@ _EPSILON = 1e-7
 def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
     """About the nearest (semi-)orthogonal matrix: its singular values mostly within 0.7 and 1.2, float32.
 
-    Newton-Schulz with Jordan's coefficients, in bfloat16.
+    Newton-Schulz with Jordan's coefficients, in bfloat16 where the device computes in it.
     """
-    x = matrix.bfloat16()
+    x = matrix.bfloat16() if has_bfloat16(matrix.device) else matrix
     tall = x.shape[0] > x.shape[1]
     x = x.T if tall else x
     x = x / x.norm().clamp(min=_EPSILON)

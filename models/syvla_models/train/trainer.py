@@ -29,7 +29,7 @@ from syvla_models.train.build import Stage, build_stage
 from syvla_models.train.config import TrainConfig
 from syvla_models.train.learner import Losses, build_learner, draw_noise
 from syvla_models.train.log import TrainingLog
-from syvla_models.train.precision import mixed_precision
+from syvla_models.train.precision import has_bfloat16, mixed_precision
 from syvla_models.train.prefetch import Prefetch
 from syvla_models.train.state import (
     CHECKPOINT_FOLDER,
@@ -175,7 +175,9 @@ class Trainer:
         counts = {"vlm": 0, "expert": 0}
         for name, parameter in self._parameters.items():
             counts["vlm" if name.startswith(optim.VLM_PREFIX) else "expert"] += parameter.numel()
-        where = f"{self._accelerator.num_processes} x {self._accelerator.device.type}"
+        device = self._accelerator.device
+        arithmetic = "bfloat16" if self._config.bfloat16 and has_bfloat16(device) else "float32"
+        where = f"{self._accelerator.num_processes} x {device.type} in {arithmetic}"
         begin = f"going on at step {self.step}" if self.step else "from the beginning"
         return (
             f"{self._config.stage} on {where}, {begin}: {counts['vlm'] / 1e6:.2f} M parameters of the planner, "

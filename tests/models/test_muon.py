@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from syvla_models.train import muon
 from syvla_models.train.muon import Muon, orthogonal, shares
 
 SHAPES = ((6, 4), (4, 12), (5, 5), (12, 4), (3, 9))
@@ -40,7 +41,8 @@ def stepped(make: object, steps: int = 3) -> list[nn.Parameter]:
     return parameters
 
 
-def test_it_is_torch_s_muon() -> None:
+def test_it_is_torch_s_muon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(muon, "has_bfloat16", lambda _: True)  # torch's always computes in it
     ours = stepped(lambda p: Muon([{"params": p, "weight_decay": 0.1}], lr=0.01))
     theirs = stepped(lambda p: torch.optim.Muon(p, lr=0.01, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"))
     for one, other in zip(ours, theirs, strict=True):

@@ -2,6 +2,7 @@
 
 import contextlib
 import multiprocessing
+import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -9,6 +10,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
 from syvla.errors import SyvlaError
+from syvla.hosts.process import stop_with_parent
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -25,12 +27,14 @@ def in_order(work: Callable[[T], R], items: Iterable[T], jobs: int) -> Iterator[
         return
     with contextlib.ExitStack() as stack:
         spawn = multiprocessing.get_context("spawn")
-        pool = stack.enter_context(ProcessPoolExecutor(jobs, spawn, _leave_interrupts_to_the_parent))
+        pool = stack.enter_context(ProcessPoolExecutor(jobs, spawn, _begin, (os.getpid(),)))
         try:
             yield from pool.map(work, items)
         except BrokenProcessPool as error:
             raise SyvlaError("one of the processes died, perhaps for want of memory; try fewer jobs") from error
 
 
-def _leave_interrupts_to_the_parent() -> None:
+def _begin(parent_pid: int) -> None:
+    """Leave interrupts to the parent, and end with it, however it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    stop_with_parent(parent_pid)

@@ -9,7 +9,7 @@ from pathlib import Path
 from syvla.apps.parallel import in_order
 
 _HELD = """
-import os, sys, time
+import os, signal, sys, time
 from pathlib import Path
 from syvla.apps.parallel import in_order
 
@@ -18,6 +18,7 @@ def hold(folder):
     time.sleep(60.0)
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
     list(in_order(hold, [sys.argv[1]] * 2, 2))
 """
 

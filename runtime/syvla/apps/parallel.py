@@ -37,4 +37,5 @@ def in_order(work: Callable[[T], R], items: Iterable[T], jobs: int) -> Iterator[
 def _begin(parent_pid: int) -> None:
     """Leave interrupts to the parent, and end with it, however it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, and that is inherited
     stop_with_parent(parent_pid)

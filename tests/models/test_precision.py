@@ -79,13 +79,20 @@ def test_a_convolution_may_be_called_with_no_more_than_it_needs() -> None:
         assert functional.conv3d(images, weight, padding=1).shape == (3, 6, 3, 3, 3)
 
 
-def test_attention_is_in_single_precision_and_products_are_not() -> None:
-    query = torch.randn(1, 2, 5, 8, dtype=torch.bfloat16)
+def test_attention_alone_stays_in_float32_on_the_cpu_and_weights_always() -> None:
+    layer = nn.Linear(8, 8)
+    x = torch.randn(2, 3, 4, 8)
     with mixed_precision(CPU, bfloat16=True):
-        assert functional.scaled_dot_product_attention(query, query, query).dtype == torch.float32
-        assert functional.linear(query, torch.ones(4, 8)).dtype == torch.bfloat16
+        y = layer(x)
+        seen = functional.scaled_dot_product_attention(y, y, y)
+        again = layer(seen)
+    assert (y.dtype, seen.dtype, again.dtype) == (torch.bfloat16, torch.float32, torch.bfloat16)
+    again.float().square().mean().backward()
+    assert layer.weight.dtype == torch.float32
+    assert layer.weight.grad is not None
+    assert layer.weight.grad.abs().max() > 0.0
     with mixed_precision(CPU, bfloat16=False):
-        assert functional.linear(query.float(), torch.ones(4, 8)).dtype == torch.float32
+        assert layer(x).dtype == torch.float32
 
 
 def test_a_cpu_without_bfloat16_computes_in_single_precision(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,13 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional
 
 from syvla.errors import ConfigError
 from syvla_models.train import optimiser as optim
 from syvla_models.train.config import BudgetConfig, OptimiserConfig, SourceConfig, TrainConfig
 from syvla_models.train.log import TrainingLog
-from syvla_models.train.precision import mixed_precision
 from syvla_models.train.prefetch import Prefetch
 from syvla_models.train.state import Progress, load_state, replace_folder, restore, save_state, whole_folder
 
@@ -219,22 +217,3 @@ def test_the_thread_ends_with_its_reader_and_runs_no_further_ahead_than_told() -
         time.sleep(0.1)
         assert max(made) <= 3
     assert threading.active_count() == before
-
-
-# ---------------------------------------------------------------- precision
-
-
-def test_attention_alone_stays_in_float32_on_the_cpu_and_weights_always() -> None:
-    layer = nn.Linear(8, 8)
-    x = torch.randn(2, 3, 4, 8)
-    with mixed_precision(torch.device("cpu"), bfloat16=True):
-        y = layer(x)
-        seen = functional.scaled_dot_product_attention(y, y, y)
-        again = layer(seen)
-    assert (y.dtype, seen.dtype, again.dtype) == (torch.bfloat16, torch.float32, torch.bfloat16)
-    again.float().square().mean().backward()
-    assert layer.weight.dtype == torch.float32
-    assert layer.weight.grad is not None
-    assert layer.weight.grad.abs().max() > 0.0
-    with mixed_precision(torch.device("cpu"), bfloat16=False):
-        assert layer(x).dtype == torch.float32

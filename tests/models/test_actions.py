@@ -379,7 +379,7 @@ def test_fifty_rows_of_both_arms_take_two_milliseconds() -> None:
         start = time.thread_time()
         action.decode(x, rows[0])
         taken.append(time.thread_time() - start)
-    assert statistics.quantiles(taken, n=10)[0] <= 0.002  # the least disturbed tenth: a neighbour only adds
+    assert statistics.median(taken) <= 0.002
 
 
 def test_a_space_that_does_not_exist_is_refused() -> None:

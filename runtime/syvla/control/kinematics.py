@@ -167,11 +167,12 @@ def inverse(
     lower, upper = np.array(limits.lower_rad), np.array(limits.upper_rad)
     middle = (lower + upper) / 2.0
     # Every range is narrower than a turn, so at most one of the equivalent angles is within it.
-    candidates = middle + np.remainder(candidates - middle + math.pi, 2.0 * math.pi) - math.pi
+    candidates -= 2.0 * math.pi * np.rint((candidates - middle) / (2.0 * math.pi))
     with np.errstate(invalid="ignore"):
-        within = ((candidates >= lower - _LIMIT_SLACK_RAD) & (candidates <= upper + _LIMIT_SLACK_RAD)).all(axis=-1)
+        within = (np.abs(candidates - middle) <= (upper - lower) / 2.0 + _LIMIT_SLACK_RAD).all(axis=-1)
     candidates = np.minimum(np.maximum(candidates, lower), upper)
-    cost = np.where(within, np.square(candidates - reference).sum(axis=-1), np.inf)
+    away = candidates - reference
+    cost = np.where(within, np.einsum("kni,kni->kn", away, away), np.inf)
     rows = np.arange(len(p))
     best = cost.argmin(axis=0)
     reachable = within[best, rows]
@@ -196,6 +197,7 @@ def _candidates(wrist: Float64, rotation: Float64, reference: Float64) -> Float6
     front = np.arctan2(y, x)
     radius = np.hypot(x, y)
     q1 = np.stack((front, front, front + math.pi, front + math.pi))  # (4, N): shoulder, elbow
+    c1, s1 = (np.stack((v, v, -v, -v))[..., None] for v in (np.cos(front), np.sin(front)))
     reach = np.stack((radius, radius, -radius, -radius))
     drop = BASE_HEIGHT_M - z
     cosine = (radius * radius + drop * drop - UPPER_ARM_M**2 - _FOREARM_LENGTH_M**2) / (
@@ -204,12 +206,13 @@ def _candidates(wrist: Float64, rotation: Float64, reference: Float64) -> Float6
     with np.errstate(invalid="ignore"):
         bend = np.arccos(np.where(np.abs(cosine) < 1.0 + 1e-12, np.clip(cosine, -1.0, 1.0), np.nan))
     t3 = _FOREARM_ANGLE_RAD + np.stack((bend, -bend, bend, -bend))
-    along = UPPER_ARM_M + ELBOW_OFFSET_M * np.cos(t3) + FOREARM_M * np.sin(t3)
-    across = ELBOW_OFFSET_M * np.sin(t3) - FOREARM_M * np.cos(t3)
+    c3, s3 = np.cos(t3), np.sin(t3)
+    along = UPPER_ARM_M + ELBOW_OFFSET_M * c3 + FOREARM_M * s3
+    across = ELBOW_OFFSET_M * s3 - FOREARM_M * c3
     t2 = np.arctan2(drop, reach) - np.arctan2(across, along)
     # W = Rz(q4) Ry(q5) Rz(q6) = Ry(-t23) Rz(-q1) rotation
     t23 = t2 + t3
-    c1, s1, c23, s23 = (f(a)[..., None] for a in (q1, t23) for f in (np.cos, np.sin))
+    c23, s23 = np.cos(t23)[..., None], np.sin(t23)[..., None]
     turned_x = c1 * rotation[:, 0] + s1 * rotation[:, 1]
     w_y = c1 * rotation[:, 1] - s1 * rotation[:, 0]
     w_x = c23 * turned_x - s23 * rotation[:, 2]

@@ -266,8 +266,8 @@ class Script:
                 job.opened = going
                 job.first = int(going)
             else:
-                face_m = self._hands.push(job, table)[0].position_m
-                going = math.dist((x, y), face_m[:2]) < _NEAR_M and width_m < LOOSE_M
+                rows = self._hands.push(job, table)  # none where the box is out of reach
+                going = bool(rows) and math.dist((x, y), rows[0].position_m[:2]) < _NEAR_M and width_m < LOOSE_M
                 job.first = 2 * int(going and z < _HIGH_M)
             if going or z > _HIGH_M:
                 queue.pop(0)

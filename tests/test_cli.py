@@ -25,6 +25,8 @@ def status(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
         (("eval", "--policy", "genius"), "no policy 'genius'; there are reference"),
         (("eval", "--jobs", "0"), "jobs must be at least 1"),
         (("demonstrate", "out", "--astray", "0.2"), "astray must be 0 to 0.05 m, not 0.2"),
+        (("demonstrate", "out", "--learner", "reference"), "learner must be learned or the folder of a checkpoint"),
+        (("demonstrate", "out", "--learner", "nowhere"), "no policy 'nowhere'"),
         (("demonstrate", "out", "--misses", "1.5"), "misses must be 0 to 1, not 1.5"),
         (("demonstrate", "out", "--wordings", "-1"), "wordings must be 0 to 1000, not -1"),
         (("demo", "--policy", "genius"), "no policy 'genius'; there are reference, learned, or give the folder"),

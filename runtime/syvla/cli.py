@@ -194,6 +194,8 @@ def demonstrate(
         raise ConfigError(f"wordings must be 0 to 1000, not {wordings}")
     if learner is None:
         run = lockstep_run(rig, 0.0, 0.0, "reference")
+    elif str(learner) == "reference":
+        raise ConfigError("learner must be learned or the folder of a checkpoint: the reference has nothing to learn")
     else:  # with the latencies that it is evaluated with: they are a part of how it goes wrong
         run = msgspec.structs.replace(lockstep_run(rig, 0.3, 0.03, str(learner)), takeover=True)
     run = msgspec.structs.replace(run, astray_m=astray, misses=misses)

@@ -1,7 +1,8 @@
 """``syvla demonstrate``: the scripted demonstrator on the twin, recorded.
 
 The demonstrator is the reference policy without latencies: its planner sees the table as it is, and its expert
-answers at once.
+answers at once. With a learner the two act in turn, both with the latencies of an evaluation (see
+:mod:`~syvla.sim.takeover`).
 """
 
 import functools

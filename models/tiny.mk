@@ -1,4 +1,4 @@
-# The twin's policy, from nothing, by stages that add up to less than two hours on two cores. In the repository's root, after
+# The twin's policy, from nothing, by stages that add up to about two hours on two cores (130 minutes, once, beside other work). In the repository's root, after
 # `make setup`:
 #   make -j2 -f models/tiny.mk
 # What is done already is not done again, and a stage that was stopped goes on where it was. The policy is runs/expert/checkpoint.

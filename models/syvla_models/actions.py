@@ -33,6 +33,7 @@ from syvla.control.kinematics import (
     JointLimits,
     forward_tcp,
     inverse_tcp,
+    solutions_tcp,
 )
 from syvla.errors import ConfigError
 from syvla.message import Float32, Float64
@@ -221,14 +222,20 @@ class EndEffectorSpace(ActionSpace):
 
         Each row needs the one before it, but only as a hint at the branch. So all rows are solved with the reference
         as the hint, and again with one another's solutions as hints. Up to the first row where the two differ they are
-        the row by row solution; from there it goes on with that row as the reference. Two calls are the rule.
+        the row by row solution; from there it goes on with that row as the reference. Two rounds are the rule, and both
+        choose from the same solutions.
         """
         q = np.empty((len(position), 2, 6))
         start = 0
         while start < len(q):
-            q[start:] = self._solved(position[start:], rotation[start:], reference_rad)
+            found = solutions_tcp(position[start:], rotation[start:], reference_rad, self._branches)
+            q[start:] = self._clamped(found.nearest(reference_rad))
             after = start + 1
-            again = self._solved(position[after:], rotation[after:], q[start:-1])
+            if found.straight:  # what there is to choose from depends on the hint
+                hints = q[start:-1]
+                again = self._clamped(inverse_tcp(position[after:], rotation[after:], hints, self._branches))
+            else:
+                again = self._clamped(found.after(1).nearest(q[start:-1]))
             differs = (np.abs(again - q[after:]) > _SAME_RAD).any(axis=(1, 2))
             if not differs.any():
                 break
@@ -236,10 +243,9 @@ class EndEffectorSpace(ActionSpace):
             start, reference_rad = after + first, again[first]
         return q
 
-    def _solved(self, position: Float64, rotation: Float64, hint_rad: Float64) -> Float64:
-        """The solution nearest to the hint, clamped to the limits; where there is none at all, the hint."""
-        solved, _ = inverse_tcp(position, rotation, hint_rad, self._branches)
-        return np.clip(solved, self._lower_rad, self._upper_rad)
+    def _clamped(self, nearest: tuple[Float64, Bool]) -> Float64:
+        """The solution clamped to the limits; where there is none at all, it is the hint."""
+        return np.clip(nearest[0], self._lower_rad, self._upper_rad)
 
 
 def action_space(spec: ActionSpec, limits: SafetyLimits | None = None) -> ActionSpace:

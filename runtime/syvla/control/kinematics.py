@@ -156,6 +156,43 @@ def inverse(
         Joints (..., 6) [rad] and whether the pose can be reached (...,). Where it cannot, the joints are the
         reference.
     """
+    return solutions(position, rotation, reference_q_rad, limits).nearest(reference_q_rad)
+
+
+class Solutions(NamedTuple):
+    """All joints that put the flange, or the grasp point, at each of N poses, of shape ``shape`` once flattened."""
+
+    joints_rad: Float64  # (8, N, 6), clamped to the limits
+    within: npt.NDArray[np.bool_]  # (8, N): whether there is such a solution, within limits
+    straight: bool  # of some pose the wrist is straight, so that its q4 is the reference's
+    shape: tuple[int, ...]
+
+    def nearest(self, reference_q_rad: npt.ArrayLike) -> tuple[Float64, npt.NDArray[np.bool_]]:
+        """Those nearest to joints (..., 6), as :func:`inverse` gives them."""
+        reference = np.broadcast_to(np.asarray(reference_q_rad, np.float64), (*self.shape, 6)).reshape(-1, 6)
+        away = self.joints_rad - reference
+        cost = np.where(self.within, np.einsum("kni,kni->kn", away, away), np.inf)
+        rows = np.arange(len(reference))
+        best = cost.argmin(axis=0)
+        reachable = self.within[best, rows]
+        q = np.where(reachable[:, None], self.joints_rad[best, rows], reference)
+        return q.reshape(*self.shape, 6), reachable.reshape(self.shape)
+
+    def after(self, first: int) -> "Solutions":
+        """Without those of the first so many poses along the leading dimension."""
+        skipped = first * math.prod(self.shape[1:])
+        return Solutions(
+            self.joints_rad[:, skipped:],
+            self.within[:, skipped:],
+            self.straight,
+            (self.shape[0] - first, *self.shape[1:]),
+        )
+
+
+def solutions(
+    position: npt.ArrayLike, rotation: npt.ArrayLike, reference_q_rad: npt.ArrayLike, limits: JointLimits = LIMITS
+) -> Solutions:
+    """What :func:`inverse` chooses from; the reference matters only for wrists that are straight."""
     r = np.asarray(rotation, dtype=np.float64)
     p = np.asarray(position, dtype=np.float64)
     reference = np.asarray(reference_q_rad, dtype=np.float64)
@@ -163,21 +200,14 @@ def inverse(
     r = np.broadcast_to(r, (*shape, 3, 3)).reshape(-1, 3, 3)
     p = np.broadcast_to(p, (*shape, 3)).reshape(-1, 3)
     reference = np.broadcast_to(reference, (*shape, 6)).reshape(-1, 6)
-    candidates = _candidates(p - FLANGE_M * r[:, :, 2], r, reference)
+    candidates, straight = _candidates(p - FLANGE_M * r[:, :, 2], r, reference)
     lower, upper = np.array(limits.lower_rad), np.array(limits.upper_rad)
     middle = (lower + upper) / 2.0
     # Every range is narrower than a turn, so at most one of the equivalent angles is within it.
     candidates -= 2.0 * math.pi * np.rint((candidates - middle) / (2.0 * math.pi))
     with np.errstate(invalid="ignore"):
         within = (np.abs(candidates - middle) <= (upper - lower) / 2.0 + _LIMIT_SLACK_RAD).all(axis=-1)
-    candidates = np.minimum(np.maximum(candidates, lower), upper)
-    away = candidates - reference
-    cost = np.where(within, np.einsum("kni,kni->kn", away, away), np.inf)
-    rows = np.arange(len(p))
-    best = cost.argmin(axis=0)
-    reachable = within[best, rows]
-    q = np.where(reachable[:, None], candidates[best, rows], reference)
-    return q.reshape(*shape, 6), reachable.reshape(shape)
+    return Solutions(np.minimum(np.maximum(candidates, lower), upper), within, straight, shape)
 
 
 def inverse_tcp(
@@ -187,12 +217,22 @@ def inverse_tcp(
     limits: JointLimits = LIMITS,
 ) -> tuple[Float64, npt.NDArray[np.bool_]]:
     """As :func:`inverse`, for the pose of the grasp point."""
+    return solutions_tcp(position, rotation, reference_q_rad, limits).nearest(reference_q_rad)
+
+
+def solutions_tcp(
+    position: npt.ArrayLike, rotation: npt.ArrayLike, reference_q_rad: npt.ArrayLike, limits: JointLimits = LIMITS
+) -> Solutions:
+    """As :func:`solutions`, for poses of the grasp point."""
     r = np.asarray(rotation, dtype=np.float64)
-    return inverse(np.asarray(position, dtype=np.float64) - TCP_OFFSET_M * r[..., 2], r, reference_q_rad, limits)
+    return solutions(np.asarray(position, dtype=np.float64) - TCP_OFFSET_M * r[..., 2], r, reference_q_rad, limits)
 
 
-def _candidates(wrist: Float64, rotation: Float64, reference: Float64) -> Float64:
-    """All eight solutions (8, N, 6) for wrist centres (N, 3), without limits; NaN where there is none."""
+def _candidates(wrist: Float64, rotation: Float64, reference: Float64) -> tuple[Float64, bool]:
+    """All eight solutions (8, N, 6) for wrist centres (N, 3), without limits, and whether any wrist is straight.
+
+    NaN where there is no solution.
+    """
     x, y, z = wrist.T
     front = np.arctan2(y, x)
     radius = np.hypot(x, y)
@@ -230,7 +270,7 @@ def _candidates(wrist: Float64, rotation: Float64, reference: Float64) -> Float6
     shared = np.arctan2(w_y[..., 0], w_x[..., 0]) / 2.0
     other = (np.where(straight, shared, q4 + math.pi), -q5, np.where(straight, shared, q6 + math.pi))
     flipped = np.stack((*arm, *other), axis=-1)
-    return np.concatenate((plain, flipped))
+    return np.concatenate((plain, flipped)), bool(straight.any())
 
 
 def hand_rotation(yaw_rad: npt.ArrayLike, tilt_rad: npt.ArrayLike = 0.0, azimuth_rad: npt.ArrayLike = 0.0) -> Float64:

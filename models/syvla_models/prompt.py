@@ -63,17 +63,18 @@ def told(spec: PlannerSpec, text: str, widths_m: tuple[float, float] | None) -> 
     return with_hands(text, widths_m) if spec.hands_told and widths_m is not None else text
 
 
-HAND_STEP_M = 0.005
+_NARROW_M, _OPEN_M = 0.027, 0.043
 
 
 def with_hands(text: str, widths_m: tuple[float, float]) -> str:
-    """``text`` and how far the left and the right hand are open, in millimetres, to the next 5.
+    """``text`` and how far the left and the right hand are open, in words.
 
     What a hand holds keeps its fingers apart. A camera above sees little difference between a thing that is held and
-    one that lies below an open hand, and a planner that had only that went back and forth between the two.
+    one that lies below an open hand, and a planner that had only that went back and forth between the two. Told in
+    millimetres, a small one did not learn which numbers mean that something is held.
     """
-    left, right = (round(1000.0 * HAND_STEP_M * round(width_m / HAND_STEP_M)) for width_m in widths_m)
-    return f"{text} Hands: {left} {right}."
+    left, right = ("shut" if width_m < _NARROW_M else "narrow" if width_m < _OPEN_M else "open" for width_m in widths_m)
+    return f"{text} Hands: left {left}, right {right}."
 
 
 def prompt_ids(tokenizer: Tokenizer, spec: PlannerSpec, instruction: str, image_tokens: Sequence[int]) -> list[int]:

@@ -60,7 +60,8 @@ def _with_numbers(texts: Iterable[str]) -> Iterator[str]:
     yield from dict.fromkeys(texts)
     for _ in range(1000):
         yield "user\nassistant\nsystem\n"
-        yield with_hands("", (0.0, 0.0))
+        for width_m in (0.0, 0.035, 0.07):
+            yield with_hands("", (width_m, width_m))
     numbers = [*map(str, range(100)), *(f"{n:02}" for n in range(10))]
     for number in numbers:
         for _ in range(1000):

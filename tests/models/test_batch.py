@@ -141,7 +141,7 @@ def test_how_far_the_hands_are_open_is_told_where_the_planner_is_told_and_where_
     for sample, text in zip(samples, (samples[0].instruction, samples[1].question, samples[2].question), strict=True):
         assert text
         known = sample.widths_m is not None
-        for made, told in ((silent, text), (telling, f"{text} Hands: 35 70." if known else text)):
+        for made, told in ((silent, text), (telling, f"{text} Hands: left narrow, right open." if known else text)):
             begins = words.prompt(told)
             assert made.sequence(sample).ids[: len(begins)] == begins
 

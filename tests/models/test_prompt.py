@@ -1,5 +1,6 @@
 """Token sequences: equal to Qwen2.5-VL's chat template, closed to injection, labelled where something is learned."""
 
+import re
 from typing import Any
 
 import pytest
@@ -40,11 +41,19 @@ def spec(**changes: Any) -> PlannerSpec:
     return PlannerSpec(**{"views": (VIEW,), "hidden_size": 192, **changes})
 
 
-def test_how_far_the_hands_are_open_is_said_in_millimetres_one_token_for_each() -> None:
-    assert with_hands("Load it.", (0.0312, 0.0694)) == "Load it. Hands: 30 70."
-    assert with_hands("Load it.", (-0.001, 0.0)) == "Load it. Hands: 0 0."
-    hands = encode(TOKENIZER, with_hands("", (0.022, 0.035)))
-    assert [TOKENIZER.decode([token]) for token in hands] == [" Hands", ":", " 20", " 35", "."]
+@pytest.mark.parametrize(
+    ("widths_m", "words"),
+    [
+        ((-0.001, 0.0), "left shut, right shut"),
+        ((0.0269, 0.027), "left shut, right narrow"),
+        ((0.0429, 0.043), "left narrow, right open"),
+        ((0.07, 0.05), "left open, right open"),
+    ],
+)
+def test_how_far_the_hands_are_open_is_said_in_one_word_for_each(widths_m: tuple[float, float], words: str) -> None:
+    assert with_hands("Load it.", widths_m) == f"Load it. Hands: {words}."
+    hands = encode(TOKENIZER, with_hands("", widths_m))
+    assert [TOKENIZER.decode([token]) for token in hands] == re.findall(r" ?\w+|[:,.]", f" Hands: {words}.")
 
 
 @pytest.mark.parametrize("system", ["", "You drive two arms."])

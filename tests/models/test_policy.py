@@ -262,7 +262,8 @@ def test_hands_that_close_are_told_and_thought_about_anew(
     assert (count.thoughts, count.refreshed) == (2, 1)
     assert not same_states(first, other)
     alone = LearnedPlanner(thinking(folder, "always", tmp_path))
-    assert same_states(first, think(alone, seen(0), task(1, "Put the red cube into the white tray. Hands: left open, right open.")))
+    told = "Put the red cube into the white tray. Hands: left open, right open."
+    assert same_states(first, think(alone, seen(0), task(1, told)))
 
 
 def test_slow_change_adds_up(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

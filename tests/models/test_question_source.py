@@ -114,6 +114,18 @@ def test_it_is_known_which_thing_is_sought_and_where_the_answer_comes_to_it(tmp_
     assert [answer[:end] for end in cube.said_at] == [f"{first} The cube", f"{first} The cube is", f"{last} cube"]
 
 
+def test_an_order_goes_without_its_thought_where_none_is_to_be_learned(tmp_path: Path) -> None:
+    """A policy trained without chains of thought went on thinking, as the orders of pictures had taught it."""
+    file = scenes(tmp_path)
+    order = {"question": "Go on.", "answer": "Next comes the can.", "point": [0.2, -0.1], "named": [[0.2, -0.1]]}
+    asked = [order, {"question": "What colour?", "answer": "grey", "point": None}]
+    lines = [{**json.loads(line), "questions": asked} for line in file.read_text().splitlines()]
+    file.write_text("\n".join(map(json.dumps, lines)))
+    drawn = draw(Questions("vqa", [file], [VIEW], thoughts=False), 40)
+    said = {(sample.instruction, sample.chain_of_thought, sample.question, sample.answer) for sample in drawn}
+    assert said == {("Go on.", "", None, None), ("", None, "What colour?", "grey")}
+
+
 def test_of_things_with_one_name_only_the_one_that_is_sought_is_looked_at(tmp_path: Path) -> None:
     file = scenes(tmp_path)
     things = [{"name": "candy", "point": [0.3, y], "place": [0.5, 0.5]} for y in (0.1, 0.2)]

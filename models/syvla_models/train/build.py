@@ -86,10 +86,12 @@ def _spec_of(config: TrainConfig) -> PolicySpec | None:
 def _source(
     source: SourceConfig, config: TrainConfig, views: Sequence[CameraView], action: ActionSpec | None
 ) -> Source:
+    data = config.data
+    thoughts = data.thought_probability if source.thought_probability is None else source.thought_probability
     if source.kind == "scenes":
         files = find(source.paths, SCENES_FILE)
-        return Questions(source.name, files, views, validation_share=source.validation_share)
-    data, thoughts = config.data, source.thought_probability
+        share = source.validation_share
+        return Questions(source.name, files, views, thoughts=thoughts > 0.0, validation_share=share)
     recordings = find(source.paths, "*.mcap")
     return Demonstrations(
         source.name,
@@ -101,7 +103,7 @@ def _source(
         delay_range_s=data.delay_range_s,
         max_prefix=data.max_prefix,
         perturbation_rad=data.perturbation_rad,
-        thought_probability=data.thought_probability if thoughts is None else thoughts,
+        thought_probability=thoughts,
         validation_share=source.validation_share,
         reworded=source.reworded,
         wordings=read_wordings(recordings) if source.reworded else {},

@@ -38,8 +38,9 @@ class SourceConfig(Section, frozen=True):
 
     ``paths`` are folders, files or patterns (``data/snack/*.mcap``). ``weight`` is its share of the rows of a batch,
     relative to the other sources. ``thought_probability`` is how often a demonstration's chain of thought is part of
-    the sample, instead of the one in ``[data]``. In the stage ``see`` demonstrations give thoughts, but no actions.
-    ``reworded`` is how often a demonstration's instruction is one of the ``wordings.json`` beside the recordings.
+    the sample, instead of the one in ``[data]``; at 0 the orders of pictures have none either. In the stage ``see``
+    demonstrations give thoughts, but no actions. ``reworded`` is how often a demonstration's instruction is one of the
+    ``wordings.json`` beside the recordings.
     """
 
     name: str

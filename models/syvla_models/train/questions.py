@@ -84,15 +84,19 @@ class Questions:
         files: Sequence[Path],
         views: Sequence[CameraView],
         *,
+        thoughts: bool = True,
         validation_share: float = 0.05,
     ) -> None:
         """Read ``files``; ConfigError, naming file and line, for one that is malformed.
+
+        Without ``thoughts`` an order is answered with the empty thought, which is learned.
 
         The planner sees a picture through the views of its camera, and black in the others. Pictures of a camera that
         it does not look through are passed over.
         """
         self.name = name
         self._views = tuple(views)
+        self._thoughts = thoughts
         cameras = {view.camera for view in views}
         scenes = [pair for file in files for pair in read_scenes(file) if pair[1].camera in cameras]
         held_out = split([scene.image for _, scene in scenes], validation_share, name)
@@ -109,14 +113,17 @@ class Questions:
         path, scene = scenes[int(rng.integers(len(scenes)))]
         asked = scene.questions[int(rng.integers(len(scene.questions)))]
         grounding = unknown() if asked.point is None else of_point(*asked.point)
-        silent = asked.point is not None and not asked.named and rng.random() < SILENT
+        order = bool(asked.named)
+        silent = asked.point is not None and not order and rng.random() < SILENT
+        thoughtless = order and not self._thoughts
+        spoken = not (silent or thoughtless)
         return Sample(
             source=self.name,
             images=images_of(path, scene, self._views),
-            instruction=asked.question if silent else "",
-            chain_of_thought=None,
-            question=None if silent else asked.question,
-            answer=None if silent else asked.answer,
+            instruction="" if spoken else asked.question,
+            chain_of_thought="" if thoughtless else None,
+            question=asked.question if spoken else None,
+            answer=asked.answer if spoken else None,
             grounding=grounding.values,
             grounding_known=grounding.known,
             widths_m=scene.widths_m,

@@ -7,6 +7,8 @@ should do. Drawing is a pure function of a random generator, so any sample of an
 import hashlib
 import logging
 import math
+import os
+import random
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -21,8 +23,9 @@ from syvla.message import Float32, Float64, UInt8
 from syvla_models.images import view_of
 from syvla_models.prefix import GRIPPERS
 from syvla_models.spec import CameraView
-from syvla_models.train.episode import Episode, Sight, read_episode
+from syvla_models.train.episode import Episode, Sight
 from syvla_models.train.grounding import unknown
+from syvla_models.train.kept import read_kept
 from syvla_models.train.wordings import Wordings
 
 MAX_IMAGE_HZ = 7.5
@@ -197,8 +200,9 @@ class Demonstrations:
 
     def _read(self, paths: Sequence[Path], max_image_hz: float) -> tuple[list[Episode], tuple[str, ...]]:
         episodes, left_out = [], []
-        for path in sorted(set(paths)):
-            read = self._episode(path, max_image_hz)
+        # Each process has an order of its own: of several that read the same, each finds what others have read already.
+        order = random.Random(os.getpid()).sample(sorted(set(paths)), len(set(paths)))
+        for _, read in sorted((path, self._episode(path, max_image_hz)) for path in order):
             if isinstance(read, Episode):
                 episodes.append(read)
             else:
@@ -213,7 +217,7 @@ class Demonstrations:
         """The episode with those sights that an action can follow, or why it cannot be used."""
         cameras = tuple(dict.fromkeys(view.camera for view in self._views))
         try:
-            episode = read_episode(path, cameras, max_image_hz=max_image_hz, thoughts=self._thought_probability > 0.0)
+            episode = read_kept(path, cameras, max_image_hz=max_image_hz, thoughts=self._thought_probability > 0.0)
         except RecordingError as error:
             return str(error)
         sights = tuple(s for s in episode.sights if s.observation_ns + self._delay_ns[0] <= episode.end_ns)

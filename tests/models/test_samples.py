@@ -220,6 +220,10 @@ def test_what_went_wrong_on_purpose_is_seen_and_thought_of_but_not_done(tmp_path
     assert left_out_s
     assert all(at_s + last_s > 3.0 and at_s + 0.2 < 3.7 for at_s in left_out_s)
     assert all(thought for _, _, thought in spans)
+    acting = load(tmp_path, horizon=10, max_prefix=5, delay_range_s=(0.2, 0.4), imitable_only=True)
+    drawn = [acting.draw(np.random.default_rng(seed), False) for seed in range(200)]
+    assert all(sample.actions is not None for sample in drawn)
+    assert {grey_ns(sample.images[0]) / 1e9 for sample in drawn} >= set(done_s)
 
 
 def test_what_a_learner_did_in_turn_with_the_demonstrator_is_neither_thought_nor_done(tmp_path: Path) -> None:

@@ -105,6 +105,7 @@ class Demonstrations:
         horizon: int = 50,
         period_s: float = 1 / 30,
         action_samples: int = 4,
+        imitable_only: bool = False,
         delay_range_s: tuple[float, float] = (0.3, 1.0),
         max_prefix: int = 15,
         thought_probability: float = 1.0,
@@ -123,6 +124,8 @@ class Demonstrations:
             horizon: H, rows of a chunk.
             period_s: Between two rows.
             action_samples: K, chunks drawn for each sight; 0 for sights and thoughts only.
+            imitable_only: Whether only sights are drawn that chunks can follow: of the others an expert alone learns
+                nothing.
             delay_range_s: How much older the intent's observation is than the chunk's, drawn evenly. (0, 0) is a
                 synchronous loop.
             max_prefix: The prefix is drawn evenly from 0 to this.
@@ -148,6 +151,7 @@ class Demonstrations:
         self.name = name
         self._views = tuple(views)
         self._samples = action_samples
+        self._imitable_only = imitable_only
         self._delay_ns = (to_ns(low_s), to_ns(high_s))
         self._max_prefix = max_prefix
         self._perturbation_rad = perturbation_rad
@@ -223,9 +227,10 @@ class Demonstrations:
         sights = tuple(s for s in episode.sights if s.observation_ns + self._delay_ns[0] <= episode.end_ns)
         if not sights:
             return f"{path}: it ends before an action could follow an image"
-        if not any(self._imitable(episode, sight) for sight in sights):
+        imitable = tuple(sight for sight in sights if self._imitable(episode, sight))
+        if not imitable:
             return f"{path}: it shows nothing but mistakes"
-        return episode._replace(sights=sights)
+        return episode._replace(sights=imitable if self._imitable_only else sights)
 
     def _sight(self, rng: np.random.Generator, validation: bool) -> tuple[Episode, Sight]:
         episodes, ends = self.validation if validation else self.train, self._ends[validation]

@@ -1,6 +1,5 @@
 """Demonstrations: a sample holds what was sensed, thought and commanded at its instants, by stamp and nothing else."""
 
-import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from syvla.recording.mcap_log import McapLog
 from syvla.sim.waypoints import Waypoint, encode
 from syvla.transport.codec import encode_body
 from syvla_models.spec import CameraView
+from syvla_models.train import samples
 from syvla_models.train.mixture import generator
 from syvla_models.train.samples import Demonstrations, find, split
 
@@ -394,16 +394,23 @@ def _gap(every: list[tuple[str, Message]]) -> Iterable[tuple[str, Message]]:
     ],
 )
 def test_a_recording_that_cannot_be_trusted_is_left_out_and_named(
-    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, change: Change, outcome: str, why: str
+    folder: Path, tmp_path: Path, change: Change, outcome: str, why: str
 ) -> None:
     bad = record(tmp_path / "bad.mcap", change, outcome)
-    with caplog.at_level(logging.WARNING):
-        demos = Demonstrations("demos", [bad, *folder.glob("*.mcap")], [VIEW])
+    said: list[str] = []
+    demos = Demonstrations("demos", [bad, *folder.glob("*.mcap")], [VIEW], say=said.append)
     assert len(demos.left_out) == 1
     assert demos.left_out[0].startswith(f"{bad}: ")
     assert why in demos.left_out[0]
     assert len(demos.train) + len(demos.validation) == 3
-    assert "1 of 4 recordings left out" in caplog.text
+    assert said == [f"demos: 1 of 4 recordings left out:\n  {demos.left_out[0]}"]
+
+
+def test_reading_that_takes_long_says_how_far_it_is(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(samples, "_SAY_EVERY_S", 0.0)
+    said: list[str] = []
+    Demonstrations("demos", list(folder.glob("*.mcap")), [VIEW], say=said.append)
+    assert said == [f"demos: {count} of 3 recordings read" for count in (1, 2, 3)]
 
 
 def test_a_recording_that_was_cut_off_is_left_out(folder: Path, tmp_path: Path) -> None:

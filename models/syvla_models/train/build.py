@@ -20,6 +20,7 @@ from syvla_models.spec import SLOTS, SPEC_FILE, ActionSpec, CameraView, PlannerS
 from syvla_models.tiny import build_tiny, tiny_spec
 from syvla_models.train.batch import Batches, Collator
 from syvla_models.train.config import PERIOD_S, SourceConfig, TrainConfig
+from syvla_models.train.log import Say, silent
 from syvla_models.train.mixture import Mixture, generator
 from syvla_models.train.questions import SCENES_FILE, Questions
 from syvla_models.train.samples import Demonstrations, Source, find
@@ -51,12 +52,12 @@ class Stage(NamedTuple):
         return Batches(self.mixture, self.collator, rows, first_slot=process * rows, augmented=config.data.augment)
 
 
-def build_stage(config: TrainConfig, rig: RigConfig) -> Stage:
-    """Read the sources and build or load the policy that ``config`` asks for."""
+def build_stage(config: TrainConfig, rig: RigConfig, say: Say = silent) -> Stage:
+    """Read the sources, saying how far that is, and build or load the policy that ``config`` asks for."""
     earlier = _spec_of(config)
     views = _planner_spec(config, 0).views if earlier is None else earlier.planner.views
     action = earlier.action if earlier is not None and earlier.action.space == config.action.space else None
-    sources = [_source(source, config, views, action) for source in config.sources]
+    sources = [_source(source, config, views, action, say) for source in config.sources]
     mixture = Mixture(sources, [source.weight for source in config.sources], config.seed)
     planner = _planner(config, earlier, sources)
     policy = _policy(config, rig, planner, earlier, sources)
@@ -84,7 +85,7 @@ def _spec_of(config: TrainConfig) -> PolicySpec | None:
 
 
 def _source(
-    source: SourceConfig, config: TrainConfig, views: Sequence[CameraView], action: ActionSpec | None
+    source: SourceConfig, config: TrainConfig, views: Sequence[CameraView], action: ActionSpec | None, say: Say
 ) -> Source:
     data = config.data
     thoughts = data.thought_probability if source.thought_probability is None else source.thought_probability
@@ -108,6 +109,7 @@ def _source(
         validation_share=source.validation_share,
         reworded=source.reworded,
         wordings=read_wordings(recordings) if source.reworded else {},
+        say=say,
     )
 
 

@@ -1,13 +1,14 @@
-"""What a training run leaves to look at: a CSV of every number and a picture of the losses."""
+"""What a training run shows: lines while it goes on, a CSV of every number and a picture of the losses."""
 
 import csv
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from syvla_models.train.state import replace_file
 
+Say = Callable[[str], None]
 CSV_FILE = "log.csv"
 PLOT_FILE = "losses.png"
 _GROUPS = (
@@ -17,6 +18,10 @@ _GROUPS = (
     ("norm/", "norms of the gradients"),
     ("rate/", "learning rates"),
 )
+
+
+def silent(line: str) -> None:
+    """What says nothing: the processes beside the first one, which say the same."""
 
 
 class TrainingLog:

@@ -5,10 +5,10 @@ should do. Drawing is a pure function of a random generator, so any sample of an
 """
 
 import hashlib
-import logging
 import math
 import os
 import random
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -26,11 +26,12 @@ from syvla_models.spec import CameraView
 from syvla_models.train.episode import Episode, Sight
 from syvla_models.train.grounding import unknown
 from syvla_models.train.kept import read_kept
+from syvla_models.train.log import Say, silent
 from syvla_models.train.wordings import Wordings
 
 MAX_IMAGE_HZ = 7.5
 RETURN_S = 0.3  # from beside a demonstration back to it: soon enough for what is grasped next
-_log = logging.getLogger(__name__)
+_SAY_EVERY_S = 10.0
 
 
 class Actions(NamedTuple):
@@ -114,6 +115,7 @@ class Demonstrations:
         perturbation_rad: float = 0.0,
         reworded: float = 0.0,
         wordings: Wordings = MappingProxyType({}),
+        say: Say = silent,
     ) -> None:
         """Read ``paths``; ConfigError if too few of them can be used, or one is to be reworded and has no wordings.
 
@@ -138,6 +140,7 @@ class Demonstrations:
                 way only if it has seen the like.
             reworded: How often a sample's instruction is one of its ``wordings`` instead.
             wordings: Of the instructions.
+            say: Told how far reading is, and what is left out.
         """
         low_s, high_s = delay_range_s
         if not 0.0 <= low_s <= high_s:
@@ -159,7 +162,7 @@ class Demonstrations:
         self._return = _returning(horizon, to_ns(period_s))
         self._thought_probability = thought_probability
         self._offsets_ns = np.arange(horizon, dtype=np.int64) * to_ns(period_s)
-        episodes, self.left_out = self._read(paths, max_image_hz)
+        episodes, self.left_out = self._read(paths, max_image_hz, say)
         told = {sight.instruction for episode in episodes for sight in episode.sights} if reworded else set()
         if unworded := sorted(told - set(wordings)):
             raise ConfigError(f"{name}: reworded: there are no wordings of {unworded[0]!r}")
@@ -202,20 +205,21 @@ class Demonstrations:
 
     # ------------------------------------------------------------ inside
 
-    def _read(self, paths: Sequence[Path], max_image_hz: float) -> tuple[list[Episode], tuple[str, ...]]:
-        episodes, left_out = [], []
+    def _read(self, paths: Sequence[Path], max_image_hz: float, say: Say) -> tuple[list[Episode], tuple[str, ...]]:
         # Each process has an order of its own: of several that read the same, each finds what others have read already.
         order = random.Random(os.getpid()).sample(sorted(set(paths)), len(set(paths)))
-        for _, read in sorted((path, self._episode(path, max_image_hz)) for path in order):
-            if isinstance(read, Episode):
-                episodes.append(read)
-            else:
-                left_out.append(read)
+        found: dict[Path, Episode | str] = {}
+        said_s = time.monotonic()
+        for path in order:
+            found[path] = self._episode(path, max_image_hz)
+            if time.monotonic() - said_s >= _SAY_EVERY_S:
+                say(f"{self.name}: {len(found)} of {len(order)} recordings read")
+                said_s = time.monotonic()
+        read = [found[path] for path in sorted(found)]
+        left_out = tuple(why for why in read if isinstance(why, str))
         if left_out:
-            _log.warning("%s: %d of %d recordings left out:", self.name, len(left_out), len(set(paths)))
-        for line in left_out:
-            _log.warning("  %s", line)
-        return episodes, tuple(left_out)
+            say("\n  ".join((f"{self.name}: {len(left_out)} of {len(order)} recordings left out:", *left_out)))
+        return [episode for episode in read if isinstance(episode, Episode)], left_out
 
     def _episode(self, path: Path, max_image_hz: float) -> Episode | str:
         """The episode with those sights that an action can follow, or why it cannot be used."""

@@ -8,14 +8,14 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
 import msgspec
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedDataParallelKwargs
 from safetensors.torch import save_file
 from transformers.utils.logging import disable_progress_bar
@@ -28,7 +28,7 @@ from syvla_models.train.batch import Batch
 from syvla_models.train.build import Stage, build_stage
 from syvla_models.train.config import TrainConfig
 from syvla_models.train.learner import Losses, build_learner, draw_noise
-from syvla_models.train.log import TrainingLog
+from syvla_models.train.log import Say, TrainingLog, silent
 from syvla_models.train.precision import has_bfloat16, mixed_precision
 from syvla_models.train.prefetch import Prefetch
 from syvla_models.train.state import (
@@ -45,7 +45,6 @@ from syvla_models.train.state import (
 )
 from syvla_models.train.validation import Validation
 
-Say = Callable[[str], None]
 _PREPARED_STEPS = 32
 
 
@@ -62,7 +61,8 @@ def train(config: TrainConfig, rig: RigConfig, out: Path, *, resume: bool, say: 
     saved = load_state(out, config) if resume else None  # before the sources are read, which takes a while
     if config.threads:
         torch.set_num_threads(config.threads)
-    trainer = Trainer(config, build_stage(config, rig), out, say)
+    say = say if PartialState(cpu=not torch.cuda.is_available()).is_main_process else silent
+    trainer = Trainer(config, build_stage(config, rig, say), out, say)
     if saved is not None:
         trainer.restore(*saved)
     return trainer.run()
@@ -90,7 +90,7 @@ class Trainer:
         unused = DistributedDataParallelKwargs(find_unused_parameters=True)  # a batch may have no robot rows
         self._accelerator = Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[unused])
         self._main = self._accelerator.is_main_process
-        self._say: Say = say if self._main else _silent
+        self._say = say
         self.learner = build_learner(config, stage).to(self._accelerator.device)
         self._model = self._accelerator.prepare_model(self.learner)
         self._parameters = {name: p for name, p in self.learner.named_parameters() if p.requires_grad}
@@ -264,10 +264,6 @@ class Trainer:
 
 def _validation(config: TrainConfig, stage: Stage) -> Validation:
     return Validation(stage, config.output.validation_rows, config.seed, config.loss, bfloat16=config.bfloat16)
-
-
-def _silent(line: str) -> None:
-    """What the processes beside the first one say."""
 
 
 @contextmanager

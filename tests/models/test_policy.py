@@ -123,8 +123,11 @@ class Counted:
 # ---------------------------------------------------------------- planner
 
 
-def test_a_thought_grows_and_ends_in_an_intent_of_this_model(folder: Path) -> None:
+def test_a_thought_grows_and_ends_in_an_intent_of_this_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     planner = LearnedPlanner(folder)
+    inner = planner._planner
+    endless = inner.forbidden.index_fill(0, torch.tensor(inner.end_id), value=True)
+    monkeypatch.setitem(inner._buffers, "forbidden", endless)  # random weights may end their thought at any token
     products = list(planner.think(seen(5), task(4), 17, None))
     partial, last = products[:-1], products[-1]
     assert isinstance(last, Intent)

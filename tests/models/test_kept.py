@@ -88,6 +88,17 @@ def test_what_was_kept_and_came_to_harm_is_passed_over(
     assert len(reads) == 1
 
 
+def test_a_number_that_is_not_finite_does_not_come_in_by_this_door(recording: Path) -> None:
+    """Whoever hands over recordings may have put something into the folder beside them."""
+    whole = read(recording)
+    file = recording.parent / FOLDER / "a.msgpack"
+    values = whole.commands.values.copy()
+    values[3, 5] = np.nan
+    forged = whole._replace(commands=whole.commands._replace(values=values))
+    file.write_bytes(kept._encoder.encode(kept._Kept(kept._decoder.decode(file.read_bytes()).key, forged)))
+    assert same(read(recording), whole)
+
+
 def test_a_folder_that_cannot_be_written_to_is_left_alone(recording: Path) -> None:
     (recording.parent / FOLDER).write_text("not a folder")
     assert read(recording).name == "a"

@@ -60,11 +60,14 @@ def _packed(value: Any) -> tuple[str, tuple[int, ...], bytes]:
 
 
 def _unpacked(_: type, value: Any) -> Any:
-    """The array of :func:`_packed`; ValueError if it is none."""
+    """The array of :func:`_packed`; ValueError if it is none, or has what no recording is read with."""
     kind, shape, data = value
     if np.dtype(kind).kind not in "bif":
         raise ValueError(f"an array of numbers is needed, not of {kind!r}")
-    return np.frombuffer(data, kind).reshape(shape)
+    array = np.frombuffer(data, kind).reshape(shape)
+    if not np.isfinite(array).all():
+        raise ValueError("a number is not finite")
+    return array
 
 
 _encoder = msgspec.msgpack.Encoder(enc_hook=_packed)

@@ -1,4 +1,4 @@
-"""Demonstrations that were read once, kept beside their recordings: reading them anew takes a hundred times as long.
+"""Demonstrations that were read once, kept beside their recordings: reading them anew takes 400 times as long.
 
 Every message of a recording is decoded and checked to read it, of which training uses a hundredth. What was read lies
 in ``.read/NAME.msgpack`` beside ``NAME.mcap`` and counts as long as the recording, what is wanted of it and the code

@@ -160,7 +160,7 @@ def inverse(
 
 
 class Solutions(NamedTuple):
-    """All joints that put the flange, or the grasp point, at each of N poses, of shape ``shape`` once flattened."""
+    """All joints that put the flange, or the grasp point, at each of the N poses of an array of ``shape``."""
 
     joints_rad: Float64  # (8, N, 6), clamped to the limits
     within: npt.NDArray[np.bool_]  # (8, N): whether there is such a solution, within limits

@@ -223,6 +223,9 @@ def test_what_went_wrong_on_purpose_is_seen_and_thought_of_but_not_done(tmp_path
     acting = load(tmp_path, horizon=10, max_prefix=5, delay_range_s=(0.2, 0.4), imitable_only=True)
     drawn = [acting.draw(np.random.default_rng(seed), False) for seed in range(200)]
     assert all(sample.actions is not None for sample in drawn)
+    again = load(tmp_path, horizon=10, max_prefix=5, delay_range_s=(0.2, 0.4), imitable_only=True, intent_uses=3)
+    drawn_again = [again.draw(np.random.default_rng(0), held_out) for held_out in (False, True)]
+    assert [len(sample.actions.age_s) for sample in drawn_again if sample.actions is not None] == [12, 4]
     assert {grey_ns(sample.images[0]) / 1e9 for sample in drawn} >= set(done_s)
 
 

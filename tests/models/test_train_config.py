@@ -149,6 +149,12 @@ def test_freezing_the_planner_while_it_learns_to_see_is_refused(tmp_path: Path) 
         load_config(_file(tmp_path, text), "see")
 
 
+def test_using_intents_again_while_their_planner_learns_is_refused(tmp_path: Path) -> None:
+    text = SMALL + "[data]\nintent_uses = 2\n"
+    with pytest.raises(ConfigError, match="intent_uses above 1 needs optimiser"):
+        load_config(_file(tmp_path, text), "finetune")
+
+
 def test_the_budget_ends_with_whichever_comes_first() -> None:
     both = BudgetConfig(max_steps=100, max_minutes=1.0)
     assert both.fraction(50, 6.0) == pytest.approx(0.5)

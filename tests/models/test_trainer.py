@@ -1,5 +1,6 @@
 """The trainer: it learns, it can be stopped at any moment, and its stages go on from each other."""
 
+import copy
 import json
 import os
 import shutil
@@ -39,6 +40,7 @@ from syvla_models.train.config import (
     TrainConfig,
 )
 from syvla_models.train.learner import build_learner, draw_noise
+from syvla_models.train.reuse import IntentBatch
 from syvla_models.train.trainer import Trainer, train, validate_checkpoint
 
 MS = 1_000_000
@@ -236,6 +238,48 @@ def test_a_frozen_planner_stays_and_its_expert_learns(data: Path, pretrained: Pa
     assert [name for name in before if before[name] != after[name]] == ["expert.safetensors"]
     statistics = load_file(tmp_path / "run" / "state" / "state.safetensors")
     assert statistics["statistics.decoupling.recent"].isfinite().any(), "the expert is decoupled all the same"
+
+
+def test_intents_that_are_used_again_are_the_same_in_a_run_that_was_stopped(
+    data: Path, pretrained: Path, tmp_path: Path
+) -> None:
+    demos = SourceConfig(name="demos", kind="demonstrations", paths=(str(data),), weight=1.0)
+    config = config_of(
+        data,
+        sources=(demos,),
+        init=str(pretrained / "checkpoint"),
+        optimiser=OptimiserConfig(freeze_vlm=True, warmup_steps=2),
+        data=DataConfig(batch_size=2, action_samples=2, intent_uses=3, delay_range_s=(0.0, 0.5), max_prefix=5),
+    )
+    assert not run(config, tmp_path / "stopped", say=stop_at(3))
+    assert run(config, tmp_path / "stopped", resume=True)
+    assert run(config, tmp_path / "whole")
+    assert numbers(tmp_path / "stopped") == numbers(tmp_path / "whole")
+    stopped, whole = (load_spec(tmp_path / name / "checkpoint").sha256 for name in ("stopped", "whole"))
+    assert stopped == whole
+
+
+def test_an_intent_costs_what_its_row_did(data: Path, pretrained: Path) -> None:
+    """What the expert learns from what was read before is what it would learn if the planner read it now."""
+    loss = LossConfig(hand=1.0, decoupling=False)
+    config = config_of(data, init=str(pretrained / "checkpoint"), loss=loss, bfloat16=False)
+    stage = build_stage(config, RIG)
+    learner = build_learner(config, stage).train()
+    batch = stage.batches(config)(0)
+    assert batch.robot is not None
+    noise = draw_noise(batch, 0, 0)
+    intents = IntentBatch(learner.states(batch)[batch.robot.rows], batch.robot)
+    expert = learner.expert
+    assert expert is not None
+    begin = copy.deepcopy(expert.state_dict())
+    found = []
+    for one in (batch, intents):
+        expert.load_state_dict(begin)  # its statistics go on with every batch
+        expert.zero_grad()
+        losses = learner(one, noise)
+        losses.total.backward()
+        found.append((losses.action, [p.grad for p in expert.parameters() if p.grad is not None]))
+    torch.testing.assert_close(found[0], found[1])
 
 
 def test_the_checkpoint_has_the_averaged_weights(pretrained: Path) -> None:

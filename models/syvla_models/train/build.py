@@ -101,6 +101,7 @@ def _source(
         horizon=config.model.expert.horizon,
         period_s=(action or _unfitted(config)).period_s,
         action_samples=0 if config.stage == "see" else data.action_samples,
+        intent_uses=data.intent_uses,
         imitable_only=config.optimiser.freeze_vlm,
         delay_range_s=data.delay_range_s,
         max_prefix=data.max_prefix,

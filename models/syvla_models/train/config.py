@@ -86,6 +86,7 @@ class DataConfig(Section, frozen=True):
 
     batch_size: int = 32  # rows through the VLM, on each process
     action_samples: int = 4  # action chunks drawn for each row's intent
+    intent_uses: int = 1  # steps in which the intent of a frozen VLM is used, with new chunks each time
     delay_range_s: tuple[float, float] = (0.3, 1.0)  # how much older the intent's observation is than the chunk's
     max_prefix: int = 15  # rows of committed actions given clean, drawn from 0..max_prefix
     thought_probability: float = 1.0  # how often a demonstration's chain of thought is in the sample
@@ -95,6 +96,7 @@ class DataConfig(Section, frozen=True):
     def __post_init__(self) -> None:
         _within("batch_size", self.batch_size, 1, 65536)
         _within("action_samples", self.action_samples, 1, 64)
+        _within("intent_uses", self.intent_uses, 1, 64)
         _within("max_prefix", self.max_prefix, 0, 49)
         _within("thought_probability", self.thought_probability, 0.0, 1.0)
         _within("perturbation_rad", self.perturbation_rad, 0.0, 0.2)
@@ -253,6 +255,8 @@ class TrainConfig(Section, frozen=True):
             raise ValueError("optimiser.freeze_vlm leaves nothing to train in the stage see")
         if self.optimiser.freeze_vlm and any(s.kind == "scenes" and s.weight > 0.0 for s in self.sources):
             raise ValueError("optimiser.freeze_vlm: questions teach a frozen VLM nothing; give scenes the weight 0")
+        if self.data.intent_uses > 1 and not self.optimiser.freeze_vlm:
+            raise ValueError("data.intent_uses above 1 needs optimiser.freeze_vlm: a VLM that learns must read again")
 
 
 def load_config(path: Path, stage: Stage, changes: Sequence[str] = ()) -> TrainConfig:

@@ -22,6 +22,7 @@ from syvla_models.train.batch import ActionBatch, Batch, GazeBatch
 from syvla_models.train.build import Stage
 from syvla_models.train.config import LossConfig, TrainConfig
 from syvla_models.train.grounding import GROUNDING
+from syvla_models.train.reuse import IntentBatch
 from syvla_models.train.sight import PLACE_UNIT_M, Sight
 from syvla_models.train.state import HEADS_FILE
 
@@ -40,19 +41,21 @@ class Noise(NamedTuple):
     tau: torch.Tensor  # (R, K)
 
 
-def draw_noise(batch: Batch, seed: int, step: int, process: int = 0, losses: LossConfig = _PLAIN) -> Noise | None:
+def draw_noise(
+    batch: Batch | IntentBatch, seed: int, step: int, process: int = 0, losses: LossConfig = _PLAIN
+) -> Noise | None:
     """What ``batch`` needs, from (seed, step, process) alone; None if it has no robot rows.
 
     Of ``losses``, ``noise_deviation`` and ``at_start`` say how it is drawn.
     """
     if batch.robot is None:
         return None
-    shape = batch.robot.actions.shape
+    shape, device = batch.robot.actions.shape, batch.robot.actions.device
     words = np.random.SeedSequence((seed, step, process)).generate_state(2, np.uint32)
     generator = torch.Generator().manual_seed(int(words[0]) << 31 | int(words[1]) >> 1)
     noise = losses.noise_deviation * torch.randn(shape, generator=generator)
     tau = draw_tau(shape[0] * shape[1], generator, losses.at_start).view(shape[:2])
-    return Noise(noise.to(batch.ids.device), tau.to(batch.ids.device))
+    return Noise(noise.to(device), tau.to(device))
 
 
 class Losses(NamedTuple):
@@ -107,9 +110,20 @@ class Learner(nn.Module):
                 if head is not None:
                     head.requires_grad_(requires_grad=False)
 
-    def forward(self, batch: Batch, noise: Noise | None) -> Losses:
+    def forward(self, batch: Batch | IntentBatch, noise: Noise | None) -> Losses:
         """The losses of ``batch``; ``noise`` only if it has robot rows (see ``draw_noise``)."""
-        return self.losses(batch, noise)[0]
+        if not isinstance(batch, IntentBatch):
+            return self.losses(batch, noise)[0]
+        if noise is None:
+            raise ValueError("the chunks of intents need noise")
+        action, masked = self._action(batch.states, batch.robot, noise)
+        none = action.new_zeros(())
+        return Losses(self._losses.action * action, none, action.detach(), none, none, none, none, masked)
+
+    @torch.no_grad()
+    def states(self, batch: Batch) -> torch.Tensor:
+        """The query states (B, n, D) alone, as what they are to a frozen planner."""
+        return self._read(batch)[1]
 
     def losses(self, batch: Batch, noise: Noise | None) -> tuple[Losses, torch.Tensor]:
         """As ``forward``, and the query states (B, n, D)."""
@@ -157,7 +171,7 @@ class Learner(nn.Module):
         found: list[torch.Tensor] = []
         for batch in batches:
             if batch.robot is not None:
-                found.append(self._read(batch)[1][batch.robot.rows])
+                found.append(self.states(batch)[batch.robot.rows])
                 expert.standard.observe(found[-1])
         if found and self._grounded:
             generator = torch.Generator().manual_seed(seed)

@@ -106,6 +106,7 @@ class Demonstrations:
         horizon: int = 50,
         period_s: float = 1 / 30,
         action_samples: int = 4,
+        intent_uses: int = 1,
         imitable_only: bool = False,
         delay_range_s: tuple[float, float] = (0.3, 1.0),
         max_prefix: int = 15,
@@ -126,6 +127,7 @@ class Demonstrations:
             horizon: H, rows of a chunk.
             period_s: Between two rows.
             action_samples: K, chunks drawn for each sight; 0 for sights and thoughts only.
+            intent_uses: As many times K are drawn for training, see ``reuse``.
             imitable_only: Whether only sights are drawn that chunks can follow: of the others an expert alone learns
                 nothing.
             delay_range_s: How much older the intent's observation is than the chunk's, drawn evenly. (0, 0) is a
@@ -153,7 +155,7 @@ class Demonstrations:
             raise ConfigError(f"reworded must be 0..1, not {reworded}")
         self.name = name
         self._views = tuple(views)
-        self._samples = action_samples
+        self._samples, self._uses = action_samples, intent_uses
         self._imitable_only = imitable_only
         self._delay_ns = (to_ns(low_s), to_ns(high_s))
         self._max_prefix = max_prefix
@@ -175,6 +177,7 @@ class Demonstrations:
         """A sight, every one as likely, and K chunks that begin a random delay after it."""
         episode, sight = self._sight(rng, validation)
         seen = episode.images(sight)
+        chunks = self._samples if validation else self._samples * self._uses
         grounding = unknown() if sight.thought is None else sight.thought.grounding
         left, right = episode.proprioception(np.array(sight.observation_ns))[GRIPPERS].tolist()
         return Sample(
@@ -185,7 +188,7 @@ class Demonstrations:
             grounding=grounding.values,
             grounding_known=grounding.known,
             widths_m=(left, right),
-            actions=self._actions(rng, episode, sight) if self._samples and self._imitable(episode, sight) else None,
+            actions=self._actions(rng, episode, sight, chunks) if chunks and self._imitable(episode, sight) else None,
         )
 
     def draw_actions(self, rng: np.random.Generator) -> Actions:
@@ -193,7 +196,7 @@ class Demonstrations:
         drawn = self._sight(rng, False)
         while not self._imitable(*drawn):
             drawn = self._sight(rng, False)
-        return self._actions(rng, *drawn)
+        return self._actions(rng, *drawn, self._samples)
 
     def texts(self) -> Iterator[str]:
         """Every instruction, its wordings and every thought of the training episodes, once for each episode."""
@@ -259,14 +262,14 @@ class Demonstrations:
             return ""
         return sight.thought.text if drawn and sight.thought is not None else None
 
-    def _actions(self, rng: np.random.Generator, episode: Episode, sight: Sight) -> Actions:
+    def _actions(self, rng: np.random.Generator, episode: Episode, sight: Sight, chunks: int) -> Actions:
         low, high = self._delay_ns
         high = min(high, episode.end_ns - sight.observation_ns)
-        delays_ns = low + np.floor(rng.random(self._samples) * (high - low + 1)).astype(np.int64)
+        delays_ns = low + np.floor(rng.random(chunks) * (high - low + 1)).astype(np.int64)
         times_ns = sight.observation_ns + delays_ns
-        prefix = rng.integers(self._max_prefix + 1, size=self._samples)
+        prefix = rng.integers(self._max_prefix + 1, size=chunks)
         grown = np.sqrt(prefix / max(1, self._max_prefix))[:, None]
-        beside, drift = self._perturbation(rng), self._perturbation(rng)
+        beside, drift = self._perturbation(rng, chunks), self._perturbation(rng, chunks)
         rows = episode.commands.at(times_ns[:, None] + self._offsets_ns)
         return Actions(
             proprioception=episode.proprioception(times_ns) + beside,
@@ -275,11 +278,11 @@ class Demonstrations:
             prefix=prefix,
         )
 
-    def _perturbation(self, rng: np.random.Generator) -> Float64:
-        """(K, 14): of the joints alone [rad]."""
-        both = np.zeros((self._samples, 2, 7))
-        both[..., :6] = self._perturbation_rad * rng.standard_normal((self._samples, 2, 6))
-        return both.reshape(self._samples, 14)
+    def _perturbation(self, rng: np.random.Generator, chunks: int) -> Float64:
+        """(chunks, 14): of the joints alone [rad]."""
+        both = np.zeros((chunks, 2, 7))
+        both[..., :6] = self._perturbation_rad * rng.standard_normal((chunks, 2, 6))
+        return both.reshape(chunks, 14)
 
 
 def split(keys: Iterable[str], share: float, name: str) -> frozenset[str]:

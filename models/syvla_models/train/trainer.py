@@ -31,6 +31,7 @@ from syvla_models.train.learner import Losses, build_learner, draw_noise
 from syvla_models.train.log import Say, TrainingLog, silent
 from syvla_models.train.precision import has_bfloat16, mixed_precision
 from syvla_models.train.prefetch import Prefetch
+from syvla_models.train.reuse import IntentBatch, Reuse
 from syvla_models.train.state import (
     CHECKPOINT_FOLDER,
     HEADS_FILE,
@@ -114,9 +115,12 @@ class Trainer:
         saved_s = validated_s = before_s
         recent: list[tuple[Losses, dict[str, torch.Tensor]]] = []
         self._say(self._words())
-        with _stopped() as stopped, Prefetch(batches, self.step) as prefetched:
+        reuse = Reuse(self._states, config.data.intent_uses, config.seed) if config.optimiser.freeze_vlm else None
+        first_batch = self.step if reuse is None else reuse.first(self.step)
+        with _stopped() as stopped, Prefetch(batches, first_batch) as prefetched:
             self.learner.train()
-            for batch in prefetched:
+            made = (batch.to(self._accelerator.device) for batch in prefetched)
+            for batch in made if reuse is None else reuse(made, self.step):
                 self.seconds, stop = self._agreed(before_s + time.monotonic() - begin_s, stopped.is_set())
                 fraction = config.budget.fraction(self.step, self.seconds)
                 if stop or fraction >= 1.0:
@@ -147,9 +151,12 @@ class Trainer:
             batches = (first(step).to(self._accelerator.device) for step in range(_PREPARED_STEPS))
             self.learner.prepare(batches, self._config.seed)
 
-    def _train_on(self, batch: Batch) -> tuple[Losses, dict[str, torch.Tensor]]:
+    def _states(self, batch: Batch) -> torch.Tensor:
+        with mixed_precision(self._accelerator.device, bfloat16=self._config.bfloat16):
+            return self.learner.states(batch)
+
+    def _train_on(self, batch: Batch | IntentBatch) -> tuple[Losses, dict[str, torch.Tensor]]:
         """One step; its losses and the norms of its gradients."""
-        batch = batch.to(self._accelerator.device)
         noise = draw_noise(batch, self._config.seed, self.step, self._accelerator.process_index, self._config.loss)
         with mixed_precision(self._accelerator.device, bfloat16=self._config.bfloat16):
             losses: Losses = self._model(batch, noise)

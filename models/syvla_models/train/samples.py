@@ -31,7 +31,6 @@ from syvla_models.train.wordings import Wordings
 
 MAX_IMAGE_HZ = 7.5
 RETURN_S = 0.3  # from beside a demonstration back to it: soon enough for what is grasped next
-_STILL_M = 0.002  # a hand whose width changes by less does not move
 _SAY_EVERY_S = 10.0
 
 
@@ -270,10 +269,8 @@ class Demonstrations:
         times_ns = sight.observation_ns + delays_ns
         prefix = rng.integers(self._max_prefix + 1, size=chunks)
         grown = np.sqrt(prefix / max(1, self._max_prefix))[:, None]
+        beside, drift = self._perturbation(rng, chunks), self._perturbation(rng, chunks)
         rows = episode.commands.at(times_ns[:, None] + self._offsets_ns)
-        until = prefix + np.count_nonzero(self._return)  # the rows before the arms are back
-        astray = ~_hands_move(rows[..., GRIPPERS], until)
-        beside, drift = self._perturbation(rng, astray), self._perturbation(rng, astray)
         return Actions(
             proprioception=episode.proprioception(times_ns) + beside,
             age_s=delays_ns / NS_PER_S,
@@ -281,11 +278,11 @@ class Demonstrations:
             prefix=prefix,
         )
 
-    def _perturbation(self, rng: np.random.Generator, astray: npt.NDArray[np.bool_]) -> Float64:
-        """(K, 14): of the joints alone [rad], and of the arms (K, 2) alone that may be ``astray``."""
-        both = np.zeros((len(astray), 2, 7))
-        both[..., :6] = self._perturbation_rad * rng.standard_normal((len(astray), 2, 6)) * astray[..., None]
-        return both.reshape(len(astray), 14)
+    def _perturbation(self, rng: np.random.Generator, chunks: int) -> Float64:
+        """(chunks, 14): of the joints alone [rad]."""
+        both = np.zeros((chunks, 2, 7))
+        both[..., :6] = self._perturbation_rad * rng.standard_normal((chunks, 2, 6))
+        return both.reshape(chunks, 14)
 
 
 def split(keys: Iterable[str], share: float, name: str) -> frozenset[str]:
@@ -315,17 +312,6 @@ def find(paths: Iterable[str], name: str) -> list[Path]:
             raise ConfigError(f"{text}: no file, no folder with {name} in it, and no pattern that matches any")
         found += files
     return list(dict.fromkeys(found))
-
-
-def _hands_move(widths_m: Float64, until: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """Which hands (K, 2) open or close in the first ``until`` (K,) rows of their widths (K, H, 2).
-
-    An arm that is beside the demonstration then would teach a hand to close before it is there: policies closed theirs
-    on the way down, from 7 to 4 cm above the table, and pushed away what demonstrations grasp at 2 cm.
-    """
-    early = (np.arange(widths_m.shape[1]) < until[:, None])[..., None]
-    moved = np.abs(widths_m - widths_m[:, :1])
-    return np.asarray((early & (moved > _STILL_M)).any(1))
 
 
 def _returning(horizon: int, period_ns: int) -> Float64:

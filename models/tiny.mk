@@ -1,5 +1,5 @@
-# The twin's policy, from nothing. The steps of its stages take 150 minutes by their rates on two cores that compute in float32 (AVX2),
-# less where they have bfloat16 (AMX: `see` half); data and corrections take 40 more. In the repository's root, after `make setup`:
+# The twin's policy, from nothing. The steps of its stages took 157 minutes on two cores that compute in float32 (AVX2), validation
+# included, less where they have bfloat16 (AMX: `see` half); data and corrections take 40 more. In the repository's root, after `make setup`:
 #   make -j2 -f models/tiny.mk
 # What is done already is not done again, and a stage that was stopped goes on where it was. The policy is runs/expert/checkpoint.
 # Seeds are from 10000 on: evaluation has those from 0.

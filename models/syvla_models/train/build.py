@@ -103,6 +103,7 @@ def _source(
         action_samples=0 if config.stage == "see" else data.action_samples,
         intent_uses=data.intent_uses,
         imitable_only=config.optimiser.freeze_vlm,
+        grasp_share=data.grasp_share,
         delay_range_s=data.delay_range_s,
         max_prefix=data.max_prefix,
         perturbation_rad=data.perturbation_rad,

@@ -91,6 +91,7 @@ class DataConfig(Section, frozen=True):
     max_prefix: int = 15  # rows of committed actions given clean, drawn from 0..max_prefix
     thought_probability: float = 1.0  # how often a demonstration's chain of thought is in the sample
     perturbation_rad: float = 0.02  # how far beside the demonstration the measured joints are put
+    grasp_share: float = 0.0  # of the demonstrations' rows, how many are of the moments before a hand closes
     augment: bool = True  # small changes of light and place to the images
 
     def __post_init__(self) -> None:
@@ -100,6 +101,7 @@ class DataConfig(Section, frozen=True):
         _within("max_prefix", self.max_prefix, 0, 49)
         _within("thought_probability", self.thought_probability, 0.0, 1.0)
         _within("perturbation_rad", self.perturbation_rad, 0.0, 0.2)
+        _within("grasp_share", self.grasp_share, 0.0, 1.0)
         low, high = self.delay_range_s
         if not 0.0 <= low <= high <= 10.0:
             raise ValueError(f"delay_range_s must be [low, high] with 0 <= low <= high <= 10, not {[low, high]}")

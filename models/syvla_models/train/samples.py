@@ -30,8 +30,10 @@ from syvla_models.train.log import Say, silent
 from syvla_models.train.wordings import Wordings
 
 MAX_IMAGE_HZ = 7.5
+GRASP_S = (0.3, 1.6)  # before a hand closes: it comes down, and chunks that begin after a sight of it show the closing
 RETURN_S = 0.3  # from beside a demonstration back to it: soon enough for what is grasped next
 _SAY_EVERY_S = 10.0
+_CLOSING_M = 1e-4  # from one command to the next
 
 
 class Actions(NamedTuple):
@@ -108,6 +110,7 @@ class Demonstrations:
         action_samples: int = 4,
         intent_uses: int = 1,
         imitable_only: bool = False,
+        grasp_share: float = 0.0,
         delay_range_s: tuple[float, float] = (0.3, 1.0),
         max_prefix: int = 15,
         thought_probability: float = 1.0,
@@ -130,6 +133,8 @@ class Demonstrations:
             intent_uses: As many times K are drawn for training, see ``reuse``.
             imitable_only: Whether only sights are drawn that chunks can follow: of the others an expert alone learns
                 nothing.
+            grasp_share: How often a sight for training is one of ``GRASP_S`` before a hand closes instead of any. They
+                are three in ten of all, and the only ones in which a centimetre matters.
             delay_range_s: How much older the intent's observation is than the chunk's, drawn evenly. (0, 0) is a
                 synchronous loop.
             max_prefix: The prefix is drawn evenly from 0 to this.
@@ -149,14 +154,15 @@ class Demonstrations:
             raise ConfigError(f"delay_range_s must be (low, high) with 0 <= low <= high, not {delay_range_s}")
         if not 0 <= max_prefix < horizon:
             raise ConfigError(f"max_prefix must be 0..{horizon - 1}, not {max_prefix}")
-        if not 0.0 <= thought_probability <= 1.0:
-            raise ConfigError(f"thought_probability must be 0..1, not {thought_probability}")
-        if not 0.0 <= reworded <= 1.0:
-            raise ConfigError(f"reworded must be 0..1, not {reworded}")
+        shares = {"thought_probability": thought_probability, "reworded": reworded, "grasp_share": grasp_share}
+        for share, value in shares.items():
+            if not 0.0 <= value <= 1.0:
+                raise ConfigError(f"{share} must be 0..1, not {value}")
         self.name = name
         self._views = tuple(views)
         self._samples, self._uses = action_samples, intent_uses
         self._imitable_only = imitable_only
+        self._grasp_share = grasp_share
         self._delay_ns = (to_ns(low_s), to_ns(high_s))
         self._max_prefix = max_prefix
         self._perturbation_rad = perturbation_rad
@@ -172,6 +178,9 @@ class Demonstrations:
         self.train = tuple(e for e in episodes if e.name not in held_out)
         self.validation = tuple(e for e in episodes if e.name in held_out)
         self._ends = {False: _ends(self.train), True: _ends(self.validation)}
+        self._grasping = [
+            (episode, sight) for episode in self.train for sight in _grasping(episode) if self._imitable(episode, sight)
+        ]
 
     def draw(self, rng: np.random.Generator, validation: bool) -> Sample:
         """A sight, every one as likely, and K chunks that begin a random delay after it."""
@@ -240,6 +249,8 @@ class Demonstrations:
         return episode._replace(sights=imitable if self._imitable_only else sights)
 
     def _sight(self, rng: np.random.Generator, validation: bool) -> tuple[Episode, Sight]:
+        if self._grasping and self._grasp_share and not validation and rng.random() < self._grasp_share:
+            return self._grasping[int(rng.integers(len(self._grasping)))]
         episodes, ends = self.validation if validation else self.train, self._ends[validation]
         pick = int(rng.integers(ends[-1]))
         index = int(np.searchsorted(ends, pick, "right"))
@@ -312,6 +323,18 @@ def find(paths: Iterable[str], name: str) -> list[Path]:
             raise ConfigError(f"{text}: no file, no folder with {name} in it, and no pattern that matches any")
         found += files
     return list(dict.fromkeys(found))
+
+
+def _grasping(episode: Episode) -> Iterator[Sight]:
+    """The sights of ``GRASP_S`` before a hand closes."""
+    widths_m = episode.commands.values[:, GRIPPERS]
+    closing = (np.diff(widths_m, axis=0) < -_CLOSING_M).any(axis=1)
+    closing_ns = episode.commands.stamps_ns[:-1][closing]
+    soonest_ns, latest_ns = map(to_ns, GRASP_S)
+    for sight in episode.sights:
+        first = int(np.searchsorted(closing_ns, sight.observation_ns + soonest_ns))
+        if first < len(closing_ns) and closing_ns[first] <= sight.observation_ns + latest_ns:
+            yield sight
 
 
 def _returning(horizon: int, period_ns: int) -> Float64:

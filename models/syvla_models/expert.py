@@ -3,7 +3,8 @@
 Three kinds of input change at three rates, and each is computed only when it changes:
 
     intent          query states (20, D) -> adapter -> keys and values of every layer     condition()   once per intent
-    chunk           measured state (32) and the intent's age -> one more key and value    context()     once per chunk
+    chunk           measured state (32), its way to where the intent acts, and the
+                    intent's age -> one more key and value                                context()     once per chunk
     Euler step      flow time tau -> shifts, scales and gates                             modulation()  once per time
 
 ``velocity`` puts the three together and is all that there is to the model; :mod:`syvla_models.flow` calls the parts.
@@ -28,12 +29,15 @@ from torch import Tensor, nn
 from syvla.errors import ConfigError
 from syvla_models.spec import SLOTS, ExpertConfig
 
-TINY = ExpertConfig(width=128, depth=4, heads=4, mlp_ratio=3.0, rows_per_token=10)
-BASE = ExpertConfig(width=1024, depth=17, heads=16)  # about 300 M parameters behind Qwen2.5-VL-3B
+TINY = ExpertConfig(width=128, depth=4, heads=4, mlp_ratio=3.0, rows_per_token=10, aimed=True)
+BASE = ExpertConfig(width=1024, depth=17, heads=16, aimed=True)  # about 300 M parameters behind Qwen2.5-VL-3B
 _PER_LAYER = 9  # shift, scale and gate of the self-attention, the cross-attention and the MLP
 _TIME_FEATURES = 128
 _LEAST_SHARE, _LEAST_DEVIATION = 0.01, 1e-3  # of the query states' running statistics
 _REST, _READ_GAIN = 0.2, 0.5  # of an adapter that begins with a head's numbers: what stays, and how steep these are
+_PER_AIM = 4  # numbers of one arm: acts, x, y, z
+_AIM_FEATURES = 2 * (_PER_AIM + 3 + 3)
+_NEAR = 0.3  # of a measured grasp point's deviation: about 3 cm on the twin
 _SHORTEST_PERIOD, _LONGEST_PERIOD = 4e-3, 4.0  # of the time's sines; tau is 0..1
 
 
@@ -52,6 +56,7 @@ class IntentCache(NamedTuple):
 
     key: Tensor  # (depth, B, heads, 20, width / heads)
     value: Tensor  # (depth, B, heads, 20, width / heads)
+    aim: Tensor  # (1, B, 8), see :class:`Aim`; (1, B, 0) without one
 
     def repeat(self, samples: int) -> "IntentCache":
         """Each intent ``samples`` times, one after the other: (depth, B * samples, ...)."""
@@ -145,6 +150,41 @@ class Standard(nn.Module):
         return (states - self.mean) / self.deviation * (states != 0.0).any(-1, keepdim=True)
 
 
+class Aim(nn.Module):
+    """Where the hands are about to act, as an intent says it in eight numbers, and how far they are from there.
+
+    The numbers are linear in the query states, averaged over those that are not masked: for each arm whether it acts (0
+    or 1), and x, y, z of its place. It is training's grounding head (``syvla_models.train.grounding``), whose lengths
+    are in units of ``PLACE_UNIT_M``. ``turn`` and ``shift`` bring a place among the slots of what is measured of its
+    arm. An expert that had to find that difference of two large numbers by itself did so to a centimetre or two.
+    """
+
+    turn: Tensor
+    shift: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.read = nn.Linear(width, 2 * _PER_AIM)
+        self.register_buffer("turn", torch.eye(3).repeat(2, 1, 1))
+        self.register_buffer("shift", torch.zeros(2, 3))
+
+    def numbers(self, states: Tensor) -> Tensor:
+        """(B, 8) of query states (B, queries, D); at least float32, since in bfloat16 a metre has no centimetres."""
+        exact = torch.promote_types(states.dtype, torch.float32)
+        kept = (states != 0.0).any(-1, keepdim=True)  # what is masked is zero
+        mean = states.to(exact).sum(1) / kept.sum(1).clamp(min=1)
+        # Products and sums, which no autocast makes less exact.
+        return (mean[:, None] * self.read.weight.to(exact)).sum(-1) + self.read.bias.to(exact)
+
+    def forward(self, numbers: Tensor, proprioception: Tensor) -> Tensor:
+        """Numbers (B, 8), and how far the places are from the measured grasp points: as it is, and finer near by."""
+        acts, place = numbers.unflatten(-1, (2, _PER_AIM)).split((1, 3), dim=-1)
+        there = (self.turn.to(place) * place[..., None, :]).sum(-1) + self.shift.to(place)
+        hand = proprioception.to(place).unflatten(-1, (2, -1))[..., :3]
+        off = (acts.clamp(0.0, 1.0) * (there - hand)).flatten(1)
+        return torch.cat((numbers, off, torch.tanh(off / _NEAR)), dim=-1).to(proprioception)
+
+
 class Expert(nn.Module):
     """The fast system. Fresh weights predict a velocity of exactly 0: the output and all gates begin at zero."""
 
@@ -157,7 +197,9 @@ class Expert(nn.Module):
         hidden = config.adapter_width or width
         self.standard = Standard(config.queries, config.intent_width)
         self.adapter = nn.Sequential(nn.Linear(config.intent_width, hidden), nn.GELU(), nn.Linear(hidden, width))
-        self.state = nn.Sequential(nn.Linear(SLOTS + 1, width), nn.GELU(), nn.Linear(width, width))
+        self.aim = Aim(config.intent_width) if config.aimed else None
+        senses = SLOTS + 1 + (_AIM_FEATURES if config.aimed else 0)
+        self.state = nn.Sequential(nn.Linear(senses, width), nn.GELU(), nn.Linear(width, width))
         self.context_norm = nn.LayerNorm(width)
         self.context_key_value = nn.Linear(width, 2 * config.depth * width)  # of all layers in one product
         self.time = nn.Sequential(nn.Linear(_TIME_FEATURES, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
@@ -177,7 +219,9 @@ class Expert(nn.Module):
         Every state that was set to zero becomes the same key and value, which the expert learns to read as "nothing
         here".
         """
-        return IntentCache(*self._key_value(self.adapter(self.standard(query_states))))
+        key, value = self._key_value(self.adapter(self.standard(query_states)))
+        aim = query_states.new_zeros(len(query_states), 0) if self.aim is None else self.aim.numbers(query_states)
+        return IntentCache(key, value, aim[None])
 
     @torch.no_grad()
     def read_at_first(self, weight: Tensor, states: Tensor, generator: torch.Generator | None = None) -> None:
@@ -198,7 +242,10 @@ class Expert(nn.Module):
 
     def context(self, cache: IntentCache, proprioception: Tensor, age_s: Tensor) -> Context:
         """The cache and one more token: the measured state (B, 32), normalised, and the intent's age (B,) in s."""
-        state = self.state(torch.cat((proprioception, age_s[:, None]), dim=-1))
+        senses = [proprioception, age_s[:, None]]
+        if self.aim is not None:
+            senses.append(self.aim(cache.aim[0], proprioception))
+        state = self.state(torch.cat(senses, dim=-1))
         key, value = self._key_value(state[:, None])
         return Context(torch.cat((cache.key, key), dim=-2), torch.cat((cache.value, value), dim=-2))
 

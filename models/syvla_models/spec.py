@@ -75,6 +75,7 @@ class ExpertConfig(Section, frozen=True):
     horizon: int = 50
     rows_per_token: int = 1  # of a chunk; a divisor of ``horizon``
     slots: int = SLOTS
+    aimed: bool = False  # told in numbers how far the hands are from where the intent acts, see ``expert.Aim``
 
 
 class ActionSpec(Section, frozen=True):

@@ -11,12 +11,13 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from syvla.errors import ConfigError
-from syvla_models.expert import Expert, Layer, Standard, base_config, tiny_config
+from syvla_models.expert import Aim, Expert, Layer, Standard, base_config, tiny_config
 from syvla_models.flow import sample
 from syvla_models.spec import ExpertConfig
 
 SMALL = ExpertConfig(width=24, depth=3, heads=4, mlp_ratio=2.0, intent_width=10, horizon=7, slots=32)
 GROUPED = msgspec.structs.replace(SMALL, horizon=6, rows_per_token=3)
+AIMED = msgspec.structs.replace(SMALL, aimed=True)
 
 
 def made(config: ExpertConfig = SMALL, seed: int = 0) -> Expert:
@@ -26,6 +27,9 @@ def made(config: ExpertConfig = SMALL, seed: int = 0) -> Expert:
     with torch.no_grad():
         for parameter in expert.parameters():
             parameter.normal_(0.0, 0.2)
+        if expert.aim is not None:
+            expert.aim.turn.normal_()
+            expert.aim.shift.normal_()
     return expert.eval()
 
 
@@ -48,7 +52,17 @@ def plainly(expert: Expert, given: dict[str, Tensor]) -> Tensor:
     modulation = expert.time_out(expert.time(time_features))
     grouped = config.rows_per_token
     modulation = sum(modulation[:, row::grouped] for row in range(grouped)) / grouped
-    state = expert.state(torch.cat((given["proprioception"], given["age_s"][:, None]), -1))
+    senses = [given["proprioception"], given["age_s"][:, None]]
+    if expert.aim is not None:
+        numbers = expert.aim.read(given["query_states"]).mean(1)
+        senses.append(numbers)
+        off = []
+        for arm in (0, 1):
+            acts, place = numbers[:, 4 * arm : 4 * arm + 1], numbers[:, 4 * arm + 1 : 4 * arm + 4]
+            hand = given["proprioception"][:, 16 * arm : 16 * arm + 3]
+            off.append(acts.clamp(0.0, 1.0) * (place @ expert.aim.turn[arm].T + expert.aim.shift[arm] - hand))
+        senses += [*off, *(torch.tanh(o / 0.3) for o in off)]
+    state = expert.state(torch.cat(senses, -1))
     tokens = expert.context_norm(torch.cat((expert.adapter(given["query_states"]), state[:, None]), 1))
     weight, bias = expert.context_key_value.weight, expert.context_key_value.bias
     width = config.width
@@ -82,7 +96,7 @@ def plainly(expert: Expert, given: dict[str, Tensor]) -> Tensor:
     return torch.stack(rows, 1)
 
 
-@pytest.mark.parametrize("config", [SMALL, GROUPED])
+@pytest.mark.parametrize("config", [SMALL, GROUPED, AIMED])
 def test_the_cached_calculation_is_the_plain_one(config: ExpertConfig) -> None:
     expert = made(config).double()
     given = inputs(config, dtype=torch.float64)
@@ -93,8 +107,9 @@ def test_the_cached_calculation_is_the_plain_one(config: ExpertConfig) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 
-def test_a_cache_serves_any_number_of_chunks_of_its_intents() -> None:
-    expert, given = made(), inputs(batch=6)
+@pytest.mark.parametrize("config", [SMALL, AIMED])
+def test_a_cache_serves_any_number_of_chunks_of_its_intents(config: ExpertConfig) -> None:
+    expert, given = made(config), inputs(batch=6)
     states = given.pop("query_states")[:2]
     repeated = expert.velocity(cache=expert.condition(states).repeat(3), **given)
     recomputed = expert.velocity(cache=expert.condition(states[[0, 0, 0, 1, 1, 1]]), **given)
@@ -144,6 +159,31 @@ def test_a_masked_query_state_is_a_constant_that_the_others_outlive() -> None:
     kept = [i for i in range(20) if i not in (3, 8)]
     torch.testing.assert_close(cache.value[..., kept, :], expert.condition(states).value[..., kept, :])
     assert expert.velocity(cache=expert.condition(torch.zeros_like(states)), **_rest(given)).isfinite().all()
+
+
+def test_an_aim_is_the_same_whichever_states_are_masked_and_in_bfloat16_too() -> None:
+    """One masked state of twenty would move a place that is averaged over all by a twentieth: by centimetres."""
+    torch.manual_seed(0)
+    aim = made(AIMED).aim
+    assert aim is not None
+    states = torch.randn(3, 1, 10).expand(3, 20, 10).clone()  # each says the same
+    expected = aim.numbers(states)
+    states[0, 4], states[1, 7:] = 0.0, 0.0
+    torch.testing.assert_close(aim.numbers(states), expected)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(aim.numbers(states), expected)
+    assert aim.numbers(states.bfloat16()).dtype == torch.float32
+    assert aim.numbers(torch.zeros_like(states)).isfinite().all()
+
+
+def test_an_aim_tells_a_hand_that_acts_how_far_it_is_from_its_place() -> None:
+    aim, hands = Aim(10), torch.zeros(1, 32)
+    numbers = torch.tensor([[1.0, 2.0, 3.0, 4.0, 0.0, 5.0, 6.0, 7.0]])  # only the left one acts
+    hands[0, :3], hands[0, 16:19] = torch.tensor((2.0, 3.1, 4.0)), torch.tensor((9.0, 9.0, 9.0))
+    found = aim(numbers, hands)
+    torch.testing.assert_close(found[:, :8], numbers)
+    torch.testing.assert_close(found[0, 8:14], torch.tensor((0.0, -0.1, 0.0, 0.0, 0.0, 0.0)))
+    assert found[0, 15] < -0.3, "the last centimetre is not a small number"
 
 
 def test_query_states_are_told_apart_by_what_changes_in_them() -> None:

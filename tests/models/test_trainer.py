@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 from syvla import messages as m
 from syvla.config import ArmConfig, RigConfig, RunConfig
+from syvla.control.kinematics import Base, forward_tcp
 from syvla.errors import ConfigError
 from syvla.message import Message
 from syvla.protocols import Header
@@ -46,7 +47,7 @@ from syvla_models.train.trainer import Trainer, train, validate_checkpoint
 MS = 1_000_000
 RIG = RigConfig(name="test", kind="twin", left=ArmConfig(), right=ArmConfig())
 VIEW = CameraView(camera="cam_high", height=32, width=64)
-MODEL = ModelConfig(name="test", views=(VIEW,), expert=ExpertConfig(width=48, depth=2, heads=2, horizon=20))
+MODEL = ModelConfig(name="test", views=(VIEW,), expert=ExpertConfig(width=48, depth=2, heads=2, horizon=20, aimed=True))
 
 
 def record(path: Path, direction: float) -> None:
@@ -261,7 +262,7 @@ def test_intents_that_are_used_again_are_the_same_in_a_run_that_was_stopped(
 
 def test_an_intent_costs_what_its_row_did(data: Path, pretrained: Path) -> None:
     """What the expert learns from what was read before is what it would learn if the planner read it now."""
-    loss = LossConfig(hand=1.0, decoupling=False)
+    loss = LossConfig(hand=1.0, decoupling=False, grounding=0.0)
     config = config_of(data, init=str(pretrained / "checkpoint"), loss=loss, bfloat16=False)
     stage = build_stage(config, RIG)
     learner = build_learner(config, stage).train()
@@ -361,6 +362,31 @@ def test_a_fresh_expert_knows_the_states_and_the_head_of_the_stage_before(
     learner.prepare([stage.batches(config)(9)], 0)
     assert torch.equal(first.weight, known)
     assert float(expert.standard.observed) == 4.0
+
+
+def test_what_the_grounding_head_says_is_what_an_expert_aims_at(data: Path, pretrained: Path) -> None:
+    """A place in the world is no distance from a hand that is there, whichever way the arm's base stands."""
+    turned = msgspec.structs.replace(RIG, left=ArmConfig(base_position_m=(0.1, 0.3, 0.02), base_yaw_rad=0.7))
+    new = msgspec.structs.replace(MODEL, expert=msgspec.structs.replace(MODEL.expert, width=32))  # placed afresh
+    config = config_of(data, init=str(pretrained / "checkpoint"), model=new)
+    stage = build_stage(config, turned)
+    learner = build_learner(config, stage)
+    assert learner.expert is not None
+    aim = learner.expert.aim
+    assert aim is not None
+    assert aim.read is learner.grounding
+    head = load_file(pretrained / "heads.safetensors")
+    assert torch.equal(aim.read.weight, head["grounding.weight"])
+    measured = np.array([0.3, 1.2, -1.0, 0.1, 0.9, -0.2, 0.05, -0.4, 1.0, -0.8, 0.0, 1.0, 0.3, 0.05])
+    places_m = [
+        Base.of(arm).to_world(*forward_tcp(measured[first : first + 6]))[0]
+        for arm, first in ((turned.left, 0), (turned.right, 7))
+    ]
+    places_m[1] += (0.0, 0.01, 0.0)
+    numbers = torch.tensor([[1.0, *(places_m[0] / 0.1), 1.0, *(places_m[1] / 0.1)]], dtype=torch.float32)
+    off = aim(numbers, torch.from_numpy(stage.policy.space.state(measured))[None])[0, 8:14].detach().numpy()
+    scale_m = np.array(stage.policy.spec.action.state_scale).reshape(2, 16)[:, :3]
+    np.testing.assert_allclose(off.reshape(2, 3) * scale_m, [[0.0, 0.0, 0.0], [0.0, 0.01, 0.0]], atol=1e-5)
 
 
 def test_a_stage_goes_on_with_planner_expert_and_normalisation_of_the_one_before(

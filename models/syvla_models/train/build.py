@@ -9,9 +9,10 @@ import numpy as np
 import torch
 
 from syvla.config import RigConfig
+from syvla.control.kinematics import Base
 from syvla.errors import ConfigError
 from syvla.message import Float64
-from syvla_models.actions import ActionSpace, action_space, fit_state
+from syvla_models.actions import POSITION, ActionSpace, action_space, fit_state
 from syvla_models.checkpoint import load_expert
 from syvla_models.expert import Expert
 from syvla_models.planner import SyvlaPlanner
@@ -24,6 +25,7 @@ from syvla_models.train.log import Say, silent
 from syvla_models.train.mixture import Mixture, generator
 from syvla_models.train.questions import SCENES_FILE, Questions
 from syvla_models.train.samples import Demonstrations, Source, find
+from syvla_models.train.sight import PLACE_UNIT_M
 from syvla_models.train.wordings import read_wordings
 
 _STATISTICS = 3  # the stream of random numbers for statistics; a mixture has those below
@@ -165,6 +167,7 @@ def _policy(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             expert = Expert(size)
+        _place_arms(expert, rig, action)
     action = msgspec.structs.replace(
         action,
         euler_steps=config.action.euler_steps,
@@ -174,6 +177,17 @@ def _policy(
     )
     spec = PolicySpec(name=config.model.name, planner=planner.spec, expert=expert.config, action=action, rig=rig.name)
     return Policy(planner, expert, spec, action_space(action, rig.safety))
+
+
+def _place_arms(expert: Expert, rig: RigConfig, action: ActionSpec) -> None:
+    """Tell the expert's aim how a place on the table appears among the slots of what is measured of each arm."""
+    if expert.aim is None:
+        return
+    slots = np.array((action.state_offset, action.state_scale)).reshape(2, 2, -1)[..., POSITION]
+    for side, (base, offset, scale) in enumerate(zip(map(Base.of, (rig.left, rig.right)), *slots, strict=True)):
+        origin, turn = base.from_world(np.zeros(3), np.eye(3))
+        expert.aim.turn[side] = torch.from_numpy(turn / scale[:, None] * PLACE_UNIT_M)
+        expert.aim.shift[side] = torch.from_numpy((origin - offset) / scale)
 
 
 def _unfitted(config: TrainConfig) -> ActionSpec:

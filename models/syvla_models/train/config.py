@@ -16,7 +16,7 @@ from syvla_models.spec import ActionSpaceName, CameraView, ExpertConfig
 Stage = Literal["see", "pretrain", "finetune"]
 SourceKind = Literal["demonstrations", "scenes"]
 PERIOD_S = 1 / 30  # of the rows of a chunk
-TINY_EXPERT = ExpertConfig(width=128, depth=4, heads=4, mlp_ratio=3.0, rows_per_token=10)
+TINY_EXPERT = ExpertConfig(width=128, depth=4, heads=4, mlp_ratio=3.0, rows_per_token=10, aimed=True)
 
 
 def _within(name: str, value: float, low: float, high: float) -> None:

@@ -18,7 +18,7 @@ from syvla_models.train.muon import Muon
 VLM_PREFIX = "planner."  # names in the training model that learn at the VLM's rate; all others at the expert's
 
 
-_ENDS = ("embed", "lm_head", "queries", "grounding", "action_in", "action_out")  # matrices that AdamW keeps
+_ENDS = ("embed", "lm_head", "queries", "grounding", "aim", "action_in", "action_out")  # matrices that AdamW keeps
 
 
 class Optimiser:

@@ -131,6 +131,6 @@ class Validation:
 
 
 def closings(rows: Float64) -> list[tuple[int, int]]:
-    """Where a hand begins to close, or goes on, from ``AIM_ROWS`` on in ``rows`` (H, 14): the row and the arm of each."""
+    """The (row, arm) where a hand begins to close, or goes on, from ``AIM_ROWS`` on in ``rows`` (H, 14)."""
     closing = np.diff(rows[AIM_ROWS:, _GRIPPERS], axis=0) < -_CLOSING_M
     return [(AIM_ROWS + int(closing[:, arm].argmax()), arm) for arm in (0, 1) if closing[:, arm].any()]

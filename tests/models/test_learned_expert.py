@@ -1,0 +1,246 @@
+"""The learned expert behind the runtime's protocol, with random weights."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from tests.models.policies import MS, PERIOD_NS, POSE, make, planner_spec
+
+from syvla.config import RigConfig
+from syvla.control.kinematics import forward_tcp
+from syvla.errors import MessageError
+from syvla.message import Float64
+from syvla.messages import ActionChunk, Intent
+from syvla.rig import load_rig
+from syvla_models import checkpoint, policy
+from syvla_models.actions import action_space, state_slots
+from syvla_models.policy import LearnedExpert, task_noise
+from syvla_models.spec import SLOTS, ActionSpec
+
+
+@pytest.fixture
+def rig() -> RigConfig:
+    return load_rig("twin")
+
+
+@pytest.fixture
+def intent(folder: Path) -> Intent:
+    return an_intent(folder)
+
+
+def an_intent(folder: Path, seed: int = 0, **changes: Any) -> Intent:
+    states = np.random.default_rng(seed).standard_normal((20, 192)).astype(np.float16)
+    fields: dict[str, Any] = {
+        "intent_id": 3,
+        "task_id": 1,
+        "observation_ns": 0,
+        "chain_of_thought": "",
+        "feature_query_states": states,
+        "model_id": checkpoint.load_spec(folder).model_id,
+    }
+    return Intent(**{**fields, **changes})
+
+
+def act(
+    expert: LearnedExpert,
+    intent: Intent,
+    observation_ns: int = 400 * MS,
+    pose: Float64 = POSE,
+    committed: ActionChunk | None = None,
+    delay: int = 0,
+) -> ActionChunk:
+    return expert.act(intent, observation_ns, pose, committed, 9, delay)
+
+
+def rows_of(chunk: ActionChunk) -> Float64:
+    left, right = chunk.position_rad[:, :6], chunk.position_rad[:, 6:]
+    widths = chunk.gripper_width_m
+    return np.concatenate((left, widths[:, :1], right, widths[:, 1:]), axis=1).astype(np.float64)
+
+
+def test_a_chunk_says_where_it_came_from_and_is_the_same_every_time(
+    folder: Path, rig: RigConfig, intent: Intent
+) -> None:
+    chunk = act(LearnedExpert(folder, rig), intent, delay=2)
+    assert (chunk.chunk_id, chunk.task_id, chunk.intent_id, chunk.intent_observation_ns) == (9, 1, 3, 0)
+    assert (chunk.observation_ns, chunk.period_ns, chunk.inference_delay_steps) == (400 * MS, PERIOD_NS, 2)
+    assert chunk.position_rad.shape == (50, 12)
+    assert chunk.anchor_pose is None, "joints are relative to no hand"
+    again = act(LearnedExpert(folder, rig), intent, delay=2)
+    assert np.array_equal(chunk.position_rad, again.position_rad)
+    assert np.array_equal(chunk.gripper_width_m, again.gripper_width_m)
+
+
+def test_a_chunk_is_what_the_action_space_makes_of_the_sampled_rows(
+    folder: Path, rig: RigConfig, intent: Intent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = np.linspace(POSE, POSE + 0.01, 50)
+    space = action_space(checkpoint.load_spec(folder).action, rig.safety)
+    x = torch.from_numpy(space.encode(rows, POSE))[None]
+    monkeypatch.setattr(policy, "sample", lambda *_: x)
+    assert np.allclose(rows_of(act(LearnedExpert(folder, rig), intent)), rows, atol=1e-6)
+
+
+def test_another_models_intent_is_refused_with_both_names(folder: Path, rig: RigConfig, intent: Intent) -> None:
+    expert = LearnedExpert(folder, rig)
+    with pytest.raises(MessageError, match=r"of model 'other@123', this expert is of 'random@[0-9a-f]{12}'"):
+        act(expert, msgspec.structs.replace(intent, model_id="other@123"))
+    narrow = msgspec.structs.replace(intent, feature_query_states=np.zeros((20, 8), np.float16))
+    with pytest.raises(MessageError, match="must be 192 wide, not 8"):
+        act(expert, narrow)
+    assert act(expert, intent), "the next one is acted on"
+
+
+def test_what_depends_on_the_intent_is_computed_once_for_each(
+    folder: Path, rig: RigConfig, intent: Intent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A restarted planner counts from 0 again: an intent of the same id and other states is another one."""
+    expert = LearnedExpert(folder, rig)
+    seen_states: list[torch.Tensor] = []
+    condition = expert._expert.condition
+
+    def counted(states: torch.Tensor) -> Any:
+        seen_states.append(states)
+        return condition(states)
+
+    monkeypatch.setattr(expert._expert, "condition", counted)
+    first = [act(expert, intent, at_ms * MS) for at_ms in (400, 450)]
+    assert len(seen_states) == 1
+    assert np.array_equal(seen_states[0][0].numpy(), intent.feature_query_states.astype(np.float32))
+    other = act(expert, an_intent(folder, seed=1))
+    assert len(seen_states) == 2
+    assert not np.allclose(other.position_rad, first[0].position_rad, atol=1e-4)
+
+
+def test_the_expert_is_told_the_intents_age_and_the_normalised_pose(
+    tmp_path: Path, rig: RigConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tmp_path, planner_spec())
+    spec = checkpoint.load_spec(tmp_path)
+    offset, scale = np.arange(SLOTS, dtype=np.float64), np.linspace(0.5, 2.0, SLOTS)
+    action = msgspec.structs.replace(
+        spec.action, state_offset=tuple(offset.tolist()), state_scale=tuple(scale.tolist())
+    )
+    (tmp_path / "syvla.json").write_bytes(msgspec.json.encode(msgspec.structs.replace(spec, action=action)))
+    told: list[tuple[Any, ...]] = []
+
+    def noted(*arguments: Any) -> torch.Tensor:
+        told.append(arguments)
+        return torch.zeros(1, 50, SLOTS)
+
+    monkeypatch.setattr(policy, "sample", noted)
+    act(LearnedExpert(tmp_path, rig), an_intent(tmp_path, observation_ns=150 * MS), 400 * MS)
+    _, _, pose, age_s, noise, rows, prefix, steps, _ = told[0]
+    assert age_s.tolist() == [0.25]
+    assert pose[0].numpy() == pytest.approx((state_slots(POSE) - offset) / scale, rel=1e-5, abs=1e-6)
+    assert (prefix.tolist(), steps) == ([1], 3), "without a chunk the arms are committed to stand for a row"
+    standing = action_space(spec.action, rig.safety).encode(np.repeat(POSE[None], 50, axis=0), POSE)
+    assert rows[0].numpy() == pytest.approx(standing, abs=1e-6)
+    assert np.array_equal(noise[0].numpy(), task_noise(1, 50, SLOTS))
+
+
+def test_noise_is_one_tasks_own_and_standard_normal() -> None:
+    noise = task_noise(1, 50, 32)
+    assert noise.dtype == np.float32
+    assert np.array_equal(noise, task_noise(1, 50, 32))
+    assert not np.allclose(noise, task_noise(2, 50, 32))
+    assert (abs(noise.mean()) < 0.1, 0.9 < noise.std() < 1.1) == (True, True)
+    assert task_noise(-1, 2, 3).shape == (2, 3)
+
+
+def chunk_of(rows: Float64, observation_ns: int) -> ActionChunk:
+    return ActionChunk(
+        chunk_id=1,
+        task_id=1,
+        intent_id=1,
+        intent_observation_ns=0,
+        observation_ns=observation_ns,
+        period_ns=PERIOD_NS,
+        position_rad=rows[:, [*range(6), *range(7, 13)]].astype(np.float32),
+        gripper_width_m=rows[:, [6, 13]].astype(np.float32),
+        inference_delay_steps=0,
+    )
+
+
+def test_a_chunk_begins_with_what_is_committed(folder: Path, rig: RigConfig, intent: Intent) -> None:
+    moving = POSE + np.linspace(0.0, 0.1, 50)[:, None] * 0.2
+    start_ns = 400 * MS - 3 * PERIOD_NS  # row 3 is due at the observation
+    chunk = act(LearnedExpert(folder, rig), intent, committed=chunk_of(moving, start_ns), delay=4)
+    rows = rows_of(chunk)
+    assert np.allclose(rows[:4], moving[3:7], atol=1e-5)
+    assert not np.allclose(rows[4:8], moving[7:11], atol=1e-3), "after that the expert decides"
+    free = rows_of(act(LearnedExpert(folder, rig), intent))
+    assert not np.allclose(rows[4:], free[4:], atol=1e-5), "and it knows what came before"
+
+
+def test_what_was_decided_is_executed_to_the_end_of_its_horizon(
+    folder: Path, rig: RigConfig, intent: Intent, tmp_path: Path
+) -> None:
+    """However often the expert acts: a policy that decided anew every 50 ms let its arms drift off the table."""
+    copy = shutil.copytree(folder, tmp_path / "patient")
+    spec = checkpoint.load_spec(folder)
+    action = msgspec.structs.replace(spec.action, execution_horizon_s=0.4)
+    (copy / "syvla.json").write_bytes(msgspec.json.encode(msgspec.structs.replace(spec, action=action)))
+    moving = POSE + np.linspace(0.0, 0.1, 50)[:, None] * 0.2
+    expert = LearnedExpert(copy, rig)
+    for observation_ms, delay, kept in ((400, 0, 12), (500, 0, 9), (700, 2, 3), (770, 0, 12)):
+        committed = chunk_of(moving, observation_ms * MS)
+        rows = rows_of(act(expert, intent, observation_ms * MS, moving[0], committed, delay))
+        assert np.allclose(rows[:kept], moving[:kept], atol=1e-5), observation_ms
+        assert not np.allclose(rows[kept : kept + 2], moving[kept : kept + 2], atol=1e-3), observation_ms
+    with pytest.raises(ValueError, match="execution_horizon_s must be"):
+        ActionSpec(space="joint", offset=action.offset, scale=action.scale, execution_horizon_s=0.6)
+
+
+def test_less_noise_lets_two_tasks_differ_less(folder: Path, rig: RigConfig, intent: Intent, tmp_path: Path) -> None:
+    """The noise of a whole task once put all of its grasps on one side."""
+    spec = checkpoint.load_spec(folder)
+    apart = {}
+    for scale in (1.0, 0.5, 0.0):
+        copy = shutil.copytree(folder, tmp_path / str(scale))
+        action = msgspec.structs.replace(spec.action, noise_scale=scale)
+        (copy / "syvla.json").write_bytes(msgspec.json.encode(msgspec.structs.replace(spec, action=action)))
+        expert = LearnedExpert(copy, rig)
+        one, other = (
+            rows_of(act(expert, msgspec.structs.replace(intent, task_id=task_id), 400 * MS, POSE, None, 0))
+            for task_id in (1, 2)
+        )
+        apart[scale] = float(np.abs(one - other).mean())
+    assert apart[1.0] > apart[0.5] > apart[0.0] == 0.0
+    with pytest.raises(ValueError, match="noise_scale must be"):
+        msgspec.convert({**msgspec.to_builtins(spec.action), "noise_scale": 1.5}, ActionSpec)
+
+
+def test_an_end_effector_chunk_says_what_it_is_relative_to_and_executing_it_later_moves_nothing(
+    tmp_path: Path, rig: RigConfig
+) -> None:
+    make(tmp_path, planner_spec(), space="end_effector")
+    expert = LearnedExpert(tmp_path, rig)
+    chunk = act(expert, an_intent(tmp_path))
+    assert chunk.anchor_pose is not None
+    assert chunk.position_rad.std() > 0.01, "it moves"
+    for side in range(2):
+        measured = POSE[7 * side : 7 * side + 6]
+        position, rotation = forward_tcp(measured)
+        assert np.allclose(chunk.anchor_pose[side, :3], position)
+        assert np.allclose(matrix(chunk.anchor_pose[side, 3:]), rotation, atol=1e-9)
+    # However the arms have moved since, the rows read back through the anchor are what the expert wanted of the hands.
+    spec = checkpoint.load_spec(tmp_path).action
+    wanted = np.concatenate((chunk.position_rad[:, :6], chunk.gripper_width_m[:, :1]), axis=1)
+    hand, turn = forward_tcp(wanted[:, :6])
+    back = matrix(chunk.anchor_pose[0, 3:]).T
+    relative = action_space(spec, rig.safety).raw(rows_of(chunk), POSE)
+    assert np.allclose((hand - chunk.anchor_pose[0, :3]) @ back.T, relative[:, :3], atol=1e-6)
+    assert np.allclose((back @ turn)[:, :, 0], relative[:, 3:6], atol=1e-6)
+
+
+def matrix(quaternion: Float64) -> Float64:
+    """The rotation of a quaternion (w, x, y, z), by q v q*."""
+    w, x, y, z = quaternion
+    cross = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
+    turn: Float64 = np.eye(3) + 2.0 * w * cross + 2.0 * cross @ cross
+    return turn

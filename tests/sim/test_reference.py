@@ -1,6 +1,5 @@
 """The reference policy in a small closed loop: world, planner, expert, set-points interpolated from chunks."""
 
-import itertools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -8,17 +7,13 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from syvla.control.kinematics import HOME_RAD, Base, arm_distance_m, forward_tcp
+from syvla.control.kinematics import Base, arm_distance_m, forward_tcp
 from syvla.message import Float64
 from syvla.messages import ARMS, ActionChunk, Intent, Observation, SimReset, Task
-from syvla.protocols import PartialThought
 from syvla.rig import load_rig
 from syvla.sim.model import ARMS_QPOS
-from syvla.sim.motion import quaternion_from_rotation
-from syvla.sim.reference import OFF_PLAN_RAD, ReferenceExpert, ReferencePlanner
-from syvla.sim.scene import Table
+from syvla.sim.reference import ReferenceExpert, ReferencePlanner
 from syvla.sim.tasks import TASKS
-from syvla.sim.waypoints import Waypoint, decode, encode
 from syvla.sim.world import TwinWorld
 
 RIG = load_rig("twin")
@@ -113,9 +108,6 @@ class Loop:
         row = rows[int(at)] + (at - int(at)) * (rows[int(at) + 1] - rows[int(at)])
         self.world.plant("left").target(row[:6], float(row[12]))
         self.world.plant("right").target(row[6:12], float(row[13]))
-
-
-# ---------------------------------------------------------------- the whole policy
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -237,9 +229,6 @@ def test_an_expert_that_is_restarted_goes_on() -> None:
     assert Loop().run("snack_loading", 3, planner_s=0.3, expert_s=0.03, disturb=restart).success
 
 
-# ---------------------------------------------------------------- taking over
-
-
 @pytest.mark.parametrize("task", TASKS)
 def test_who_takes_over_from_himself_goes_on_where_he_was(task: str) -> None:
     """From any state it does what it would have done, or who learns from both would learn neither."""
@@ -280,163 +269,3 @@ def test_arms_that_were_led_astray_are_taken_over_wherever_they_are(task: str) -
 
     result = Loop().run(task, 1, planner_s=0.3, expert_s=0.03, disturb=lead_astray)
     assert result.success
-
-
-# ---------------------------------------------------------------- the planner
-
-
-def think(instruction: str | None = None, truth_known: bool = True) -> list[PartialThought | Intent]:
-    loop = Loop()
-    loop.world.reset(SimReset(reset_id=0, task="snack_loading", split="id", seed=0))
-    truth = loop.world.truth(0)
-    senses = Observation(observation_ns=0, proprioception=loop.proprioception(), frames=(), source_age_s={})
-    order = Task(task_id=4, instruction=instruction or truth.instruction, issued_ns=0)
-    return list(loop.planner.think(senses, order, 9, truth if truth_known else None))
-
-
-def test_thoughts_grow_into_the_intents_chain_of_thought() -> None:
-    *thoughts, intent = think()
-    assert isinstance(intent, Intent)
-    assert (intent.intent_id, intent.task_id) == (9, 4)
-    texts = [t.text for t in thoughts if isinstance(t, PartialThought)]
-    assert len(texts) == len(thoughts) >= 3
-    for shorter, longer in itertools.pairwise(texts):
-        assert longer.startswith(shorter)
-        assert len(longer) > len(shorter)
-    assert texts[-1] == intent.chain_of_thought
-    assert len(decode(intent.feature_query_states)[1]) == 20
-
-
-def _first_rows(astray_m: float, seed: int = 3) -> tuple[Waypoint, Waypoint, tuple[float, float]]:
-    """An episode's first way down on a thing: from where, to where, and where the thing lies."""
-    world = TwinWorld(RIG, TASKS)
-    world.reset(SimReset(reset_id=1, task="math_packaging", split="id", seed=seed))
-    truth = world.truth(0)
-    table = Table.of(truth)
-    proprioception = np.concatenate([np.append(HOME_RAD, 0.05)] * 2)
-    senses = Observation(observation_ns=0, proprioception=proprioception, frames=(), source_age_s={})
-    planner = ReferencePlanner(RIG, TASKS, astray_m)
-    order = Task(task_id=1, instruction=truth.instruction, issued_ns=0)
-    (intent,) = [p for p in planner.think(senses, order, 1, truth) if isinstance(p, Intent)]
-    rows = decode(intent.feature_query_states)[1]
-    first, second = next((a, b) for a, b in itertools.pairwise(rows) if b.straight and a.arm == b.arm)
-    x, y = min((table.pose[:, :2]).tolist(), key=lambda place: math.dist(place, second.position_m[:2]))
-    return first, second, (x, y)
-
-
-def test_a_hand_comes_straight_down_on_a_thing_and_astray_from_beside_it() -> None:
-    """Whatever way it comes, it ends at the thing."""
-    first, second, thing = _first_rows(0.0)
-    assert math.dist(first.position_m[:2], thing) < 1e-3
-    assert math.dist(second.position_m[:2], thing) < 1e-3
-    strayed = [_first_rows(0.02, seed) for seed in range(3, 9)]
-    assert all(math.dist(second.position_m[:2], thing) < 1e-3 for _, second, thing in strayed)
-    beside_m = [math.dist(first.position_m[:2], thing) for first, _, thing in strayed]
-    assert 0.01 < float(np.mean(beside_m)) < 0.05
-    assert len({round(away_m, 3) for away_m in beside_m}) == len(beside_m)
-
-
-def test_without_the_truth_nothing_is_wanted() -> None:
-    assert think(truth_known=False) == []
-
-
-def test_an_instruction_that_says_nothing_makes_no_intent() -> None:
-    products = think("Please be nice.")
-    assert all(isinstance(p, PartialThought) for p in products)
-    assert len(products) == 1
-
-
-# ---------------------------------------------------------------- the expert
-
-
-def intent_of(waypoints: list[Waypoint], intent_id: int = 0, task_id: int = 0, plan: int = 1) -> Intent:
-    return Intent(
-        intent_id=intent_id,
-        task_id=task_id,
-        observation_ns=0,
-        chain_of_thought="",
-        feature_query_states=encode(waypoints, plan),
-        model_id="test",
-    )
-
-
-def home_state() -> Float64:
-    return np.array([*HOME_RAD, 0.05, *HOME_RAD, 0.05])
-
-
-def near_home(number: int, dz_m: float, arm: str = "left", after: int = 0) -> Waypoint:
-    base = _BASES[0] if arm == "left" else _BASES[1]
-    position, rotation = base.to_world(*forward_tcp(HOME_RAD))
-    x, y, z = position.tolist()
-    quaternion = quaternion_from_rotation(rotation)
-    return Waypoint("left" if arm == "left" else "right", number, (x, y, z + dz_m), quaternion, 0.05, after=after)
-
-
-def planned(chunk: ActionChunk, row: int) -> Float64:
-    both = chunk.position_rad[row].astype(np.float64)
-    width = chunk.gripper_width_m[row].astype(np.float64)
-    return np.concatenate((both[:6], width[:1], both[6:], width[1:]))
-
-
-def test_without_waypoints_the_arms_stay() -> None:
-    chunk = ReferenceExpert(RIG).act(intent_of([]), 10**9, home_state(), None, 0, 0)
-    assert chunk.position_rad.shape == (50, 12)
-    assert np.allclose(chunk.position_rad, np.tile(HOME_RAD, 2))
-    assert np.allclose(chunk.gripper_width_m, 0.05)
-
-
-def test_successive_chunks_agree_where_they_overlap() -> None:
-    expert, intent = ReferenceExpert(RIG), intent_of([near_home(1, -0.08), near_home(2, 0.0), near_home(3, -0.05)])
-    first = expert.act(intent, 0, home_state(), None, 0, 0)
-    second = expert.act(intent, 3 * first.period_ns, planned(first, 3), first, 1, 1)
-    assert np.ptp(first.position_rad, axis=0).max() > 0.1
-    assert np.array_equal(second.position_rad[:-3], first.position_rad[3:])
-
-
-def test_a_changed_waypoint_counts_unless_it_has_started() -> None:
-    expert = ReferenceExpert(RIG)
-    first = expert.act(intent_of([near_home(1, -0.08), near_home(2, 0.0)]), 0, home_state(), None, 0, 0)
-    changed = intent_of([near_home(1, 0.05), near_home(2, -0.04)], intent_id=1)
-    second = expert.act(changed, 3 * first.period_ns, planned(first, 3), first, 1, 1)
-    start, _ = forward_tcp(HOME_RAD)
-    heights = np.array([forward_tcp(row[:6])[0][2] for row in second.position_rad]) - start[2]
-    assert heights.min() == pytest.approx(-0.08, abs=1e-3)
-    assert heights[-1] == pytest.approx(-0.04, abs=1e-3)
-
-
-def test_a_waypoint_waits_for_the_other_arms() -> None:
-    expert = ReferenceExpert(RIG)
-    rows = [near_home(1, -0.05, after=2), near_home(1, -0.05, "right"), near_home(2, 0.0, "right")]
-    chunk = expert.act(intent_of(rows), 0, home_state(), None, 0, 0)
-    moving = np.abs(np.diff(chunk.position_rad, axis=0)) > 1e-6
-    left, right = moving[:, :6].any(axis=1), moving[:, 6:].any(axis=1)
-    assert left.any()
-    assert right.any()
-    assert np.flatnonzero(left)[0] >= np.flatnonzero(right)[-1]
-
-
-def test_an_arm_that_left_the_plan_is_planned_from_where_it_is() -> None:
-    expert, intent = ReferenceExpert(RIG), intent_of([near_home(1, -0.08), near_home(2, -0.02)])
-    first = expert.act(intent, 0, home_state(), None, 0, 0)
-    pushed = planned(first, 6)
-    pushed[0] += 2.0 * OFF_PLAN_RAD
-    second = expert.act(intent, 6 * first.period_ns, pushed, first, 1, 1)
-    assert np.allclose(second.position_rad[0, :6], pushed[:6], atol=1e-6)
-    lowest = min(forward_tcp(row[:6])[0][2] for row in second.position_rad)
-    assert lowest == pytest.approx(forward_tcp(HOME_RAD)[0][2] - 0.08, abs=1e-3)  # the first waypoint is not skipped
-
-
-def test_another_task_starts_from_the_measured_pose() -> None:
-    expert = ReferenceExpert(RIG)
-    first = expert.act(intent_of([near_home(1, -0.08), near_home(2, 0.0)]), 0, home_state(), None, 0, 0)
-    measured = planned(first, 9)
-    second = expert.act(intent_of([], intent_id=1, task_id=1), 9 * first.period_ns, measured, first, 1, 1)
-    assert np.allclose(second.position_rad, np.concatenate((measured[:6], measured[7:13])), atol=1e-6)
-
-
-def test_a_waypoint_out_of_reach_stops_its_arm_only() -> None:
-    expert = ReferenceExpert(RIG)
-    rows = [near_home(1, 1.0), near_home(2, -0.05), near_home(1, -0.05, "right")]
-    chunk = expert.act(intent_of(rows), 0, home_state(), None, 0, 0)
-    assert np.ptp(chunk.position_rad[:, :6], axis=0).max() == 0.0
-    assert np.ptp(chunk.position_rad[:, 6:], axis=0).max() > 0.05

@@ -1,0 +1,80 @@
+"""The reference planner alone: what it thinks, and the waypoints that it wants."""
+
+import itertools
+import math
+
+import numpy as np
+
+from syvla.control.kinematics import HOME_RAD
+from syvla.messages import Intent, Observation, SimReset, SimTruth, Task
+from syvla.protocols import PartialThought
+from syvla.rig import load_rig
+from syvla.sim.reference import ReferencePlanner
+from syvla.sim.scene import Table
+from syvla.sim.tasks import TASKS
+from syvla.sim.waypoints import Waypoint, decode
+from syvla.sim.world import TwinWorld
+
+RIG = load_rig("twin")
+
+
+def begun(task: str, seed: int) -> tuple[SimTruth, Observation]:
+    """How an episode begins: what is true, and what the arms, at home, measure."""
+    world = TwinWorld(RIG, TASKS)
+    world.reset(SimReset(reset_id=1, task=task, split="id", seed=seed))
+    at_home = np.tile(np.append(HOME_RAD, 0.05), 2)
+    return world.truth(0), Observation(observation_ns=0, proprioception=at_home, frames=(), source_age_s={})
+
+
+def think(instruction: str | None = None, truth_known: bool = True) -> list[PartialThought | Intent]:
+    truth, senses = begun("snack_loading", 0)
+    order = Task(task_id=4, instruction=instruction or truth.instruction, issued_ns=0)
+    return list(ReferencePlanner(RIG, TASKS).think(senses, order, 9, truth if truth_known else None))
+
+
+def test_thoughts_grow_into_the_intents_chain_of_thought() -> None:
+    *thoughts, intent = think()
+    assert isinstance(intent, Intent)
+    assert (intent.intent_id, intent.task_id) == (9, 4)
+    texts = [t.text for t in thoughts if isinstance(t, PartialThought)]
+    assert len(texts) == len(thoughts) >= 3
+    for shorter, longer in itertools.pairwise(texts):
+        assert longer.startswith(shorter)
+        assert len(longer) > len(shorter)
+    assert texts[-1] == intent.chain_of_thought
+    assert len(decode(intent.feature_query_states)[1]) == 20
+
+
+def _first_rows(astray_m: float, seed: int = 3) -> tuple[Waypoint, Waypoint, tuple[float, float]]:
+    """An episode's first way down on a thing: from where, to where, and where the thing lies."""
+    truth, senses = begun("math_packaging", seed)
+    table = Table.of(truth)
+    planner = ReferencePlanner(RIG, TASKS, astray_m)
+    order = Task(task_id=1, instruction=truth.instruction, issued_ns=0)
+    (intent,) = [p for p in planner.think(senses, order, 1, truth) if isinstance(p, Intent)]
+    rows = decode(intent.feature_query_states)[1]
+    first, second = next((a, b) for a, b in itertools.pairwise(rows) if b.straight and a.arm == b.arm)
+    x, y = min((table.pose[:, :2]).tolist(), key=lambda place: math.dist(place, second.position_m[:2]))
+    return first, second, (x, y)
+
+
+def test_a_hand_comes_straight_down_on_a_thing_and_astray_from_beside_it() -> None:
+    """Whatever way it comes, it ends at the thing."""
+    first, second, thing = _first_rows(0.0)
+    assert math.dist(first.position_m[:2], thing) < 1e-3
+    assert math.dist(second.position_m[:2], thing) < 1e-3
+    strayed = [_first_rows(0.02, seed) for seed in range(3, 9)]
+    assert all(math.dist(second.position_m[:2], thing) < 1e-3 for _, second, thing in strayed)
+    beside_m = [math.dist(first.position_m[:2], thing) for first, _, thing in strayed]
+    assert 0.01 < float(np.mean(beside_m)) < 0.05
+    assert len({round(away_m, 3) for away_m in beside_m}) == len(beside_m)
+
+
+def test_without_the_truth_nothing_is_wanted() -> None:
+    assert think(truth_known=False) == []
+
+
+def test_an_instruction_that_says_nothing_makes_no_intent() -> None:
+    products = think("Please be nice.")
+    assert all(isinstance(p, PartialThought) for p in products)
+    assert len(products) == 1

@@ -1,11 +1,15 @@
 """What all tests of the learned policy share."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tests.models.policies import make, planner_spec
+from tests.models.runs import config_of, record, run
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -23,3 +27,29 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("checkpoint") / "random"
     make(path, planner_spec())
     return path
+
+
+@pytest.fixture(scope="package")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four demonstrations and twelve pictures with questions."""
+    folder = tmp_path_factory.mktemp("data")
+    for k in range(4):
+        record(folder / f"{k}.mcap", 1.0 if k % 2 else -1.0)
+    lines = []
+    for k in range(12):
+        Image.fromarray(np.full((32, 64, 3), 20 * k, np.uint8)).save(folder / f"{k}.png")
+        bright = "bright" if k > 5 else "dark"
+        question = {"question": "How bright is it?", "answer": f"It is {bright}.", "point": [0.02 * k, 0.2]}
+        things = [{"name": "lamp", "point": [0.02 * k, 0.2], "place": [0.9 if k > 5 else 0.1, 0.5]}]
+        line = {"image": f"{k}.png", "camera": "cam_high", "questions": [question], "things": things}
+        lines.append(json.dumps(line))
+    (folder / "scenes.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+@pytest.fixture(scope="package")
+def pretrained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 6 steps of the stage pretrain, from nothing."""
+    out = tmp_path_factory.mktemp("pretrained") / "run"
+    assert run(config_of(data, "pretrain"), out)
+    return out

@@ -1,8 +1,33 @@
-"""Where validation looks at how well a hand was aimed."""
+"""What validation measures."""
+
+from pathlib import Path
 
 import numpy as np
+import pytest
+from tests.models.runs import RIG, config_of, numbers
 
+from syvla_models.train.trainer import validate_checkpoint
 from syvla_models.train.validation import AIM_ROWS, closings
+
+
+def test_validation_names_every_source_and_repeats_itself(data: Path, pretrained: Path) -> None:
+    config = config_of(data, "pretrain")
+    found = validate_checkpoint(config, RIG, pretrained / "checkpoint")
+    assert found == validate_checkpoint(config, RIG, pretrained / "checkpoint")
+    assert set(found) == {
+        "validation/demos/text",
+        "validation/demos/action",
+        "error/demos/joint_rad",
+        "error/demos/gripper_m",
+        "error/demos/hand_m",
+        "validation/scenes/seen",
+        "validation/scenes/text",
+        "validation/scenes/grounding",
+        "error/scenes/place_m",
+    }
+    last = {name: value for (step, name), value in numbers(pretrained).items() if step == 6 and name in found}
+    assert {name: pytest.approx(value, rel=1e-3) for name, value in found.items()} == last, "what the run ended with"
+    assert 0.0 < found["error/demos/joint_rad"] < 0.5
 
 
 def test_a_hand_is_aimed_where_the_demonstration_closes_it() -> None:

@@ -1,0 +1,97 @@
+"""What a training stage begins from."""
+
+import shutil
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from tests.models.runs import MODEL, RIG, config_of
+
+from syvla.config import ArmConfig
+from syvla.control.kinematics import Base, forward_tcp
+from syvla_models.checkpoint import load_expert, load_spec
+from syvla_models.spec import ExpertConfig
+from syvla_models.train.build import build_stage
+from syvla_models.train.config import ActionConfig
+from syvla_models.train.learner import build_learner
+
+
+def test_a_fresh_expert_knows_the_states_and_the_head_of_the_stage_before(
+    data: Path, pretrained: Path, tmp_path: Path
+) -> None:
+    """Before its first step; one that has been trained goes on as it is."""
+    smaller = msgspec.structs.replace(MODEL, expert=ExpertConfig(width=32, depth=1, heads=2, horizon=20))
+    config = config_of(data, init=str(pretrained / "checkpoint"), model=smaller, bfloat16=False)
+    stage = build_stage(config, RIG)
+    learner = build_learner(config, stage)
+    expert = learner.expert
+    assert expert is not None
+    first = expert.adapter[0]
+    assert isinstance(first, torch.nn.Linear)
+    fresh = first.weight.clone()
+    learner.prepare([stage.batches(config)(step) for step in range(4)], 0)
+    known = first.weight.clone()
+    assert float(expert.standard.observed) == 4.0
+    assert torch.linalg.matrix_rank(known - 0.2 * fresh, rtol=1e-3) <= len(learner.grounding.bias) < len(known)
+    learner.prepare([stage.batches(config)(9)], 0)
+    assert torch.equal(first.weight, known)
+    assert float(expert.standard.observed) == 4.0
+
+
+def test_what_the_grounding_head_says_is_what_an_expert_aims_at(data: Path, pretrained: Path) -> None:
+    """A place in the world is no distance from a hand that is there, whichever way the arm's base stands."""
+    turned = msgspec.structs.replace(RIG, left=ArmConfig(base_position_m=(0.1, 0.3, 0.02), base_yaw_rad=0.7))
+    new = msgspec.structs.replace(MODEL, expert=msgspec.structs.replace(MODEL.expert, width=32))  # placed afresh
+    config = config_of(data, init=str(pretrained / "checkpoint"), model=new)
+    stage = build_stage(config, turned)
+    learner = build_learner(config, stage)
+    assert learner.expert is not None
+    aim = learner.expert.aim
+    assert aim is not None
+    assert aim.read is learner.grounding
+    head = load_file(pretrained / "heads.safetensors")
+    assert torch.equal(aim.read.weight, head["grounding.weight"])
+    measured = np.array([0.3, 1.2, -1.0, 0.1, 0.9, -0.2, 0.05, -0.4, 1.0, -0.8, 0.0, 1.0, 0.3, 0.05])
+    places_m = [
+        Base.of(arm).to_world(*forward_tcp(measured[first : first + 6]))[0]
+        for arm, first in ((turned.left, 0), (turned.right, 7))
+    ]
+    places_m[1] += (0.0, 0.01, 0.0)
+    numbers = torch.tensor([[1.0, *(places_m[0] / 0.1), 1.0, *(places_m[1] / 0.1)]], dtype=torch.float32)
+    off = aim(numbers, torch.from_numpy(stage.policy.space.state(measured))[None])[0, 8:14].detach().numpy()
+    scale_m = np.array(stage.policy.spec.action.state_scale).reshape(2, 16)[:, :3]
+    np.testing.assert_allclose(off.reshape(2, 3) * scale_m, [[0.0, 0.0, 0.0], [0.0, 0.01, 0.0]], atol=1e-5)
+
+
+def test_a_stage_goes_on_with_planner_expert_and_normalisation_of_the_one_before(
+    data: Path, pretrained: Path, tmp_path: Path
+) -> None:
+    config = config_of(data, init=str(pretrained / "checkpoint"), action=ActionConfig(euler_steps=3))
+    stage = build_stage(config, RIG)
+    spec = load_spec(pretrained / "checkpoint")
+    assert stage.policy.spec.action.offset == spec.action.offset
+    assert stage.policy.spec.action.euler_steps == 3
+    before = load_expert(pretrained / "checkpoint")[0]
+    assert torch.equal(stage.policy.expert.action_out.weight, before.action_out.weight)
+    assert before.action_out.weight.abs().max() > 0.0
+    head = load_file(pretrained / "heads.safetensors")
+    assert torch.equal(build_learner(config, stage).grounding.weight, head["grounding.weight"])
+    shipped = tmp_path / "shipped"
+    shutil.copytree(pretrained / "checkpoint", shipped)
+    shutil.copy(pretrained / "heads.safetensors", shipped)
+    config = msgspec.structs.replace(config, init=str(shipped))
+    assert torch.equal(build_learner(config, stage).grounding.weight, head["grounding.weight"])
+
+
+def test_another_action_space_begins_with_a_fresh_expert(data: Path, pretrained: Path) -> None:
+    config = config_of(
+        data,
+        init=str(pretrained / "checkpoint"),
+        action=ActionConfig(space="end_effector", statistics_samples=32),
+    )
+    policy = build_stage(config, RIG).policy
+    assert policy.spec.action.space == "end_effector"
+    assert not policy.expert.action_out.weight.any()
+    assert (np.array(policy.spec.action.scale) != 1.0).any()

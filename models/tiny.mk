@@ -1,5 +1,6 @@
-# The twin's policy, from nothing. The steps of its stages took 157 minutes on two cores that compute in float32 (AVX2), validation
-# included, less where they have bfloat16 (AMX: `see` half); data and corrections take 40 more. In the repository's root, after `make setup`:
+# The twin's policy, from nothing. It has not been run as a whole as it is now; by its parts it takes three and a half hours of training
+# on two cores that compute in float32 (AVX2), less where they have bfloat16 (AMX: `see` half), and an hour of data and
+# corrections. In the repository's root, after `make setup`:
 #   make -j2 -f models/tiny.mk
 # What is done already is not done again, and a stage that was stopped goes on where it was. The policy is runs/expert/checkpoint.
 # Seeds are from 10000 on: evaluation has those from 0.
@@ -9,31 +10,42 @@ TOGETHER := $(BIN)/torchrun --nproc-per-node 2 -m syvla_models.cli# two processe
 TASKS := snack_loading math_packaging table_play
 DATA := data/scenes/scenes.jsonl $(TASKS:%=data/%/.recorded)
 
-# $(call stage,COMMAND,NAME): train models/configs/tiny-NAME.toml in runs/NAME
+# $(call stage,COMMAND,NAME,RUN,CHANGES): train models/configs/tiny-NAME.toml in runs/RUN
 define stage
-$(1) --config models/configs/tiny-$(2).toml --out runs/$(2) $(if $(wildcard runs/$(2)/state),--resume)
-touch runs/$(2)/.done
+$(1) --config models/configs/tiny-$(2).toml --out runs/$(3) $(4) $(if $(wildcard runs/$(3)/state),--resume)
+touch runs/$(3)/.done
 endef
 
-runs/expert/.done: | runs/correct/.done
-	$(call stage,$(TOGETHER) finetune,expert)
+# $(call corrections,NAME,LEARNER,SEED): what runs/LEARNER comes upon when it acts itself, and the demonstrator goes on from there
+define corrections
+$(TRAIN) record-demos data/$(1) --task $(TASKS) --episodes 50 --first-seed $(3) --cameras cam_high \
+	--learner runs/$(2)/checkpoint --wordings 32 --jobs 2 || [ $$? = 1 ] # one that failed is left out
+touch data/$(1)/.recorded
+endef
+
+runs/expert/.done: | runs/correct2/.done
+	$(call stage,$(TOGETHER) finetune,expert,expert)
+
+runs/correct2/.done: | data/corrections2/.recorded
+	$(call stage,$(TOGETHER) finetune,correct,correct2,--set 'init = "runs/correct/checkpoint"')
+
+data/corrections2/.recorded: | runs/correct/.done
+	$(call corrections,corrections2,correct,20200)
 
 runs/correct/.done: | data/corrections/.recorded
-	$(call stage,$(TOGETHER) finetune,correct)
+	$(call stage,$(TOGETHER) finetune,correct,correct)
 
 data/corrections/.recorded: | runs/finetune/.done
-	$(TRAIN) record-demos data/corrections --task $(TASKS) --episodes 34 --first-seed 20000 --cameras cam_high \
-		--learner runs/finetune/checkpoint --wordings 32 --jobs 2 || [ $$? = 1 ] # one that failed is left out
-	touch $@
+	$(call corrections,corrections,finetune,20000)
 
 runs/finetune/.done: | runs/see/.done
-	$(call stage,$(TOGETHER) finetune,finetune)
+	$(call stage,$(TOGETHER) finetune,finetune,finetune)
 
 runs/see/.done: | runs/look/.done $(DATA)
-	$(call stage,$(TOGETHER) see,see)
+	$(call stage,$(TOGETHER) see,see,see)
 
 runs/look/.done: | data/scenes/scenes.jsonl
-	$(call stage,$(TRAIN) see,look)
+	$(call stage,$(TRAIN) see,look,look)
 
 data/scenes/scenes.jsonl:
 	rm -rf data/scenes.part

@@ -50,7 +50,7 @@ def test_the_shipped_stages_begin_where_the_one_before_ended() -> None:
     correct = load_config(CONFIGS / "tiny-correct.toml", "finetune")
     expert = load_config(CONFIGS / "tiny-expert.toml", "finetune")
     begins = [stage.init for stage in (look, see, finetune, correct, expert)]
-    assert begins == ["", *(f"runs/{stage}/checkpoint" for stage in ("look", "see", "finetune", "correct"))]
+    assert begins == ["", *(f"runs/{stage}/checkpoint" for stage in ("look", "see", "finetune", "correct2"))]
     assert pretrain.init == see.init.replace("look", "see")
     assert look.model == see.model
     assert not look.loss.reads

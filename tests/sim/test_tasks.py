@@ -256,8 +256,17 @@ def test_candy_thoughts_follow_what_was_done() -> None:
     assert f"the {packer} arm" in start
     full = made.chain_of_thought(table_of(made.scene, packed(count)))
     assert f"the {pusher} arm pushes the box to the {push}" in full
-    moved = 0.07 if push == "left" else -0.07
+    moved = 0.08 if push == "left" else -0.08
     assert "go home" in made.chain_of_thought(table_of(made.scene, packed(count), moved))
+
+
+def test_the_box_is_thought_to_be_there_a_centimetre_after_it_is() -> None:
+    """A planner that saw it there at 5.9 cm of the 6 that count sent the arms home, and nothing moved it any more."""
+    made = episode("math_packaging", 0)
+    count, sign = made.wanted.count, 1.0 if made.wanted.push == "left" else -1.0
+    there = table_of(made.scene, packed(count), sign * 0.07)
+    assert made.success(there)
+    assert "pushes the box" in made.chain_of_thought(there)
 
 
 def test_the_hand_that_set_off_for_a_candy_goes_on_to_it() -> None:

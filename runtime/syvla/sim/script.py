@@ -20,7 +20,7 @@ from syvla.message import Float64
 from syvla.messages import ARM_JOINTS, FEATURE_QUERIES, ArmName
 from syvla.sim.jobs import LOOSE_M, PUSH_M, TRAVEL_M, WIDEST_M, Hands, Home, Job, Place, Push, Rise
 from syvla.sim.scene import Scene, Table
-from syvla.sim.tasks.goal import Goal, loaded_of, pushed_m
+from syvla.sim.tasks.goal import ENOUGH_M, Goal, loaded_of, pushed_m
 from syvla.sim.waypoints import BOTH_ARMS, OTHER_ARM, Waypoint
 
 _ATTEMPTS = 4
@@ -200,7 +200,7 @@ class Script:
         pusher: ArmName = "right" if goal.push == "left" else "left"
         busy = any(isinstance(job, Push) for job in self._queues[pusher])
         done_m = pushed_m(goal, table, self._rest_m)
-        if busy or self._pushes >= _ATTEMPTS or done_m >= 0.9 * PUSH_M:
+        if busy or self._pushes >= _ATTEMPTS or done_m >= ENOUGH_M:
             return
         last = self._last_place.get(OTHER_ARM[pusher])
         self._pushes += 1

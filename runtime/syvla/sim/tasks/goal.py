@@ -12,6 +12,7 @@ from syvla.sim.scene import Episode, Scene, Table
 Side = Literal["left", "right"]
 SPLITS: tuple[str, ...] = ("id", "ood_position", "ood_wording")
 PUSHED_M = 0.06  # a container counts as pushed from here on
+ENOUGH_M = 0.075  # and is thought to be from here on: whoever sees it a centimetre too far has pushed it all the same
 
 
 @dataclass(frozen=True)

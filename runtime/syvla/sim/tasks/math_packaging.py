@@ -4,7 +4,7 @@ import math
 import re
 
 from syvla.sim.scene import Container, FreeObject, Scene, Slide, Table
-from syvla.sim.tasks.goal import PUSHED_M, SPLITS, Goal, LanguageEpisode, Side, generator, loaded_of, pushed_m
+from syvla.sim.tasks.goal import ENOUGH_M, SPLITS, Goal, LanguageEpisode, Side, generator, loaded_of, pushed_m
 from syvla.sim.tasks.layout import spread
 
 BOX = "box"
@@ -86,7 +86,7 @@ class MathPackaging:
         if count < goal.count:
             does = "drops the candy it holds" if packer in table.held_by else NEXT_CANDY
             return f"{text} Next the {packer} arm {does}."
-        if pushed_m(goal, table, rest_m) < PUSHED_M:
+        if pushed_m(goal, table, rest_m) < ENOUGH_M:
             return f"{text} Next the {pusher} arm pushes the box to the {goal.push}."
         return f"{text} The box is on the {goal.push}, so the arms go home."
 

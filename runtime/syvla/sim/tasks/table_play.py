@@ -7,7 +7,7 @@ import numpy as np
 
 from syvla.errors import ConfigError
 from syvla.sim.scene import Container, FreeObject, Scene, Table
-from syvla.sim.tasks.goal import PUSHED_M, Goal, LanguageEpisode, Side, generator, loaded_of, pushed_m
+from syvla.sim.tasks.goal import ENOUGH_M, Goal, LanguageEpisode, Side, generator, loaded_of, pushed_m
 from syvla.sim.tasks.layout import spread
 from syvla.sim.tasks.math_packaging import BOX, CANDIES, NEXT_CANDY, MathPackaging, next_candy
 from syvla.sim.tasks.snack_loading import SNACKS, TRAYS, SnackLoading
@@ -70,7 +70,7 @@ class TablePlay:
             return f"{text} Next the {arm} arm {NEXT_CANDY}."
         if goal.push is None:
             return f"{text} Everything is packed, so the arms go home."
-        if pushed_m(goal, table, rest_m) < PUSHED_M:
+        if pushed_m(goal, table, rest_m) < ENOUGH_M:
             pusher = "right" if goal.push == "left" else "left"
             return f"{text} Next the {pusher} arm pushes the {goal.container} to the {goal.push}."
         return f"{text} The {goal.container} is on the {goal.push}, so the arms go home."

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from syvla.message import UInt8
-from syvla.messages import CameraFrame, Intent, Observation, Task
+from syvla.message import Float64, UInt8
+from syvla.messages import ActionChunk, CameraFrame, Intent, Observation, Task
 from syvla_models import checkpoint
 from syvla_models.expert import Expert, tiny_config
 from syvla_models.policy import LearnedPlanner
@@ -26,9 +26,7 @@ def planner_spec(**changes: Any) -> PlannerSpec:
     return tiny_spec(**{"views": (VIEW,), "max_thought_tokens": 10, **changes})
 
 
-def make(
-    folder: Path, spec: PlannerSpec, name: str = "random", space: ActionSpaceName = "joint", seed: int = 0
-) -> PolicySpec:
+def make(folder: Path, spec: PlannerSpec, space: ActionSpaceName = "joint") -> PolicySpec:
     """A checkpoint whose thought and chunk depend on what it is given: no weight is zero."""
     planner = build_tiny(TEXTS, spec, vocabulary=320)
     torch.manual_seed(0)
@@ -54,6 +52,21 @@ def seen(observation_ns: int = 0, rgb: UInt8 | None = None, camera: str = "cam_h
     rgb = picture(0) if rgb is None else rgb
     frame = CameraFrame(camera=camera, frame_id=0, exposure_ns=observation_ns, rgb=rgb)
     return Observation(observation_ns=observation_ns, proprioception=POSE, frames=(frame,), source_age_s={})
+
+
+def chunk_of(rows: Float64, observation_ns: int) -> ActionChunk:
+    """The chunk of set-points (H, 14)."""
+    return ActionChunk(
+        chunk_id=1,
+        task_id=1,
+        intent_id=1,
+        intent_observation_ns=0,
+        observation_ns=observation_ns,
+        period_ns=PERIOD_NS,
+        position_rad=rows[:, [*range(6), *range(7, 13)]].astype(np.float32),
+        gripper_width_m=rows[:, [6, 13]].astype(np.float32),
+        inference_delay_steps=0,
+    )
 
 
 def task(task_id: int = 1, instruction: str = "Put the red cube into the white tray.") -> Task:

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from tests.models.policies import MS, PERIOD_NS, POSE, make, planner_spec
+from tests.models.policies import MS, PERIOD_NS, POSE, chunk_of, make, planner_spec
 
 from syvla.config import RigConfig
 from syvla.control.kinematics import forward_tcp
@@ -150,20 +150,6 @@ def test_noise_is_one_tasks_own_and_standard_normal() -> None:
     assert not np.allclose(noise, task_noise(2, 50, 32))
     assert (abs(noise.mean()) < 0.1, 0.9 < noise.std() < 1.1) == (True, True)
     assert task_noise(-1, 2, 3).shape == (2, 3)
-
-
-def chunk_of(rows: Float64, observation_ns: int) -> ActionChunk:
-    return ActionChunk(
-        chunk_id=1,
-        task_id=1,
-        intent_id=1,
-        intent_observation_ns=0,
-        observation_ns=observation_ns,
-        period_ns=PERIOD_NS,
-        position_rad=rows[:, [*range(6), *range(7, 13)]].astype(np.float32),
-        gripper_width_m=rows[:, [6, 13]].astype(np.float32),
-        inference_delay_steps=0,
-    )
 
 
 def test_a_chunk_begins_with_what_is_committed(folder: Path, rig: RigConfig, intent: Intent) -> None:

@@ -202,7 +202,7 @@ def test_as_many_rows_as_told_are_of_the_moments_before_a_hand_closes(tmp_path: 
     assert share(load(tmp_path, grasp_share=1.0)) == 1.0
     assert share(load(tmp_path, grasp_share=0.5)) == pytest.approx((1.0 + plain) / 2.0, abs=0.07)
     assert share(load(tmp_path, grasp_share=1.0), validation=True) == pytest.approx(plain, abs=0.1)
-    never = load(folder, grasp_share=1.0)  # the right hand closes by less than commands are told apart
+    never = load(folder, grasp_share=1.0)  # the right hand closes by a centimetre a second: it gives way
     assert share(never) == pytest.approx(share(load(folder)), abs=0.01)
 
 

@@ -261,7 +261,7 @@ def test_candy_thoughts_follow_what_was_done() -> None:
 
 
 def test_the_box_is_thought_to_be_there_a_centimetre_after_it_is() -> None:
-    """A planner that saw it there at 5.9 cm of the 6 that count sent the arms home, and nothing moved it any more."""
+    """A planner that saw it there before it counted sent the arms home, and nothing moved it any more."""
     made = episode("math_packaging", 0)
     count, sign = made.wanted.count, 1.0 if made.wanted.push == "left" else -1.0
     there = table_of(made.scene, packed(count), sign * 0.07)

@@ -95,9 +95,9 @@ class Learner(nn.Module):
         self.expert = expert
         # One for all queries, as the expert's adapter is. Spread over all of them, places could be read here to the
         # centimetre while the expert still aimed at the middle of the table.
-        own = nn.Linear(planner.spec.hidden_size, GROUNDING)
-        # What it says is what an expert aims at, so it is a part of the expert, if there is one.
-        self.grounding = own if expert is None or expert.aim is None else expert.aim.read
+        # What it says is what an expert aims at, so it is a part of an expert that does.
+        aim = None if expert is None else expert.aim
+        self.grounding = nn.Linear(planner.spec.hidden_size, GROUNDING) if aim is None else aim.read
         self.sight = Sight(planner, names) if names else None
         self.register_buffer("live", live, persistent=False)
         self.register_buffer("unit", torch.tensor(_GROUNDING_UNIT), persistent=False)

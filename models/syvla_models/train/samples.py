@@ -32,8 +32,8 @@ from syvla_models.train.wordings import Wordings
 MAX_IMAGE_HZ = 7.5
 GRASP_S = (0.3, 1.6)  # before a hand closes: it comes down, and chunks that begin after a sight of it show the closing
 RETURN_S = 0.3  # from beside a demonstration back to it: soon enough for what is grasped next
+CLOSING_M_S = 0.03  # a hand that is commanded to close closes faster
 _SAY_EVERY_S = 10.0
-_CLOSING_M = 1e-4  # from one command to the next
 
 
 class Actions(NamedTuple):
@@ -178,9 +178,8 @@ class Demonstrations:
         self.train = tuple(e for e in episodes if e.name not in held_out)
         self.validation = tuple(e for e in episodes if e.name in held_out)
         self._ends = {False: _ends(self.train), True: _ends(self.validation)}
-        self._grasping = [
-            (episode, sight) for episode in self.train for sight in _grasping(episode) if self._imitable(episode, sight)
-        ]
+        before_grasps = ((e, sight) for e in self.train for sight in _grasping(e) if self._imitable(e, sight))
+        self._grasping = list(before_grasps) if grasp_share else []
 
     def draw(self, rng: np.random.Generator, validation: bool) -> Sample:
         """A sight, every one as likely, and K chunks that begin a random delay after it."""
@@ -249,7 +248,7 @@ class Demonstrations:
         return episode._replace(sights=imitable if self._imitable_only else sights)
 
     def _sight(self, rng: np.random.Generator, validation: bool) -> tuple[Episode, Sight]:
-        if self._grasping and self._grasp_share and not validation and rng.random() < self._grasp_share:
+        if self._grasping and not validation and rng.random() < self._grasp_share:
             return self._grasping[int(rng.integers(len(self._grasping)))]
         episodes, ends = self.validation if validation else self.train, self._ends[validation]
         pick = int(rng.integers(ends[-1]))
@@ -327,9 +326,9 @@ def find(paths: Iterable[str], name: str) -> list[Path]:
 
 def _grasping(episode: Episode) -> Iterator[Sight]:
     """The sights of ``GRASP_S`` before a hand closes."""
-    widths_m = episode.commands.values[:, GRIPPERS]
-    closing = (np.diff(widths_m, axis=0) < -_CLOSING_M).any(axis=1)
-    closing_ns = episode.commands.stamps_ns[:-1][closing]
+    stamps_ns, widths_m = episode.commands.stamps_ns, episode.commands.values[:, GRIPPERS]
+    speed_m_s = np.diff(widths_m, axis=0) / (np.diff(stamps_ns) / NS_PER_S)[:, None]
+    closing_ns = stamps_ns[:-1][(speed_m_s < -CLOSING_M_S).any(axis=1)]
     soonest_ns, latest_ns = map(to_ns, GRASP_S)
     for sight in episode.sights:
         first = int(np.searchsorted(closing_ns, sight.observation_ns + soonest_ns))

@@ -10,19 +10,18 @@ from syvla.message import Float64
 from syvla_models.actions import PER_ARM, POSITION, state_slots
 from syvla_models.expert import Expert
 from syvla_models.flow import sample
+from syvla_models.prefix import GRIPPERS
 from syvla_models.train.batch import ActionBatch
 from syvla_models.train.build import Stage
 from syvla_models.train.config import LossConfig
 from syvla_models.train.learner import Learner, draw_noise
 from syvla_models.train.precision import mixed_precision
-from syvla_models.train.samples import Sample
+from syvla_models.train.samples import CLOSING_M_S, Sample
 
 ERROR_ROWS = 15  # half a second: about what is executed before the next chunk
-AIM_ROWS = 10  # before these an arm that was put beside the demonstration is still on its way back
+AIM_ROWS = 10  # before these, up to ``samples.RETURN_S``, an arm that was put beside a demonstration is on its way back
 MISS_M = 0.015  # beside a thing: hardly a grasp holds
-_CLOSING_M = 1e-3  # from one row to the next
 _BATCH = 32
-_GRIPPERS = (6, 13)
 
 
 class Validation:
@@ -126,13 +125,15 @@ class Validation:
                 off.append(np.abs(rows - wanted)[:ERROR_ROWS])
                 apart = (state_slots(rows) - state_slots(wanted)).reshape(-1, 2, PER_ARM)[..., POSITION]
                 hands_m.append(float(np.linalg.norm(apart[:ERROR_ROWS], axis=-1).mean()))
-                missed += [bool(np.linalg.norm(apart[row, arm, :2]) > MISS_M) for row, arm in closings(wanted)]
+                missed += [
+                    bool(np.linalg.norm(apart[row, arm, :2]) > MISS_M) for row, arm in closings(wanted, spec.period_s)
+                ]
         mean = np.mean(off, axis=(0, 1))  # (14,)
-        grippers = np.isin(np.arange(len(mean)), _GRIPPERS)
+        grippers = np.isin(np.arange(len(mean)), GRIPPERS)
         return float(mean[~grippers].mean()), float(mean[grippers].mean()), float(np.mean(hands_m)), missed
 
 
-def closings(rows: Float64) -> list[tuple[int, int]]:
+def closings(rows: Float64, period_s: float) -> list[tuple[int, int]]:
     """The (row, arm) where a hand begins to close, or goes on, from ``AIM_ROWS`` on in ``rows`` (H, 14)."""
-    closing = np.diff(rows[AIM_ROWS:, _GRIPPERS], axis=0) < -_CLOSING_M
+    closing = np.diff(rows[AIM_ROWS:, GRIPPERS], axis=0) < -CLOSING_M_S * period_s
     return [(AIM_ROWS + int(closing[:, arm].argmax()), arm) for arm in (0, 1) if closing[:, arm].any()]

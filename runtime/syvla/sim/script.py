@@ -20,7 +20,7 @@ from syvla.message import Float64
 from syvla.messages import ARM_JOINTS, FEATURE_QUERIES, ArmName
 from syvla.sim.jobs import LOOSE_M, PUSH_M, TRAVEL_M, WIDEST_M, Hands, Home, Job, Place, Push, Rise
 from syvla.sim.scene import Scene, Table
-from syvla.sim.tasks.goal import ENOUGH_M, Goal, loaded_of, pushed_m
+from syvla.sim.tasks.goal import ENOUGH_M, Goal, far_m, loaded_of, pushed_m
 from syvla.sim.waypoints import BOTH_ARMS, OTHER_ARM, Waypoint
 
 _ATTEMPTS = 4
@@ -122,7 +122,9 @@ class Script:
             by_arm["left" if table.position_m(name)[1] > 0.0 else "right"].append(name)
         for side, arm in enumerate(BOTH_ARMS):
             wanted = by_arm[arm]
-            if goal.count < len(goal.candidates):  # any will do: each next one is the nearest to where the hand then is
+            if goal.count < len(
+                goal.candidates
+            ):  # any will do: each next one is the nearest with the hand where it then is
                 wanted = self._nearest(arm, by_arm[arm], table, missing, tuple(table.hands_m[side, :2].tolist()))
             missing -= len(wanted)
             for name in wanted:
@@ -133,14 +135,11 @@ class Script:
     def _nearest(
         self, arm: ArmName, things: list[str], table: Table, count: int, hand_m: tuple[float, ...]
     ) -> list[str]:
-        """``count`` of the things in the order in which a hand at ``hand_m`` comes by them, from slot to slot."""
-
-        def far(name: str) -> tuple[int, float]:
-            return self._attempts.get(name, 0), math.dist(hand_m, table.position_m(name)[:2].tolist())
-
+        """``count`` of the things in the order in which a hand at ``hand_m`` fetches them, from slot to slot."""
         found: list[str] = []
         for k in range(min(count, len(things))):
-            found.append(min((name for name in things if name not in found), key=far))
+            rest = (name for name in things if name not in found)
+            found.append(min(rest, key=lambda name: far_m(table.position_m(name), hand_m)))
             hand_m = self._slot_m(arm, self._slots[arm] + k, table)
         return found
 

@@ -1,18 +1,23 @@
 """What an instruction asks for, as a value; and how far a table is from it."""
 
 import hashlib
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
 
 from syvla.errors import ConfigError
+from syvla.message import Float64
 from syvla.sim.scene import Episode, Scene, Table
 
 Side = Literal["left", "right"]
 SPLITS: tuple[str, ...] = ("id", "ood_position", "ood_wording")
 PUSHED_M = 0.06  # a container counts as pushed from here on
 ENOUGH_M = 0.075  # and is thought to be from here on: whoever sees it a centimetre too far has pushed it all the same
+
+_HAND_SHARE = 0.6  # at 1 what lies on the way from the hand to the middle would be as near as the hand itself
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,17 @@ def pushed_m(goal: Goal, table: Table, rest_m: float) -> float:
     """How far the container was pushed to the wanted side, from where it stood at first."""
     moved = float(table.position_m(goal.container)[1]) - rest_m
     return moved if goal.push == "left" else -moved
+
+
+def far_m(place_m: Sequence[float] | Float64, hand_m: Sequence[float] | Float64) -> float:
+    """How far a place is where any of several will do: from the robot's middle, and by a share from the hand (x, y).
+
+    The share keeps a hand that has set off at what it goes for. It is not the distance from the hand alone: a hand at
+    home stands amidst the things, so that the nearest two often were as near (2.5 cm apart in the median, now 4.0), and
+    a planner that saw now the one nearer and now the other sent the hand between them.
+    """
+    x, y = float(place_m[0]), float(place_m[1])
+    return math.hypot(x, y) + _HAND_SHARE * math.hypot(x - float(hand_m[0]), y - float(hand_m[1]))
 
 
 def generator(task: str, split: str, seed: int) -> np.random.Generator:

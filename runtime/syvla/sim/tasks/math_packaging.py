@@ -1,10 +1,19 @@
 """Math packaging: put as many candies into the box as the sum in the instruction says, then push the box."""
 
-import math
 import re
 
 from syvla.sim.scene import Container, FreeObject, Scene, Slide, Table
-from syvla.sim.tasks.goal import ENOUGH_M, SPLITS, Goal, LanguageEpisode, Side, generator, loaded_of, pushed_m
+from syvla.sim.tasks.goal import (
+    ENOUGH_M,
+    SPLITS,
+    Goal,
+    LanguageEpisode,
+    Side,
+    far_m,
+    generator,
+    loaded_of,
+    pushed_m,
+)
 from syvla.sim.tasks.layout import spread
 
 BOX = "box"
@@ -92,12 +101,8 @@ class MathPackaging:
 
 
 def next_candy(goal: Goal, table: Table) -> str:
-    """Which candy is fetched: the nearest to the left hand while there are any on its side, then to the right one.
-
-    A hand that has set off stays nearest to what it goes for, so that who can hardly tell which of two is nearer
-    changes his mind at most at first. By their distance from the box they stayed equally near all the way.
-    """
+    """Which candy is fetched: the nearest (``goal.far_m``), of those on the left hand's side while there are any."""
     remaining = [name for name in goal.candidates if table.inside[table.index[name]] != goal.container]
     left = [name for name in remaining if table.position_m(name)[1] > 0.0]
-    hand = table.hands_m[0 if left else 1, :2].tolist()
-    return min(left or remaining, key=lambda name: math.dist(hand, table.position_m(name)[:2].tolist()))
+    hand_m = table.hands_m[0 if left else 1]
+    return min(left or remaining, key=lambda name: far_m(table.position_m(name), hand_m))

@@ -46,7 +46,7 @@ def spec(**changes: Any) -> PlannerSpec:
     [
         ((-0.001, 0.0), "left shut, right shut"),
         ((0.0269, 0.027), "left shut, right narrow"),
-        ((0.0429, 0.043), "left narrow, right open"),
+        ((0.0484, 0.0485), "left narrow, right open"),
         ((0.07, 0.05), "left open, right open"),
     ],
 )

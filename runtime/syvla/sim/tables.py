@@ -35,6 +35,7 @@ _ROAMING, _PUSHING = 0.1, 0.1  # shares of a working arm's occupations; the rest
 _TRAVEL_M, _PUSH_Z_M, _DROP_M = 0.115, 0.026, 0.014
 _PINCH_M = 0.001
 _WIDEST_M, _IDLE_WIDTH_M = 0.07, 0.05  # as the demonstrator opens its hands
+_EMPTY_M, _BETWEEN = (0.0, _IDLE_WIDTH_M, _WIDEST_M), 0.1  # a hand that holds nothing is seldom as wide as a thing
 _LOWEST_GRASP_M = 0.017
 _PUSHED_M = 0.10
 _APART_M = 0.01  # between the arms
@@ -83,7 +84,7 @@ class RandomTables:
         joints = {arm: np.array(HOME_RAD) for arm in ARMS}
         working = int(rng.choice(3, p=_WORKING_SHARES))
         for side in rng.permutation(2).tolist():
-            width = float(rng.uniform(0.0, _WIDEST_M))
+            width = self._empty_m(float(rng.random()))
             if working > 0:
                 working -= 1
                 width = self._occupy(rng, ARMS[side], joints, things, width)
@@ -93,6 +94,13 @@ class RandomTables:
         return RandomTable(state, things.table(np.array([self._hand(arm, joints[arm])[0] for arm in ARMS])))
 
     # ------------------------------------------------------------ what an arm does
+
+    @staticmethod
+    def _empty_m(share: float) -> float:
+        """How far a hand with nothing in it is open: mostly as one of ``_EMPTY_M``, else anything."""
+        if share < _BETWEEN:
+            return _WIDEST_M * share / _BETWEEN
+        return _EMPTY_M[int(len(_EMPTY_M) * (share - _BETWEEN) / (1.0 - _BETWEEN))]
 
     def _occupy(
         self, rng: np.random.Generator, arm: ArmName, joints: dict[ArmName, Float64], things: "_Things", idle_m: float

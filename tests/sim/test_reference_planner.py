@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 
@@ -11,7 +12,10 @@ from syvla.protocols import PartialThought
 from syvla.rig import load_rig
 from syvla.sim.reference import ReferencePlanner
 from syvla.sim.scene import Table
+from syvla.sim.script import Script
 from syvla.sim.tasks import TASKS
+from syvla.sim.tasks.goal import far_m
+from syvla.sim.tasks.math_packaging import CANDIES, next_candy
 from syvla.sim.waypoints import Waypoint, decode
 from syvla.sim.world import TwinWorld
 
@@ -78,3 +82,33 @@ def test_an_instruction_that_says_nothing_makes_no_intent() -> None:
     products = think("Please be nice.")
     assert all(isinstance(p, PartialThought) for p in products)
     assert len(products) == 1
+
+
+def test_where_any_candy_will_do_the_nearest_is_fetched_next_though_another_was_planned() -> None:
+    """One that had fallen on the way was left for last, and who sees only the table could not know why."""
+    truth, senses = begun("math_packaging", 3)
+    goal, table = TASKS["math_packaging"].goal(truth.instruction), Table.of(truth)
+    assert goal is not None
+    arm = "left" if goal.push == "left" else "right"
+    script = Script(RIG, goal, TASKS["math_packaging"].reset(3, "id").scene, table)
+
+    def fetched(shown: Table) -> str:
+        """What the arm's first way straight down leads to."""
+        down = next(row for row in script.step(shown, senses.proprioception) if row.straight and row.arm == arm)
+        return min(CANDIES, key=lambda name: math.dist(shown.position_m(name)[:2], down.position_m[:2]))
+
+    def changed(shown: Table, name: str, place: np.ndarray, inside: str = "", held_by: str = "") -> Table:
+        row, pose = shown.index[name], shown.pose.copy()
+        pose[row, :3] = place
+        into, by = list(shown.inside), list(shown.held_by)
+        into[row], by[row] = inside, held_by
+        return replace(shown, pose=pose, inside=tuple(into), held_by=tuple(by))
+
+    first = next_candy(goal, table)
+    assert fetched(table) == first
+    place = table.position_m(first)
+    held = changed(table, first, place, held_by=arm)
+    script.step(held, senses.proprioception)
+    packed = changed(table, first, table.position_m(goal.container), inside=goal.container)
+    last = max(CANDIES, key=lambda name: far_m(table.position_m(name), place))
+    assert fetched(changed(packed, last, place)) == last

@@ -305,8 +305,38 @@ class Script:
             if not over:
                 return
             queue.pop(0)
-            if isinstance(job, Place) and not any(isinstance(j, Place) for qs in self._queues.values() for j in qs):
-                self._queue_places(table)  # what was lost is tried again
+            if isinstance(job, Place):
+                self._choose_again(arm, table)
+                if not any(isinstance(j, Place) for qs in self._queues.values() for j in qs):
+                    self._queue_places(table)  # what was lost is tried again
+
+    def _choose_again(self, arm: ArmName, table: Table) -> None:
+        """Where any thing will do, fetch the nearest next, though another was when the jobs were queued.
+
+        One that fell on the way lies nearer, and who sees the table alone cannot know that it had its turn.
+        """
+        places = [job for job in self._queues[arm] if isinstance(job, Place)]
+        if not places or self._goal.count >= len(self._goal.candidates):
+            return
+        lying = [
+            name
+            for name in self._goal.candidates
+            if table.inside[table.index[name]] != self._goal.container
+            and (table.position_m(name)[1] > 0.0) == (arm == "left")
+            and self._attempts.get(name, 0) < _ATTEMPTS
+        ]
+        hand_m = tuple(table.hands_m[BOTH_ARMS.index(arm), :2].tolist())
+        for name in self._nearest(arm, lying, table, 1, hand_m):
+            job, instead = places[0], next((j for j in places if j.thing == name), None)
+            if job.miss_m is not None and job is not instead:
+                job.miss_m = self._missed_m(arm, name, table) or job.miss_m
+            if instead is None:
+                self._attempts[name] = self._attempts.get(name, 0) + 1
+                self._attempts[job.thing] -= 1
+            elif instead is not job:
+                instead.thing, instead.waypoints = job.thing, ()
+            if job.thing != name:
+                job.thing, job.waypoints = name, ()
 
     def _follow_place(self, job: Place, table: Table, position: Float64, width_m: float) -> bool:
         index = table.index[job.thing]

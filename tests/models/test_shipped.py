@@ -10,11 +10,13 @@ from syvla.apps.evaluate import run_lockstep
 from syvla.messages import SimReset
 from syvla.rig import load_rig, lockstep_run, shipped_checkpoint
 from syvla.sim.cameras import TwinCameras
+from syvla.sim.tables import RandomTable
 from syvla.sim.tasks import ALL_TASKS
 from syvla.sim.world import TwinWorld
 from syvla_models.checkpoint import load_spec
 from syvla_models.images import view_of
 from syvla_models.planner import SyvlaPlanner
+from syvla_models.prompt import told
 
 SHIPPED = sorted(path.parent for path in shipped_checkpoint().parent.glob("*/syvla.json"))
 WEIGHTS = {"model.safetensors", "planner.safetensors", "expert.safetensors"}
@@ -60,7 +62,8 @@ def test_its_thoughts_about_unseen_tables_are_mostly_right(folder: Path, split: 
         cameras.follow(world.state(0))
         (frame,) = cameras.read(0)
         episode = ALL_TASKS["snack_loading"].reset(seed, split)
-        *_, made = planner.think([view_of(frame.rgb, view)], episode.instruction, reuse=False)
+        text = told(planner.spec, episode.instruction, RandomTable(world.state(0), world.table()).widths_m)
+        *_, made = planner.think([view_of(frame.rgb, view)], text, reuse=False)
         right += made[0] == episode.chain_of_thought(world.table())
     cameras.close()
     world.close()

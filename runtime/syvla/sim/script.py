@@ -122,9 +122,7 @@ class Script:
             by_arm["left" if table.position_m(name)[1] > 0.0 else "right"].append(name)
         for side, arm in enumerate(BOTH_ARMS):
             wanted = by_arm[arm]
-            if goal.count < len(
-                goal.candidates
-            ):  # any will do: each next one is the nearest with the hand where it then is
+            if goal.any_will_do:
                 wanted = self._nearest(arm, by_arm[arm], table, missing, tuple(table.hands_m[side, :2].tolist()))
             missing -= len(wanted)
             for name in wanted:
@@ -316,7 +314,7 @@ class Script:
         One that fell on the way lies nearer, and who sees the table alone cannot know that it had its turn.
         """
         places = [job for job in self._queues[arm] if isinstance(job, Place)]
-        if not places or self._goal.count >= len(self._goal.candidates):
+        if not places or not self._goal.any_will_do:
             return
         lying = [
             name
@@ -328,15 +326,20 @@ class Script:
         hand_m = tuple(table.hands_m[BOTH_ARMS.index(arm), :2].tolist())
         for name in self._nearest(arm, lying, table, 1, hand_m):
             job, instead = places[0], next((j for j in places if j.thing == name), None)
-            if job.miss_m is not None and job is not instead:
-                job.miss_m = self._missed_m(arm, name, table) or job.miss_m
+            if job is instead:
+                continue
             if instead is None:
                 self._attempts[name] = self._attempts.get(name, 0) + 1
                 self._attempts[job.thing] -= 1
-            elif instead is not job:
+            else:
                 instead.thing, instead.waypoints = job.thing, ()
-            if job.thing != name:
-                job.thing, job.waypoints = name, ()
+            job.thing, job.waypoints = name, ()
+            if job.miss_m is not None:
+                miss_m = self._missed_m(arm, name, table)
+                if miss_m is None:
+                    job.first = job.MISSED + 1  # another thing is where it would close on nothing: it does not
+                else:
+                    job.miss_m = miss_m
 
     def _follow_place(self, job: Place, table: Table, position: Float64, width_m: float) -> bool:
         index = table.index[job.thing]

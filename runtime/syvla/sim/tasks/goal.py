@@ -29,6 +29,11 @@ class Goal:
     count: int
     push: Side | None = None
 
+    @property
+    def any_will_do(self) -> bool:
+        """Whether it is left open which of the candidates."""
+        return self.count < len(self.candidates)
+
 
 class LanguageTask(Protocol):
     """A :class:`~syvla.sim.scene.Task` whose goal can be read from the instruction."""

@@ -16,7 +16,7 @@ from syvla_models.train.grounding import of_point, of_waypoints
 
 RIG = load_toml(Path(__file__).parents[2] / "calibration/rigs/twin.toml", RigConfig)
 SLOT = (0.17, 0.03)
-LIFT, UP = 3, 7  # rows of a place job
+LIFT, UP = 4, 8  # rows of a place job
 
 
 def laid(task: str) -> tuple[Hands, Table]:
@@ -41,10 +41,17 @@ def thing_of(arm: ArmName, rank: int = 0) -> str:
 
 def place(arm: ArmName, number: int, *, rank: int = 0, start_after: int = 0, after: int = 0) -> tuple[Waypoint, ...]:
     job = Place(
-        arm, number, 8, thing=thing_of(arm, rank), slot_m=SLOT, lower_m=0.03, start_after=start_after, after=after
+        arm,
+        number,
+        Place.COUNT,
+        thing=thing_of(arm, rank),
+        slot_m=SLOT,
+        lower_m=0.03,
+        start_after=start_after,
+        after=after,
     )
     rows = HANDS.place(job, TABLE)
-    assert len(rows) == 8
+    assert len(rows) == Place.COUNT
     return rows
 
 
@@ -76,16 +83,18 @@ def at(arm: ArmName, rank: int = 0) -> tuple[float, float]:
 @pytest.mark.parametrize("arm", ["left", "right"])
 def test_it_is_the_grasp_until_the_thing_is_held_then_the_slot_then_the_next_grasp(arm: ArmName) -> None:
     other: ArmName = "right" if arm == "left" else "left"
-    job, following = place(arm, 3), place(arm, 11, rank=1)
+    job, following = place(arm, 3), place(arm, 12, rank=1)
     for first, expected in ((0, at(arm)), (LIFT, SLOT), (UP, at(arm, 1))):
         check(states(job[first:], following), {arm: expected, other: None})
     z = of_waypoints(states(job)).values[3 if arm == "left" else 7]
-    assert z == pytest.approx(job[1].position_m[2], abs=1e-3)
+    assert z == pytest.approx(job[Place.DOWN].position_m[2], abs=1e-3)
 
 
 def test_a_place_at_which_a_hand_is_to_close_on_nothing_is_no_key_place() -> None:
     for arm in ARMS:
-        job = Place(arm, 1, 12, thing=thing_of(arm), slot_m=SLOT, miss_m=(0.03, 0.03), lower_m=0.03)
+        job = Place(
+            arm, 1, Place.COUNT + Place.MISSES, thing=thing_of(arm), slot_m=SLOT, miss_m=(0.03, 0.03), lower_m=0.03
+        )
         rows = HANDS.place(job, TABLE)
         x, y = at(arm)
         np.testing.assert_allclose(rows[2].position_m[:2], (x + 0.03, y + 0.03), atol=1e-9)
@@ -101,25 +110,43 @@ def test_a_place_at_which_a_hand_is_to_close_on_nothing_is_no_key_place() -> Non
 
 def test_the_way_home_has_no_place() -> None:
     check(states(home("left", 1), home("right", 1)), {"left": None, "right": None})
-    check(states(place("left", 3)[UP:], home("left", 11)), {"left": None, "right": None})
+    check(states(place("left", 3)[UP:], home("left", 12)), {"left": None, "right": None})
     check(states(()), {"left": None, "right": None})
 
 
 def test_of_two_arms_that_take_turns_one_acts() -> None:
     """The thought says which arm is next; the other's place must not be spoken of, also while the first only raises."""
-    left, right = place("left", 3), place("right", 3, start_after=10)
+    left, right = place("left", 3), place("right", 3, start_after=11)
     check(states(left, right), {"left": at("left"), "right": None})
     check(states(left[LIFT:], right), {"left": SLOT, "right": None})
-    check(states(left[UP:], home("left", 11), right), {"left": None, "right": at("right")})
-    again = place("left", 11, rank=1, start_after=10)
+    check(states(left[UP:], home("left", 12), right), {"left": None, "right": at("right")})
+    again = place("left", 12, rank=1, start_after=11)
     check(states(left[UP:], again, right), {"left": None, "right": at("right")})
 
 
 def test_an_arm_that_holds_its_thing_until_the_tray_is_free_does_not_act() -> None:
-    left, right = place("left", 3), place("right", 3, after=10)
+    left, right = place("left", 3), place("right", 3, after=11)
     check(states(left, right), {"left": at("left"), "right": at("right")})
     check(states(left[LIFT:], right[LIFT:]), {"left": SLOT, "right": None})
     check(states(left[UP:], right[LIFT:]), {"left": None, "right": SLOT})
+
+
+def test_an_arm_taken_over_on_its_way_down_acts_at_the_end_of_that_way() -> None:
+    """The first row of what is left was taken for a place to leave: a hand above a thing was to act at the tray."""
+    job, low = place("left", 3), UP - 2
+    check(states(job[Place.DOWN + 1 :]), {"left": at("left"), "right": None})
+    check(states(job[Place.NEAR :]), {"left": at("left"), "right": None})
+    check(states(job[Place.DOWN :]), {"left": at("left"), "right": None})
+    check(states(job[low:], place("left", 12, rank=1)), {"left": SLOT, "right": None})
+
+
+def test_where_a_push_began_is_not_known_of_an_arm_taken_over_in_it() -> None:
+    hands, table = laid("math_packaging")
+    box = next(name for name in table.names if "box" in name)
+    rows = hands.push(Push("left", 1, 4, box=box, towards="right", distance_m=0.08), table)
+    grounding = of_waypoints(states(rows[Push.up - 1 :], home("left", 5)))
+    assert grounding.known.tolist() == [True, False, False, False] * 2
+    assert grounding.values.tolist() == [1.0] + [0.0] * 7
 
 
 def test_a_push_begins_where_the_fingers_go_down() -> None:

@@ -49,27 +49,29 @@ def test_thoughts_grow_into_the_intents_chain_of_thought() -> None:
     assert len(decode(intent.feature_query_states)[1]) == 20
 
 
-def _first_rows(astray_m: float, seed: int = 3) -> tuple[Waypoint, Waypoint, tuple[float, float]]:
-    """An episode's first way down on a thing: from where, to where, and where the thing lies."""
+def _first_rows(astray_m: float, seed: int = 3) -> tuple[Waypoint, Waypoint, Waypoint, tuple[float, float]]:
+    """An episode's first way down: where the hand first comes, whence it goes down, whither, and the thing's place."""
     truth, senses = begun("math_packaging", seed)
     table = Table.of(truth)
     planner = ReferencePlanner(RIG, TASKS, astray_m)
     order = Task(task_id=1, instruction=truth.instruction, issued_ns=0)
     (intent,) = [p for p in planner.think(senses, order, 1, truth) if isinstance(p, Intent)]
     rows = decode(intent.feature_query_states)[1]
-    first, second = next((a, b) for a, b in itertools.pairwise(rows) if b.straight and a.arm == b.arm)
-    x, y = min((table.pose[:, :2]).tolist(), key=lambda place: math.dist(place, second.position_m[:2]))
-    return first, second, (x, y)
+    down = next(k for k, row in enumerate(rows) if row.straight)
+    x, y = min((table.pose[:, :2]).tolist(), key=lambda place: math.dist(place, rows[down].position_m[:2]))
+    return rows[down - 2], rows[down - 1], rows[down], (x, y)
 
 
 def test_a_hand_comes_straight_down_on_a_thing_and_astray_from_beside_it() -> None:
-    """Whatever way it comes, it ends at the thing."""
-    first, second, thing = _first_rows(0.0)
-    assert math.dist(first.position_m[:2], thing) < 1e-3
-    assert math.dist(second.position_m[:2], thing) < 1e-3
+    """Whatever way it comes, from above what lies there on it is straight above the thing."""
+    *rows, thing = _first_rows(0.0)
+    assert all(math.dist(row.position_m[:2], thing) < 1e-3 for row in rows)
     strayed = [_first_rows(0.02, seed) for seed in range(3, 9)]
-    assert all(math.dist(second.position_m[:2], thing) < 1e-3 for _, second, thing in strayed)
-    beside_m = [math.dist(first.position_m[:2], thing) for first, _, thing in strayed]
+    for _, near, down, thing in strayed:
+        assert math.dist(near.position_m[:2], thing) < 1e-3
+        assert math.dist(down.position_m[:2], thing) < 1e-3
+        assert near.position_m[2] - 0.012 > 0.048, "the pads are above the highest thing"
+    beside_m = [math.dist(first.position_m[:2], thing) for first, *_, thing in strayed]
     assert 0.01 < float(np.mean(beside_m)) < 0.05
     assert len({round(away_m, 3) for away_m in beside_m}) == len(beside_m)
 

@@ -21,7 +21,8 @@ GROUNDING_NAMES = tuple(f"{arm}_{name}" for arm in ("left", "right") for name in
 WAYPOINT_MODEL = "reference"  # the planner whose intents hold waypoints
 WAYPOINT_SHAPE = (20, 32)
 # Columns of a waypoint row:
-_ARM, _NUMBER, _POSITION, _HEIGHT, _STRAIGHT, _AFTER, _MISTAKEN = 1, 2, slice(3, 6), 5, 13, 14, 16
+_ARM, _NUMBER, _POSITION, _HEIGHT, _WIDTH = 1, 2, slice(3, 6), 5, 10
+_STRAIGHT, _AFTER, _MISTAKEN = 13, 14, 16
 _DESCENT_M = 0.005  # more than half precision makes of one height
 
 
@@ -56,6 +57,8 @@ def of_waypoints(states: Float16) -> Grounding:
     A key place is reached on a straight line downwards; nothing else is. A waypoint that
     is already being left is not in the rows, so the first key place is the grasp until the thing is held, then the
     place to set it down, then the next thing's grasp. An arm without one is on its way home or has nothing to do.
+    Where the demonstrator takes over in the middle of that line, the key place is the first row; an arm taken over in
+    the middle of a push acts, and where it began is not known.
 
     Of two arms that take turns only the one whose turn it is acts: the other waits, on its way to its own key place,
     for a waypoint of this one that is not before this one's key place.
@@ -72,13 +75,22 @@ def of_waypoints(states: Float16) -> Grounding:
         waits_for = rows[arm][: key + 1, _AFTER].max()
         if other is not None and waits_for >= rows[1 - arm][other, _NUMBER]:
             continue
-        grounding.values[slot : slot + 4] = (1.0, *rows[arm][key, _POSITION])
-        grounding.known[slot : slot + 4] = True
+        grounding.values[slot] = 1.0
+        if key > 0 or rows[arm][0, _WIDTH] > 0.0:  # nothing is taken or put down with the fingers shut
+            grounding.values[slot + 1 : slot + 4] = rows[arm][key, _POSITION]
+            grounding.known[slot + 1 : slot + 4] = True
         mistaken = mistaken or bool(rows[arm][0, _MISTAKEN])
     return grounding._replace(mistaken=mistaken)
 
 
 def _first_descent(rows: npt.NDArray[np.float64]) -> int | None:
-    """The first row that is reached on a straight line downwards from the one before."""
-    down = (np.diff(rows[:, _HEIGHT]) < -_DESCENT_M) & (rows[1:, _STRAIGHT] == 1.0)
+    """The first row that is reached on a straight line downwards from the one before.
+
+    What came before the first row is not in the rows: it is such a place, or the end of a push, if the hand stays there
+    or goes straight up from it.
+    """
+    straight, steps_m = rows[:, _STRAIGHT] == 1.0, np.diff(rows[:, _HEIGHT])
+    if straight[:2].sum() == 2 and (steps_m[0] > _DESCENT_M or (rows[0, _POSITION] == rows[1, _POSITION]).all()):
+        return 0
+    down = (steps_m < -_DESCENT_M) & straight[1:]
     return int(down.argmax()) + 1 if down.any() else None

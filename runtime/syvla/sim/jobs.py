@@ -22,6 +22,7 @@ from syvla.sim.tasks.goal import Side
 from syvla.sim.waypoints import Waypoint
 
 TRAVEL_M = 0.115  # height of the grasp point between places
+NEAR_M = 0.065  # where a hand stops straight above a thing: its pads are just above the highest
 PUSH_M = 0.085  # how far the box is pushed
 LOOSE_M = 0.005  # a hand this much wider or narrower than a thing does not hold it
 _SQUEEZE_M = 0.014  # below the thing's width
@@ -74,9 +75,11 @@ class Rise(Job):
 
 @dataclass
 class Place(Job):
-    """Rows: above, down, close, lift, over the slot, lower, open, raise.
+    """Rows: above, near, down, close, lift, over the slot, lower, open, raise.
 
-    A job with a ``miss_m`` has four more before them: above, down, close and up again, beside the thing.
+    Near is straight above the thing and just clear of what lies there: a hand that goes down all the way from beside it
+    is there before anybody can tell that it comes down beside it. A job with a ``miss_m`` has four more before them:
+    above, down, close and up again, beside the thing.
     """
 
     thing: str = ""
@@ -89,6 +92,10 @@ class Place(Job):
     opened: bool = False  # the hand was seen wide enough for the thing
     built_for: Float64 = field(default_factory=lambda: np.zeros(3))
 
+    COUNT: ClassVar[int] = 9
+    NEAR: ClassVar[int] = 1  # the row that ends straight above the thing
+    DOWN: ClassVar[int] = 2
+    MISSES: ClassVar[int] = 4  # the rows of a miss, before the others
     MISSED: ClassVar[int] = 3  # the row in which a hand that closed on nothing goes up again
 
     @property
@@ -140,6 +147,10 @@ class Hands:
         x, y, _ = self.thing(name).size_m
         return min(x, y)
 
+    def grasp_m(self, name: str) -> float:
+        """How high the grasp point is when the thing is grasped where it lies on the table."""
+        return max(self.thing(name).size_m[2] / 2.0, _LOWEST_GRASP_M)
+
     def along_m(self, arm: ArmName, name: str, table: Table, distance_m: float) -> tuple[float, float]:
         """So far from the thing's edge, beside what the fingers of a grasp close along; (x, y) from its middle."""
         x, y, _ = table.position_m(name).tolist()
@@ -156,15 +167,16 @@ class Hands:
         arm = job.arm
         x, y, z = table.position_m(job.thing).tolist()
         width, size = self.width_m(job.thing), self.thing(job.thing).size_m
-        if table.held_by[table.index[job.thing]]:
-            z = size[2] / 2.0  # where it lay when it was grasped
         grasp_m = max(z, _LOWEST_GRASP_M)
+        if table.held_by[table.index[job.thing]]:
+            grasp_m = self.grasp_m(job.thing)  # where it lay when it was grasped
         yaws = self._grasp_yaws(job.thing, table.yaw_rad(job.thing), self._azimuth(arm, x, y))
         above, down = self._pose(arm, x, y, TRAVEL_M, yaws), self._pose(arm, x, y, grasp_m, yaws)
         beside = self._pose(arm, x + job.beside_m[0], y + job.beside_m[1], TRAVEL_M, yaws) or above
+        near = self._pose(arm, x, y, NEAR_M, yaws)
         over = self._pose(arm, *job.slot_m, TRAVEL_M, None)
         low = self._pose(arm, *job.slot_m, job.lower_m + max(grasp_m - size[2] / 2.0, 0.0), None)
-        if above is None or beside is None or down is None or over is None or low is None:
+        if above is None or beside is None or near is None or down is None or over is None or low is None:
             return ()
         shut = max(width - _SQUEEZE_M, 0.0)
         n = itertools.count(job.number)
@@ -183,6 +195,7 @@ class Hands:
         return (
             *missed,
             Waypoint(arm, next(n), *beside, WIDEST_M, after=job.start_after),
+            Waypoint(arm, next(n), *near, WIDEST_M),
             Waypoint(arm, next(n), *down, WIDEST_M, straight=True),
             Waypoint(arm, next(n), *down, shut, dwell_s=0.12, straight=True),
             Waypoint(arm, next(n), *above, shut, straight=True),

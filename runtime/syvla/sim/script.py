@@ -18,7 +18,7 @@ from syvla.config import RigConfig
 from syvla.control.kinematics import HOME_RAD
 from syvla.message import Float64
 from syvla.messages import ARM_JOINTS, FEATURE_QUERIES, ArmName
-from syvla.sim.jobs import LOOSE_M, PUSH_M, TRAVEL_M, WIDEST_M, Hands, Home, Job, Place, Push, Rise
+from syvla.sim.jobs import LOOSE_M, NEAR_M, PUSH_M, TRAVEL_M, WIDEST_M, Hands, Home, Job, Place, Push, Rise
 from syvla.sim.scene import Scene, Table
 from syvla.sim.tasks.goal import ENOUGH_M, Goal, far_m, loaded_of, pushed_m
 from syvla.sim.waypoints import BOTH_ARMS, OTHER_ARM, Waypoint
@@ -28,7 +28,8 @@ _AT_HOME_RAD = 0.06
 _MISSED_M = (0.015, 0.035)  # from a thing's edge
 _HIGH_M = TRAVEL_M - 0.02  # a hand from here on may go anywhere
 _ALIGNED_M = 0.012  # an open hand this near above a thing can go down on it
-_NEAR_M = 0.03  # a place this near is the one meant
+_DEEP_M = 0.004  # so near to where it is grasped, a thing is between the fingers
+_SAME_M = 0.03  # a place this near is the one meant
 
 
 class Script:
@@ -166,7 +167,7 @@ class Script:
         job = Place(
             arm,
             self._numbers[arm],
-            8 if miss_m is None else 12,
+            Place.COUNT + (0 if miss_m is None else Place.MISSES),
             thing=thing,
             slot_m=slot_m,
             beside_m=beside_m,
@@ -253,7 +254,7 @@ class Script:
         job, (x, y, z), width_m = queue[1], self._hands.grasp_point(arm, senses[:6]).tolist(), float(senses[6])
         carried = self._carries(arm, table)
         if isinstance(job, Place) and carried == job.thing:
-            if math.dist((x, y), job.slot_m) < _NEAR_M:
+            if math.dist((x, y), job.slot_m) < _SAME_M:
                 job.first = job.lift + (1 if z > _HIGH_M else 2)
             queue.pop(0)
         elif isinstance(job, Push) or (isinstance(job, Place) and not job.start_after):
@@ -261,15 +262,21 @@ class Script:
                 far_m = math.dist((x, y), table.position_m(job.thing)[:2].tolist())
                 going = far_m < _ALIGNED_M and width_m > self._hands.width_m(job.thing) + LOOSE_M
                 job.opened = going
-                job.first = int(going)
+                job.first = self._down_from(job, z) if going else 0
             else:
                 rows = self._hands.push(job, table)  # none where the box is out of reach
-                going = bool(rows) and math.dist((x, y), rows[0].position_m[:2]) < _NEAR_M and width_m < LOOSE_M
+                going = bool(rows) and math.dist((x, y), rows[0].position_m[:2]) < _SAME_M and width_m < LOOSE_M
                 job.first = 2 * int(going and z < _HIGH_M)
             if going or z > _HIGH_M:
                 queue.pop(0)
             else:
                 queue[0] = Rise(arm, queue[0].number, 1, width_m=WIDEST_M if carried else width_m)
+
+    def _down_from(self, job: Place, z: float) -> int:
+        """The row with which a hand goes on that is so high [m] above the thing: one at its end closes."""
+        if z > NEAR_M:
+            return Place.NEAR
+        return Place.DOWN if z > self._hands.grasp_m(job.thing) + _DEEP_M else Place.DOWN + 1
 
     @staticmethod
     def _carries(arm: ArmName, table: Table) -> str:
@@ -280,7 +287,7 @@ class Script:
     def _taken(slot_m: tuple[float, float], table: Table) -> bool:
         """Whether something lies there already."""
         inside = (name for name, where in zip(table.names, table.inside, strict=True) if where)
-        return any(math.dist(slot_m, table.position_m(name)[:2].tolist()) < _NEAR_M for name in inside)
+        return any(math.dist(slot_m, table.position_m(name)[:2].tolist()) < _SAME_M for name in inside)
 
     # ------------------------------------------------------------ progress
 
@@ -337,7 +344,7 @@ class Script:
             if job.miss_m is not None:
                 miss_m = self._missed_m(arm, name, table)
                 if miss_m is None:
-                    job.first = job.MISSED + 1  # another thing is where it would close on nothing: it does not
+                    job.first = job.MISSES  # another thing is where it would close on nothing: it does not
                 else:
                     job.miss_m = miss_m
 

@@ -86,9 +86,8 @@ def test_nothing_lies_within_something_else(drawn: list[RandomTable]) -> None:
 
 
 def test_a_hand_over_a_container_may_be_closed_on_nothing(drawn: list[RandomTable]) -> None:
-    """That it holds something is told neither by where it is nor by its width alone, which a closing hand has, too."""
+    """That it holds something is not told by where it is."""
     seen = {True: 0, False: 0}
-    as_wide = 0
     for shown in drawn:
         for first, arm, base in ((0, "left", Base.of(RIG.left)), (8, "right", Base.of(RIG.right))):
             position, _ = base.to_world(*forward_tcp(shown.state.qpos[first : first + 6]))
@@ -96,18 +95,15 @@ def test_a_hand_over_a_container_may_be_closed_on_nothing(drawn: list[RandomTabl
             assert width_m == pytest.approx(2.0 * shown.state.qpos[first + 6])
             if arm in shown.table.held_by:
                 assert 0.029 < width_m < 0.036
-            else:
-                as_wide += 0.029 < width_m < 0.036
             closed = 0.003 < width_m < 0.036  # at 0 it pushes
             if closed and abs(position[1]) < 0.12 and position[2] < 0.13:
                 seen[arm in shown.table.held_by] += 1
     assert seen[True] > 10
     assert seen[False] > seen[True] / 2
-    assert as_wide > 10
 
 
 def test_a_hand_that_holds_nothing_is_seldom_as_wide_as_a_thing(drawn: list[RandomTable]) -> None:
-    """A quarter of them were, and two of three hands said to be narrow were empty: the word told a planner nothing."""
+    """Of hands said to be narrow two of three were empty, then one of four: a planner believed its eyes instead."""
     empty = [
         width_m
         for shown in drawn
@@ -115,7 +111,7 @@ def test_a_hand_that_holds_nothing_is_seldom_as_wide_as_a_thing(drawn: list[Rand
         if arm not in shown.table.held_by
     ]
     as_wide = sum(0.027 <= width_m < 0.0485 for width_m in empty)
-    assert 0 < as_wide < len(empty) / 10
+    assert 0 < as_wide < len(empty) / 30
 
 
 def test_tables_cover_what_can_happen(drawn: list[RandomTable]) -> None:

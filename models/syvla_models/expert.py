@@ -37,7 +37,9 @@ _LEAST_SHARE, _LEAST_DEVIATION = 0.01, 1e-3  # of the query states' running stat
 _REST, _READ_GAIN = 0.2, 0.5  # of an adapter that begins with a head's numbers: what stays, and how steep these are
 _PER_AIM = 4  # numbers of one arm: acts, x, y, z
 _AIM_FEATURES = 2 * (_PER_AIM + 3 + 3)
-_NEAR = 0.3  # of a measured grasp point's deviation: about 3 cm on the twin
+_NEAR = 0.3  # of a measured grasp point's deviation, or of ``_HAND_UNIT_M``: about 3 cm on the twin
+_HAND_UNIT_M = 0.1  # of a distance along the hand's axes
+_POSE = 9  # slots of an arm's measured state that are its grasp point's: position, two columns of its rotation
 _SHORTEST_PERIOD, _LONGEST_PERIOD = 4e-3, 4.0  # of the time's sines; tau is 0..1
 
 
@@ -157,14 +159,21 @@ class Aim(nn.Module):
     or 1), and x, y, z of its place. It is training's grounding head (``syvla_models.train.grounding``), whose lengths
     are in units of ``PLACE_UNIT_M``. ``turn`` and ``shift`` bring a place among the slots of what is measured of its
     arm. An expert that had to find that difference of two large numbers by itself did so to a centimetre or two.
+
+    ``in_hand``: along the axes of the measured hand, in tenths of a metre. That is what an ``end_effector`` action
+    comes to at the place. ``pose`` is offset and scale of the slots that say where the hand is.
     """
 
     turn: Tensor
     shift: Tensor
+    pose: Tensor
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, *, in_hand: bool = False) -> None:
         super().__init__()
         self.read = nn.Linear(width, 2 * _PER_AIM)
+        self.in_hand = in_hand
+        if in_hand:
+            self.register_buffer("pose", torch.tensor((0.0, 1.0))[:, None, None].repeat(1, 2, _POSE))
         self.register_buffer("turn", torch.eye(3).repeat(2, 1, 1))
         self.register_buffer("shift", torch.zeros(2, 3))
 
@@ -180,9 +189,20 @@ class Aim(nn.Module):
         """Numbers (B, 8), and how far the places are from the measured grasp points: as it is, and finer near by."""
         acts, place = numbers.unflatten(-1, (2, _PER_AIM)).split((1, 3), dim=-1)
         there = (self.turn.to(place) * place[..., None, :]).sum(-1) + self.shift.to(place)
-        hand = proprioception.to(place).unflatten(-1, (2, -1))[..., :3]
-        off = (acts.clamp(0.0, 1.0) * (there - hand)).flatten(1)
+        hand = proprioception.to(place).unflatten(-1, (2, -1))[..., :_POSE]
+        off = there - hand[..., :3]
+        if self.in_hand:
+            off = self._along_hand(off, hand)
+        off = (acts.clamp(0.0, 1.0) * off).flatten(1)
         return torch.cat((numbers, off, torch.tanh(off / _NEAR)), dim=-1).to(proprioception)
+
+    def _along_hand(self, off: Tensor, hand: Tensor) -> Tensor:
+        """``off`` (B, 2, 3), in slots along the base's axes, along those of ``hand`` (B, 2, 9)."""
+        offset, scale = self.pose.to(off)
+        x, y = (hand * scale + offset)[..., 3:].unflatten(-1, (2, 3)).unbind(-2)
+        axes = torch.stack((x, y, torch.linalg.cross(x, y)), dim=-2)
+        along: Tensor = (axes * (off * scale[:, :3] / _HAND_UNIT_M)[..., None, :]).sum(-1)
+        return along
 
 
 class Expert(nn.Module):
@@ -197,7 +217,7 @@ class Expert(nn.Module):
         hidden = config.adapter_width or width
         self.standard = Standard(config.queries, config.intent_width)
         self.adapter = nn.Sequential(nn.Linear(config.intent_width, hidden), nn.GELU(), nn.Linear(hidden, width))
-        self.aim = Aim(config.intent_width) if config.aimed else None
+        self.aim = Aim(config.intent_width, in_hand=config.aimed_in_hand) if config.aimed else None
         senses = SLOTS + 1 + (_AIM_FEATURES if config.aimed else 0)
         self.state = nn.Sequential(nn.Linear(senses, width), nn.GELU(), nn.Linear(width, width))
         self.context_norm = nn.LayerNorm(width)
@@ -320,3 +340,5 @@ def _check(config: ExpertConfig) -> None:
         )
     if config.mlp_ratio <= 0.0 or config.adapter_width < 0:
         raise ConfigError("expert.mlp_ratio must be above 0 and expert.adapter_width at least 0")
+    if config.aimed_in_hand and not config.aimed:
+        raise ConfigError("expert.aimed_in_hand says how an expert is aimed: it needs expert.aimed = true")

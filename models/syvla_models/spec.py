@@ -76,6 +76,7 @@ class ExpertConfig(Section, frozen=True):
     rows_per_token: int = 1  # of a chunk; a divisor of ``horizon``
     slots: int = SLOTS
     aimed: bool = False  # told in numbers how far the hands are from where the intent acts, see ``expert.Aim``
+    aimed_in_hand: bool = False  # along the hand's own axes, as ``end_effector`` actions are, instead of the base's
 
 
 class ActionSpec(Section, frozen=True):

@@ -63,6 +63,13 @@ def test_what_the_grounding_head_says_is_what_an_expert_aims_at(data: Path, pret
     off = aim(numbers, torch.from_numpy(stage.policy.space.state(measured))[None])[0, 8:14].detach().numpy()
     scale_m = np.array(stage.policy.spec.action.state_scale).reshape(2, 16)[:, :3]
     np.testing.assert_allclose(off.reshape(2, 3) * scale_m, [[0.0, 0.0, 0.0], [0.0, 0.01, 0.0]], atol=1e-5)
+    new = msgspec.structs.replace(new, expert=msgspec.structs.replace(new.expert, aimed_in_hand=True))
+    stage = build_stage(config_of(data, init=str(pretrained / "checkpoint"), model=new), turned)
+    assert stage.policy.expert is not None
+    in_hand = stage.policy.expert.aim
+    assert in_hand is not None
+    off = in_hand(numbers, torch.from_numpy(stage.policy.space.state(measured))[None])[0, 8:14].unflatten(0, (2, 3))
+    np.testing.assert_allclose(off.norm(dim=-1).detach().numpy(), [0.0, 0.1], atol=1e-4)
 
 
 def test_a_stage_goes_on_with_planner_expert_and_normalisation_of_the_one_before(

@@ -186,6 +186,25 @@ def test_an_aim_tells_a_hand_that_acts_how_far_it_is_from_its_place() -> None:
     assert found[0, 15] < -0.3, "the last centimetre is not a small number"
 
 
+def test_an_aim_in_the_hand_tells_how_far_the_place_is_along_the_hands_own_axes() -> None:
+    """It is what an end-effector action comes to there: the same numbers wherever the hand is and however it turned."""
+    aim, hands = Aim(10, in_hand=True), torch.zeros(2, 32)
+    offset, scale = torch.randn(2, 9), 0.5 + torch.rand(2, 9)
+    aim.pose.copy_(torch.stack((offset, scale)))
+    numbers = torch.zeros(2, 8)
+    numbers[:, (0, 4)] = 1.0
+    for row, turn in enumerate(torch.linalg.qr(torch.randn(2, 3, 3)).Q):
+        turn[:, 2] = torch.linalg.cross(turn[:, 0], turn[:, 1])  # right-handed
+        for arm in (0, 1):
+            hand_m, ahead_m = torch.randn(3), torch.tensor((0.01, -0.02, 0.15))
+            measured = torch.cat((hand_m, turn[:, 0], turn[:, 1]))
+            hands[row, 16 * arm : 16 * arm + 9] = (measured - offset[arm]) / scale[arm]
+            numbers[row, 4 * arm + 1 : 4 * arm + 4] = (hand_m + turn @ ahead_m - offset[arm, :3]) / scale[arm, :3]
+    found = aim(numbers, hands)[:, 8:14]
+    torch.testing.assert_close(found, torch.tensor((0.1, -0.2, 1.5)).repeat(2, 2), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(aim(numbers, hands)[:, 14:], torch.tanh(found / 0.3))
+
+
 def test_query_states_are_told_apart_by_what_changes_in_them() -> None:
     """Nearly all of a final hidden state is the same whatever was seen; an expert took ten times as long to see it."""
     standard = Standard(20, 6)
@@ -290,6 +309,7 @@ def test_the_base_size_runs() -> None:
         ({"mlp_ratio": 0.0}, "mlp"),
         ({"rows_per_token": 0}, "rows_per_token"),
         ({"rows_per_token": 3}, "rows_per_token"),
+        ({"aimed_in_hand": True}, "aimed"),
     ],
 )
 def test_a_size_that_cannot_be_is_refused(changes: dict[str, float], named: str) -> None:

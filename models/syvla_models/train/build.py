@@ -183,7 +183,10 @@ def _place_arms(expert: Expert, rig: RigConfig, action: ActionSpec) -> None:
     """Tell the expert's aim how a place on the table appears among the slots of what is measured of each arm."""
     if expert.aim is None:
         return
-    slots = np.array((action.state_offset, action.state_scale)).reshape(2, 2, -1)[..., POSITION]
+    slots = np.array((action.state_offset, action.state_scale)).reshape(2, 2, -1)
+    if expert.aim.in_hand:
+        expert.aim.pose.copy_(torch.from_numpy(slots[..., : expert.aim.pose.shape[-1]]))
+    slots = slots[..., POSITION]
     for side, (base, offset, scale) in enumerate(zip(map(Base.of, (rig.left, rig.right)), *slots, strict=True)):
         origin, turn = base.from_world(np.zeros(3), np.eye(3))
         expert.aim.turn[side] = torch.from_numpy(turn / scale[:, None] * PLACE_UNIT_M)

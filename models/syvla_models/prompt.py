@@ -63,7 +63,7 @@ def told(spec: PlannerSpec, text: str, widths_m: tuple[float, float] | None) -> 
     return with_hands(text, widths_m) if spec.hands_told and widths_m is not None else text
 
 
-_NARROW_M, _OPEN_M = 0.027, 0.0485  # around a candy held askew they are 48 mm apart, in a hand at rest 50
+_NARROW_M, _OPEN_M = 0.027, 0.0675  # around a bar held by its ends they are up to 67 mm apart, in an empty hand 0 or 70
 
 
 def with_hands(text: str, widths_m: tuple[float, float]) -> str:

@@ -46,8 +46,8 @@ def spec(**changes: Any) -> PlannerSpec:
     [
         ((-0.001, 0.0), "left shut, right shut"),
         ((0.0269, 0.027), "left shut, right narrow"),
-        ((0.0484, 0.0485), "left narrow, right open"),
-        ((0.07, 0.05), "left open, right open"),
+        ((0.0674, 0.0675), "left narrow, right open"),
+        ((0.07, 0.05), "left open, right narrow"),
     ],
 )
 def test_how_far_the_hands_are_open_is_said_in_one_word_for_each(widths_m: tuple[float, float], words: str) -> None:

@@ -86,20 +86,23 @@ def test_nothing_lies_within_something_else(drawn: list[RandomTable]) -> None:
 
 
 def test_a_hand_over_a_container_may_be_closed_on_nothing(drawn: list[RandomTable]) -> None:
-    """That it holds something is not told by where it is."""
+    """That it holds something is not told by where it is; what it holds it may hold askew, or by its ends."""
     seen = {True: 0, False: 0}
+    held_m = []
     for shown in drawn:
         for first, arm, base in ((0, "left", Base.of(RIG.left)), (8, "right", Base.of(RIG.right))):
             position, _ = base.to_world(*forward_tcp(shown.state.qpos[first : first + 6]))
             width_m = shown.widths_m[arm == "right"]
             assert width_m == pytest.approx(2.0 * shown.state.qpos[first + 6])
             if arm in shown.table.held_by:
-                assert 0.029 < width_m < 0.036
+                held_m.append(width_m)
             closed = 0.003 < width_m < 0.036  # at 0 it pushes
             if closed and abs(position[1]) < 0.12 and position[2] < 0.13:
                 seen[arm in shown.table.held_by] += 1
     assert seen[True] > 10
     assert seen[False] > seen[True] / 2
+    assert 0.024 < min(held_m) < max(held_m) <= 0.07
+    assert 0.05 < sum(width_m > 0.04 for width_m in held_m) / len(held_m) < 0.35
 
 
 def test_a_hand_that_holds_nothing_is_seldom_as_wide_as_a_thing(drawn: list[RandomTable]) -> None:
@@ -110,8 +113,8 @@ def test_a_hand_that_holds_nothing_is_seldom_as_wide_as_a_thing(drawn: list[Rand
         for arm, width_m in zip(("left", "right"), shown.widths_m, strict=True)
         if arm not in shown.table.held_by
     ]
-    as_wide = sum(0.027 <= width_m < 0.0485 for width_m in empty)
-    assert 0 < as_wide < len(empty) / 30
+    as_wide = sum(0.027 <= width_m < 0.0675 for width_m in empty)
+    assert 0 < as_wide < len(empty) / 20
 
 
 def test_tables_cover_what_can_happen(drawn: list[RandomTable]) -> None:

@@ -26,7 +26,9 @@ NEAR_M = 0.065  # where a hand stops straight above a thing: its pads are just a
 PUSH_M = 0.085  # how far the box is pushed
 LOOSE_M = 0.005  # a hand this much wider or narrower than a thing does not hold it
 _SQUEEZE_M = 0.014  # below the thing's width
-WIDEST_M, _IDLE_WIDTH_M = 0.07, 0.05  # a bar held by its ends needs 0.06 to be let go
+# Of a hand with nothing in it, at rest too: a bar held by its ends needs 0.06 to be let go, and a hand that is neither
+# shut nor as wide as this is one that holds something, whichever way.
+WIDEST_M = 0.07
 _LOWEST_GRASP_M = 0.017  # the pads reach 12 mm beyond the grasp point
 _HALF_PAD_M = 0.011
 _MARGIN_RAD = 0.03  # kept from the joints' limits
@@ -228,11 +230,11 @@ class Hands:
         base = self._bases[job.arm]
         position, rotation = base.to_world(*forward_tcp(HOME_RAD))
         x, y, z = position.tolist()
-        home = Waypoint(job.arm, job.number + 1, (x, y, z), quaternion_from_rotation(rotation), _IDLE_WIDTH_M)
+        home = Waypoint(job.arm, job.number + 1, (x, y, z), quaternion_from_rotation(rotation), WIDEST_M)
         here, hand = base.to_world(*forward_tcp(q))
         if not from_here or here[2] > TRAVEL_M - 0.02:
             return (home,)
-        return (Waypoint(job.arm, job.number, *self._up(job.arm, here, hand), _IDLE_WIDTH_M, straight=True), home)
+        return (Waypoint(job.arm, job.number, *self._up(job.arm, here, hand), WIDEST_M, straight=True), home)
 
     def rise(self, job: Rise, q: Float64) -> tuple[Waypoint, ...]:
         """Straight up from joints ``q``."""

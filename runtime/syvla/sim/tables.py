@@ -34,8 +34,10 @@ _ROAMING, _PUSHING = 0.1, 0.1  # shares of a working arm's occupations; the rest
 
 _TRAVEL_M, _PUSH_Z_M, _DROP_M = 0.115, 0.026, 0.014
 _PINCH_M = 0.001
-_WIDEST_M, _IDLE_WIDTH_M = 0.07, 0.05  # as the demonstrator opens its hands
-_EMPTY_M, _BETWEEN = (0.0, _IDLE_WIDTH_M, _WIDEST_M), 0.1  # a hand that holds nothing is seldom as wide as a thing
+_WIDEST_M = 0.07  # as the demonstrator opens its hands
+_EMPTY_M, _BETWEEN = (0.0, _WIDEST_M), 0.02  # a hand that holds nothing is seldom as wide as a thing
+_ASKEW, _BY_EDGES = 0.25, 0.5  # share of the things that are held across their longer side, and of boxes by two edges,
+_EDGE_RAD = 0.2  # which are in the middle of the fingers up to this
 _LOWEST_GRASP_M = 0.017
 _PUSHED_M = 0.10
 _APART_M = 0.01  # between the arms
@@ -151,11 +153,12 @@ class RandomTables:
                 if way >= _LIFT and rng.random() < _MISSES and things.lose(rng, thing, slot, self._hand(arm, q)[0]):
                     narrow = min(thing.size_m[:2])
                     return _WIDEST_M if way >= _RAISE else narrow - float(rng.uniform(*_SHUT_M))
-                return self._carry(arm, route, q, way, share, thing, container, slot, things)
+                return self._carry(rng, arm, route, q, way, share, thing, container, slot, things, idle_m)
         return idle_m
 
     def _carry(
         self,
+        rng: np.random.Generator,
         arm: ArmName,
         route: list[Float64],
         q: Float64,
@@ -165,19 +168,20 @@ class RandomTables:
         container: Container,
         slot: tuple[float, float],
         things: "_Things",
+        idle_m: float,
     ) -> float:
         """Bring the thing to where it is on that share of the way; returns the gripper's width [m]."""
-        narrow = min(thing.size_m[:2])
         if way < _LIFT:
-            return _WIDEST_M if way or share > 0.5 else _IDLE_WIDTH_M
+            return _WIDEST_M if way or share > 0.5 else idle_m
         grasp = self._hand(arm, route[_LIFT])
         if way < _RAISE:
+            apart_m = things.turn_askew(rng, thing) if rng.random() < _ASKEW else min(thing.size_m[:2])
             things.take(thing, arm, grasp, self._hand(arm, q))
-            return narrow - _PINCH_M
+            return apart_m - _PINCH_M
         yaw, (_, dropped) = things.yaw[thing.name], self._hand(arm, route[_RAISE])
         x, y, _ = dropped @ grasp[1].T @ (math.cos(yaw), math.sin(yaw), 0.0)
         things.put(thing, container, slot, math.atan2(y, x))
-        return _WIDEST_M if way == _RAISE or share < 0.5 else _IDLE_WIDTH_M
+        return _WIDEST_M
 
     def _route(
         self, arm: ArmName, thing: FreeObject, container: Container, slot: tuple[float, float], things: "_Things"
@@ -318,6 +322,18 @@ class _Things:
                 return False
         self.position[thing.name] = (*spot, self.position[thing.name][2])
         return True
+
+    def turn_askew(self, rng: np.random.Generator, thing: FreeObject) -> float:
+        """Turn what a hand is about to take across its shorter side; how far its fingers are then apart [m]."""
+        short_m = min(thing.size_m[:2])
+        if thing.shape in ("cylinder", "sphere"):
+            return short_m
+        turn, long_m = math.pi / 2.0, max(thing.size_m[:2])
+        if thing.shape == "box" and rng.random() < _BY_EDGES:
+            turn = math.atan2(long_m, short_m) + float(rng.uniform(-_EDGE_RAD, _EDGE_RAD))
+        self.yaw[thing.name] += math.copysign(turn, float(rng.uniform(-1.0, 1.0)))
+        apart_m = short_m * math.cos(turn) + long_m * math.sin(turn)
+        return min(apart_m, _WIDEST_M)
 
     def take(
         self, thing: FreeObject, arm: ArmName, grasp: tuple[Float64, Float64], now: tuple[Float64, Float64]

@@ -5,11 +5,13 @@ import math
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from syvla.control.kinematics import HOME_RAD
-from syvla.messages import Intent, Observation, SimReset, SimTruth, Task
+from syvla.messages import ArmName, Intent, Observation, SimReset, SimTruth, Task
 from syvla.protocols import PartialThought
 from syvla.rig import load_rig
+from syvla.sim.jobs import Hands, Place
 from syvla.sim.reference import ReferencePlanner
 from syvla.sim.scene import Table
 from syvla.sim.script import Script
@@ -74,6 +76,20 @@ def test_a_hand_comes_straight_down_on_a_thing_and_astray_from_beside_it() -> No
     beside_m = [math.dist(first.position_m[:2], thing) for first, *_, thing in strayed]
     assert 0.01 < float(np.mean(beside_m)) < 0.05
     assert len({round(away_m, 3) for away_m in beside_m}) == len(beside_m)
+
+
+def test_a_hand_comes_from_above_also_to_what_stands_on_another_thing() -> None:
+    """From beside it, at the height at which a hand stops over things on the table, it would sweep it off."""
+    truth, _ = begun("snack_loading", 3)
+    table, scene = Table.of(truth), TASKS["snack_loading"].reset(3, "id").scene
+    thing = next(o for o in scene.objects if "cube" in o.name)
+    pose = table.pose.copy()
+    pose[table.index[thing.name], 2] = 0.055
+    arm: ArmName = "left" if pose[table.index[thing.name], 1] > 0.0 else "right"
+    job = Place(arm, 1, Place.COUNT, thing=thing.name, slot_m=(0.2, 0.0), beside_m=(0.02, 0.02), lower_m=0.03)
+    rows = Hands(RIG, scene).place(job, replace(table, pose=pose))
+    assert rows[Place.DOWN].position_m[2] == pytest.approx(0.055)
+    assert rows[Place.NEAR].position_m[2] - 0.012 > 0.055 + thing.size_m[2] / 2.0, "the pads are above it"
 
 
 def test_without_the_truth_nothing_is_wanted() -> None:

@@ -22,7 +22,8 @@ from syvla.sim.tasks.goal import Side
 from syvla.sim.waypoints import Waypoint
 
 TRAVEL_M = 0.115  # height of the grasp point between places
-NEAR_M = 0.065  # where a hand stops straight above a thing: its pads are just above the highest
+NEAR_M = 0.065  # where a hand stops straight above a thing on the table: its pads are just above the highest
+_OVER_M = 0.04  # so far over where a thing is grasped that stands on another: no hand sweeps it off
 PUSH_M = 0.085  # how far the box is pushed
 LOOSE_M = 0.005  # a hand this much wider or narrower than a thing does not hold it
 _SQUEEZE_M = 0.014  # below the thing's width
@@ -169,13 +170,12 @@ class Hands:
         arm = job.arm
         x, y, z = table.position_m(job.thing).tolist()
         width, size = self.width_m(job.thing), self.thing(job.thing).size_m
-        grasp_m = max(z, _LOWEST_GRASP_M)
-        if table.held_by[table.index[job.thing]]:
-            grasp_m = self.grasp_m(job.thing)  # where it lay when it was grasped
+        held = table.held_by[table.index[job.thing]]  # then it is grasped where it lay
+        grasp_m = self.grasp_m(job.thing) if held else max(z, _LOWEST_GRASP_M)
         yaws = self._grasp_yaws(job.thing, table.yaw_rad(job.thing), self._azimuth(arm, x, y))
         above, down = self._pose(arm, x, y, TRAVEL_M, yaws), self._pose(arm, x, y, grasp_m, yaws)
         beside = self._pose(arm, x + job.beside_m[0], y + job.beside_m[1], TRAVEL_M, yaws) or above
-        near = self._pose(arm, x, y, NEAR_M, yaws)
+        near = self._pose(arm, x, y, max(NEAR_M, grasp_m + _OVER_M), yaws)
         over = self._pose(arm, *job.slot_m, TRAVEL_M, None)
         low = self._pose(arm, *job.slot_m, job.lower_m + max(grasp_m - size[2] / 2.0, 0.0), None)
         if above is None or beside is None or near is None or down is None or over is None or low is None:

@@ -273,7 +273,7 @@ class Script:
                 queue[0] = Rise(arm, queue[0].number, 1, width_m=WIDEST_M if carried else width_m)
 
     def _down_from(self, job: Place, z: float) -> int:
-        """The row with which a hand goes on that is so high [m] above the thing: one at its end closes."""
+        """The row with which a hand at height ``z`` [m] over the thing goes on: one that is down there closes."""
         if z > NEAR_M:
             return Place.NEAR
         return Place.DOWN if z > self._hands.grasp_m(job.thing) + _DEEP_M else Place.DOWN + 1

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 TWIN_PERIOD_NS = 5_000_000
 TWIN_BELOW_ROBOT = 20  # of FIFO priority
+RECORDER_NICE = 10
 LINGER_S = {"twin": 1.0, "recorder": 0.7}  # after the supervisor's death: the robot needs up to 0.2 s to stand
 STAGES = ("twin", "cameras", "planner", "expert", "robot", "recorder")
 POLICIES = ("reference", "learned")
@@ -308,7 +309,7 @@ def _build(name: str, run: RunConfig, folder: RunFolder) -> Stage:
     """One stage of a run on the bus."""
     builders: dict[str, Callable[[], Stage]] = {
         "twin": lambda: _twin(run),
-        "cameras": lambda: _twin_cameras(run),
+        "cameras": lambda: _twin_cameras(run, policy_cameras(run) or CAMERAS),  # rendering is dear: what is looked at
         "planner": lambda: _planner_stage(run, CAMERAS),
         "expert": lambda: _expert_stage(run),
         "robot": lambda: _piper_robot(run),
@@ -352,12 +353,18 @@ def run_stage(name: str, path: Path, parent_pid: int) -> None:
 
 
 def _go_realtime(name: str, config: RealtimeConfig) -> str:
-    """The robot stage runs in real time; the twin, being the physical world, comes next; nothing else does."""
+    """The robot stage runs in real time; the twin, being the physical world, comes next; nothing else does.
+
+    The recorder gives way to everybody.
+    """
     if name == "robot":
         return go_realtime(config)
     if name == "twin":
         priority = max(0, config.fifo_priority - TWIN_BELOW_ROBOT)
         return go_realtime(RealtimeConfig(fifo_priority=priority, lock_memory=False))
+    if name == "recorder":  # on nobody's path
+        os.nice(RECORDER_NICE)
+        return f"SCHED_OTHER, nice {RECORDER_NICE}"
     return "SCHED_OTHER"
 
 

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 
+import can
 import numpy as np
 import pytest
 from piper_sdk import C_PiperInterface_V2
@@ -18,7 +19,7 @@ from syvla.config import ArmConfig
 from syvla.control.kinematics import forward
 from syvla.drivers.piper import PiperArm
 from syvla.drivers.piper_emulator import DESCENT_RAD_S, FIRMWARE_VERSION, EmulatorFaults, PiperEmulator
-from syvla.drivers.piper_protocol import JOINT_MAX, JOINT_MIN, RAD_PER_UNIT
+from syvla.drivers.piper_protocol import JOINT_FEEDBACK, JOINT_MAX, JOINT_MIN, RAD_PER_UNIT
 from syvla.drivers.simcan import FRAME, free_channels
 from syvla.errors import ConfigError, DriverError
 from syvla.message import Float64
@@ -346,6 +347,30 @@ def test_the_stamp_stands_still_while_the_arm_is_silent(rig: Rig) -> None:
     assert rig.now_ns - silent.measured_ns >= 100 * TICK_NS
     rig.faults.silent = False
     assert rig.now_ns - rig.state(1).measured_ns <= 2 * TICK_NS
+
+
+def test_frames_that_say_the_same_again_are_feedback_but_not_read_again(rig: Rig) -> None:
+    """The SDK tries a frame as each of thirty kinds: for the two arms of a twin, a quarter of a core."""
+    state = rig.state()
+    parse = rig.driver._sdk.ParseCANFrame
+    parsed: list[int] = []
+
+    def note(frame: can.Message) -> None:
+        parsed.append(frame.arbitration_id)
+        parse(frame)
+
+    rig.driver._sdk.ParseCANFrame = note
+    try:
+        still = rig.state(20)
+        assert parsed == []
+        assert 0 <= rig.now_ns - still.measured_ns <= TICK_NS, "it is alive all the same"
+        rig.plant.position = rig.plant.position + np.array([0.0, 0.01, 0.0, 0.0, 0.0, 0.0])
+        moved = rig.state(1)
+    finally:
+        del rig.driver._sdk.ParseCANFrame
+    assert JOINT_FEEDBACK[0] in parsed
+    assert JOINT_FEEDBACK[1] not in parsed
+    assert moved.position_rad[1] - state.position_rad[1] == pytest.approx(0.01, abs=2 * UNIT)
 
 
 def test_one_missing_joint_frame_ages_the_whole_state(rig: Rig) -> None:

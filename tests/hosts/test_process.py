@@ -1,5 +1,9 @@
 """The bus host's parts: a step in the worker thread, and the rate keeper."""
 
+import contextlib
+import os
+import signal
+import socket
 import threading
 import time
 from collections.abc import Iterable
@@ -9,7 +13,7 @@ from typing import Literal
 import pytest
 
 from syvla.config import RealtimeConfig
-from syvla.hosts.process import _Mailbox, _WorkerStep
+from syvla.hosts.process import ProcessHost, _Mailbox, _WorkerStep
 from syvla.hosts.realtime import RateKeeper, go_realtime
 from syvla.message import Message
 from syvla.messages import OperatorCommand, Task, Thought
@@ -190,3 +194,85 @@ def test_what_was_not_asked_for_is_said() -> None:
     assert go_realtime(RealtimeConfig(fifo_priority=0, lock_memory=False)) == (
         "SCHED_OTHER (configured), memory not locked"
     )
+
+
+class _Busy:
+    """An inlet to which a message comes every millisecond, and an outlet without readers."""
+
+    received = refused = dropped = 0
+    last_refusal = ""
+
+    def __init__(self) -> None:
+        self.read, self.write = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.sockets = (self.read,)
+        self.drains_ns: list[int] = []
+
+    def drain(self) -> list[Received]:
+        """Take everything in; the first time a task, which wakes the stage."""
+        self.drains_ns.append(time.monotonic_ns())
+        with contextlib.suppress(BlockingIOError):
+            while self.read.recv(1, socket.MSG_DONTWAIT):
+                pass
+        if len(self.drains_ns) > 1:
+            return []
+        task = Task(task_id=1, instruction="go", issued_ns=0)
+        return [Received(Header("task", 0, 0, 0, 0), task, 0, tuple)]
+
+    def publish(self, topic: str, message: Message, sent_ns: int, step_ns: int) -> None:
+        """Nobody listens."""
+
+    def poll(self) -> None:
+        """Nobody grants anything."""
+
+    def close(self) -> None:
+        """The sockets are closed by the test."""
+
+
+class _Long:
+    """One step of 0.3 s, then it stops its host."""
+
+    name = "planner"
+    reads = writes = ("task",)
+    trigger = OnNew(("task",))
+    lossless = stopped = False
+    began_ns = ended_ns = 0
+
+    def step(self, now_ns: int, inbox: Inbox) -> Iterable[Emit]:
+        if self.stopped:
+            return ()
+        self.began_ns = time.monotonic_ns()
+        time.sleep(0.3)
+        self.ended_ns = time.monotonic_ns()
+        os.kill(os.getpid(), signal.SIGTERM)
+        return ()
+
+    def request_stop(self) -> None:
+        self.stopped = True
+
+    def close(self) -> None:
+        return
+
+
+def test_a_stage_that_is_busy_is_not_woken_by_every_message() -> None:
+    """Six hundred messages a second came to a planner that was thinking, each of which cost it its interpreter."""
+    bus, stage, over = _Busy(), _Long(), threading.Event()
+
+    def flood() -> None:
+        while not over.wait(0.001):
+            with contextlib.suppress(BlockingIOError):
+                bus.write.send(b"x", socket.MSG_DONTWAIT)
+
+    flooding = threading.Thread(target=flood)
+    handlers = [(number, signal.getsignal(number)) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)]
+    try:
+        flooding.start()
+        ProcessHost(stage, bus, bus, "SCHED_OTHER").run()  # type: ignore[arg-type]
+    finally:
+        over.set()
+        flooding.join()
+        for number, handler in handlers:
+            signal.signal(number, handler)
+        bus.read.close()
+        bus.write.close()
+    during = [ns for ns in bus.drains_ns if stage.began_ns < ns < stage.ended_ns]
+    assert 3 <= len(during) <= 16, "it looks every 20 ms, for a task that would preempt it"

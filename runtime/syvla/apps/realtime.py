@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import zmq
 from rich.console import Console
 from rich.live import Live
 
@@ -24,7 +23,7 @@ from syvla.rig import RunFolder, open_bus
 from syvla.transport.bus import Inlet, Outlet
 
 PANEL_PERIOD_NS = 200_000_000
-POLL_MS = 5
+POLL_S = 0.01  # not at each of a thousand messages a second: the two systems want the cores
 # Without these the arms hold at once. Without the planner they may go on until the intent's time to live is over,
 # and nobody waits for the recorder.
 HOLDS_WHEN_DEAD = ("expert", "cameras", "twin")
@@ -111,9 +110,6 @@ class _Desk:
         self._outlet = outlet
         self._live = live
         self._tell = tell
-        self._poller = zmq.Poller()
-        for socket in (*inlet.sockets, *outlet.sockets):
-            self._poller.register(socket, zmq.POLLIN)
         self._latest: dict[str, Received] = {}
         self._lateness_s: list[float] = []
         self._missed_ticks = 0
@@ -127,7 +123,7 @@ class _Desk:
         next_step_ns = next_panel_ns = started_ns = time.monotonic_ns()
         dead_ns: int | None = None
         while dead_ns is not None or not self._director.finished:
-            self._poller.poll(POLL_MS)
+            time.sleep(POLL_S)
             self.listen()
             now_ns = time.monotonic_ns()
             for exited in supervisor.poll():
@@ -224,7 +220,7 @@ class _Desk:
         self._ask_hold(time.monotonic_ns())
         end_s = time.monotonic() + HOLD_LIMIT_S
         while time.monotonic() < end_s and self._mode() in (Mode.ENABLED, Mode.OVERRIDE):
-            self._poller.poll(POLL_MS)
+            time.sleep(POLL_S)
             self.listen()
 
     def _mode(self) -> Mode | None:

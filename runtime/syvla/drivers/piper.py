@@ -94,6 +94,7 @@ class PiperArm:
     def _forget_feedback(self) -> None:
         self._joint = [0] * 6  # 0.001 deg
         self._width = 0  # 0.001 mm
+        self._parsed: dict[int, bytearray] = {}  # what the SDK read last of each identifier
         self._arrived_s: dict[int, float] = {}  # joint frames since the last read, by the wall clock
         self._joint_ns: dict[int, int] = {}
         self._refused_joints: set[int] = set()
@@ -278,7 +279,9 @@ class PiperArm:
         except (can.CanError, OSError):
             self._receive_error = True
         for identifier, frame in newest.items():
-            self._sdk.ParseCANFrame(frame)
+            if frame.data != self._parsed.get(identifier):  # the SDK tries every kind of frame: 40 us for each
+                self._sdk.ParseCANFrame(frame)
+                self._parsed[identifier] = frame.data
             if identifier in JOINT_FEEDBACK:
                 self._take_joints(identifier, frame.timestamp)
             elif identifier == can_id.GRIPPER_FEEDBACK:

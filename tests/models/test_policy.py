@@ -8,7 +8,7 @@ from tests.models.policies import MS
 from syvla.apps.director import Director, Episode
 from syvla.apps.evaluate import run_lockstep
 from syvla.messages import ActionChunk, Intent
-from syvla.rig import lockstep_host, lockstep_run, policy_cameras, policy_model_id
+from syvla.rig import RunFolder, _build, lockstep_host, lockstep_run, policy_cameras, policy_model_id
 from syvla_models import checkpoint
 
 
@@ -31,6 +31,15 @@ def test_it_runs_in_lockstep_with_only_the_cameras_it_looks_at_and_twice_the_sam
     assert np.array_equal(found[0][0], found[1][0])
     assert np.array_equal(found[0][1], found[1][1])
     assert found[0][2] == found[1][2]
+
+
+def test_at_real_time_too_the_twin_draws_only_what_is_looked_at(folder: Path, tmp_path: Path) -> None:
+    """Two wrist cameras that nobody looked at took a sixth of a core from two systems that had to share two."""
+    run_folder = RunFolder.create(tmp_path, "test")
+    for policy, count in ((str(folder), 1), ("reference", 3)):
+        stage = _build("cameras", lockstep_run("twin", 0.0, 0.0, policy), run_folder)
+        assert len(stage.writes) == count
+        stage.close()
 
 
 def test_random_weights_solve_nothing_and_nothing_breaks(folder: Path) -> None:

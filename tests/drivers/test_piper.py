@@ -350,7 +350,7 @@ def test_the_stamp_stands_still_while_the_arm_is_silent(rig: Rig) -> None:
 
 
 def test_frames_that_say_the_same_again_are_feedback_but_not_read_again(rig: Rig) -> None:
-    """The SDK tries a frame as each of thirty kinds: for the two arms of a twin, a quarter of a core."""
+    """The SDK tries a frame as every kind there is, which was nearly half of what the robot process did."""
     state = rig.state()
     parse = rig.driver._sdk.ParseCANFrame
     parsed: list[int] = []

@@ -279,7 +279,7 @@ class PiperArm:
         except (can.CanError, OSError):
             self._receive_error = True
         for identifier, frame in newest.items():
-            if frame.data != self._parsed.get(identifier):  # the SDK tries every kind of frame: 40 us for each
+            if frame.data != self._parsed.get(identifier):  # the SDK tries it as every kind of frame
                 self._sdk.ParseCANFrame(frame)
                 self._parsed[identifier] = frame.data
             if identifier in JOINT_FEEDBACK:

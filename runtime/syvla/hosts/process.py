@@ -26,7 +26,7 @@ from syvla.transport.bus import Inlet, Outlet
 _PR_SET_PDEATHSIG = 1
 STOP_LIMIT_NS = 2_000_000_000
 IDLE_POLL_NS = 100_000_000
-BUSY_POLL_NS = 20_000_000  # while no step can start: waking at each of 600 messages a second takes a tenth of a core
+BUSY_POLL_NS = 20_000_000  # while no step can start: to wake at each of 600 messages a second costs its interpreter
 FAREWELL_S = 0.05  # the last messages leave before the sockets close
 
 

@@ -110,6 +110,14 @@ class RecorderConfig(Section, frozen=True):
     chunk_bytes: int = 262_144
 
 
+class RosConfig(Section, frozen=True):
+    """What ROS calls this robot's topics and joints; the profiles are those of ``syvla_ros.profiles``."""
+
+    profile: str = "syvla"
+    gripper_unit_m: float | None = None  # metres between the fingers for one unit; None: the profile's
+    jpeg_quality: int = 90  # of images on ROS
+
+
 class RigConfig(Section, frozen=True):
     """One robot: measured facts, in ``calibration/rigs/<name>.toml``."""
 
@@ -123,6 +131,7 @@ class RigConfig(Section, frozen=True):
     intent: IntentPolicy = IntentPolicy()
     realtime: RealtimeConfig = RealtimeConfig()
     recorder: RecorderConfig = RecorderConfig()
+    ros: RosConfig = RosConfig()
 
 
 class RunConfig(Section, frozen=True):
@@ -136,6 +145,7 @@ class RunConfig(Section, frozen=True):
     misses: float = 0.0  # how often it first closes on nothing beside the thing
     takeover: bool = False  # whether the reference acts in turn with the policy, to show what to do from where it got
     bus_folder: str = ""  # where the processes' sockets are; chosen when the run starts
+    wall_offset_ns: int = 0  # the wall clock minus the monotonic one when the run started
 
 
 def load_toml(path: Path, kind: type[T]) -> T:

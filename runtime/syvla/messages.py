@@ -197,11 +197,17 @@ class TeleopCommand(Message, frozen=True):
 
 
 class OperatorCommand(Message, frozen=True):
-    """A deliberate act at the local console. ``resume`` clears latched holds; it never clears a fault."""
+    """A deliberate act at the local console. ``resume`` clears latched holds; it never clears a fault.
+
+    A ``hold`` that nobody asked for, because a process of the run died, says in ``lost`` what happened to it.
+    """
 
     command_id: int
     issued_ns: int
     action: Literal["enable", "hold", "soft_stop", "resume", "clear_fault"]
+    lost: str = ""
+
+    TEXT_LIMITS: ClassVar[dict[str, int]] = {"lost": MAX_NAME}
 
 
 class EpisodeControl(Message, frozen=True):

@@ -1,7 +1,7 @@
 """What the parts promise each other: stages and hosts, drivers, planners and experts."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from syvla.message import Float64, Message
 from syvla.messages import (
@@ -133,6 +133,74 @@ class Stage(Protocol):
 
     def close(self) -> None:
         """Release what the stage owns. Never drops an arm."""
+        ...
+
+
+class Incoming(Protocol):
+    """What a process host reads from. For one thread; no call waits."""
+
+    @property
+    def received(self) -> int:
+        """Messages that were accepted."""
+        ...
+
+    @property
+    def refused(self) -> int:
+        """Messages that were not well formed."""
+        ...
+
+    @property
+    def dropped(self) -> int:
+        """Messages that a lossless subscription missed."""
+        ...
+
+    @property
+    def last_refusal(self) -> str:
+        """Why the last refused message was refused."""
+        ...
+
+    @property
+    def sockets(self) -> Sequence[Any]:
+        """For a ZeroMQ poller; readable when :meth:`drain` may have something."""
+        ...
+
+    @property
+    def poll_ns(self) -> int:
+        """How long the host may go without a look when no socket is readable."""
+        ...
+
+    def drain(self) -> list[Received]:
+        """What has come since the last call, checked."""
+        ...
+
+    def close(self) -> None:
+        """Stop receiving."""
+        ...
+
+
+class Outgoing(Protocol):
+    """What a process host publishes to. For one thread; no call waits."""
+
+    @property
+    def dropped(self) -> int:
+        """Messages that found a lossless subscriber's queue full."""
+        ...
+
+    @property
+    def sockets(self) -> Sequence[Any]:
+        """For a ZeroMQ poller; readable when :meth:`poll` has something to do."""
+        ...
+
+    def publish(self, topic: str, message: Message, sent_ns: int, step_ns: int) -> None:
+        """Send to whoever subscribes."""
+        ...
+
+    def poll(self) -> None:
+        """Serve the subscribers. Call at least ten times a second."""
+        ...
+
+    def close(self) -> None:
+        """Stop publishing."""
         ...
 
 

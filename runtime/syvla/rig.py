@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 import numpy as np
 
-from syvla.clock import monotonic_ns
+from syvla.clock import monotonic_ns, wall_offset_ns
 from syvla.config import Blank, PolicyConfig, RealtimeConfig, RigConfig, RunConfig, load_toml
 from syvla.control.kinematics import Base, arm_distance_m
 from syvla.errors import ConfigError
@@ -22,7 +22,7 @@ from syvla.hosts.lockstep import LockstepHost
 from syvla.hosts.process import ProcessHost, stop_with_parent
 from syvla.hosts.realtime import go_realtime
 from syvla.messages import ARMS, ArmName
-from syvla.protocols import ArmDriver, Expert, Planner, Stage
+from syvla.protocols import ArmDriver, Expert, Incoming, Outgoing, Planner, Stage
 from syvla.stages.blank import BlankedPlanner
 from syvla.stages.cameras import CamerasStage
 from syvla.stages.expert import ExpertStage
@@ -44,6 +44,7 @@ LINGER_S = {"twin": 1.0, "recorder": 0.7}  # after the supervisor's death: the r
 STAGES = ("twin", "cameras", "planner", "expert", "robot", "recorder")
 POLICIES = ("reference", "learned")
 LEARNED = "syvla-tiny"  # the checkpoint that ships
+Ends = Callable[[RunConfig, Stage], tuple[Incoming, Outgoing]]
 LEARN_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors")
 
 
@@ -207,7 +208,7 @@ def realtime_run(rig: str, planner_latency_s: float, expert_latency_s: float, po
     )
     run = _run(config, planner_latency_s, expert_latency_s, policy)
     folder = ipc_directory(f"{os.getpid():x}-{time.monotonic_ns():x}")
-    return msgspec.structs.replace(run, bus_folder=str(folder))
+    return msgspec.structs.replace(run, bus_folder=str(folder), wall_offset_ns=wall_offset_ns())
 
 
 def _run(rig: RigConfig, planner_latency_s: float, expert_latency_s: float, policy: str) -> RunConfig:
@@ -337,22 +338,34 @@ def open_bus(run: RunConfig, name: str, reads: Sequence[str], lossless: bool = F
     return Inlet(subscriptions), Outlet(name, (address(name),), monotonic_ns())
 
 
-def run_stage(name: str, path: Path, parent_pid: int) -> None:
-    """Be the process of stage ``name`` of the run in ``path`` until it is told to stop, or ``parent_pid`` dies."""
+def bus_ends(run: RunConfig, stage: Stage) -> tuple[Incoming, Outgoing]:
+    """The bus for all that ``stage`` reads and writes."""
+    return open_bus(run, stage.name, stage.reads, stage.lossless)
+
+
+def run_stage(name: str, path: Path, parent_pid: int, ends: Ends = bus_ends) -> None:
+    """Be the process of stage ``name`` of the run in ``path`` until it is told to stop, or ``parent_pid`` dies.
+
+    ``ends`` opens what the process reads from and publishes to.
+    """
     folder = RunFolder(path)
     run = folder.load()
     stop_with_parent(parent_pid)
-    realtime = _go_realtime(name, run.rig.realtime)
+    realtime = ask_realtime(name, run.rig.realtime)
+    stage_host(name, run, folder, realtime, ends).run()
+
+
+def stage_host(name: str, run: RunConfig, folder: RunFolder, realtime: str, ends: Ends = bus_ends) -> ProcessHost:
+    """Stage ``name`` of a run, with its devices or models, ready to be served in this process."""
     stage = _build(name, run, folder)
-    inlet, outlet = open_bus(run, name, stage.reads, stage.lossless)
+    inlet, outlet = ends(run, stage)
     latency_s = {"planner": run.policy.planner_latency_s, "expert": run.policy.expert_latency_s}.get(name, 0.0)
-    host = ProcessHost(
+    return ProcessHost(
         stage, inlet, outlet, realtime, latency_s, frozen=name in ("robot", "twin"), linger_s=LINGER_S.get(name, 0.0)
     )
-    host.run()
 
 
-def _go_realtime(name: str, config: RealtimeConfig) -> str:
+def ask_realtime(name: str, config: RealtimeConfig) -> str:
     """The robot stage runs in real time; the twin, being the physical world, comes next; nothing else does.
 
     The recorder gives way to everybody.

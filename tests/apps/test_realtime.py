@@ -162,11 +162,11 @@ def test_ctrl_c_holds_the_arms_closes_the_recording_and_leaves_no_process(demo: 
     [
         ("planner", signal.SIGKILL, 1.0, "intent_stale"),
         ("planner", signal.SIGSTOP, 1.0, "intent_stale"),
-        ("expert", signal.SIGKILL, 0.1, "operator_hold"),
+        ("expert", signal.SIGKILL, 0.1, "process_lost"),
         ("expert", signal.SIGSTOP, 1.0, "intent_stale"),
         ("cameras", signal.SIGSTOP, 1.0, "intent_stale"),
         ("twin", signal.SIGSTOP, 0.05, "feedback_stale"),
-        ("cameras", signal.SIGKILL, 0.2, "operator_hold"),
+        ("cameras", signal.SIGKILL, 0.2, "process_lost"),
     ],
 )
 def test_a_dead_or_hung_process_holds_the_arms_in_time(

@@ -210,10 +210,11 @@ class _Desk:
         self._trouble(f"{exited.reason}; see {folder.logs / exited.name}.log")
         self._director.abandon(exited.reason)
         if exited.name in HOLDS_WHEN_DEAD:
-            self._ask_hold(now_ns)
+            self._ask_hold(now_ns, exited.reason)
 
-    def _ask_hold(self, now_ns: int) -> None:
-        self._say("operator", OperatorCommand(command_id=now_ns, issued_ns=now_ns, action="hold"), now_ns)
+    def _ask_hold(self, now_ns: int, lost: str = "") -> None:
+        command = OperatorCommand(command_id=now_ns, issued_ns=now_ns, action="hold", lost=lost)
+        self._say("operator", command, now_ns)
 
     def _hold(self) -> None:
         """Ask for a hold and wait until the gate says that it holds (or the robot stage does not answer)."""

@@ -211,7 +211,9 @@ class Gate:
 
     def operate(self, command: OperatorCommand) -> None:
         """Obey the operator; enabling belongs to whoever owns the drivers."""
-        if command.action == "hold":
+        if command.action == "hold" and command.lost:
+            self.trip("process_lost", command.lost)
+        elif command.action == "hold":
             self.trip("operator_hold", "the operator asked for it")
         elif command.action == "soft_stop":
             self.trip("operator_soft_stop", "the operator asked for it")

@@ -58,6 +58,7 @@ CAUSES: dict[str, Cause] = {
     # holds
     "operator_hold": Cause(Event.HOLD, "Resume when ready."),
     "operator_soft_stop": Cause(Event.SOFT_STOP, "Resume when ready."),
+    "process_lost": Cause(Event.HOLD, "See the log of that process and start it again, then resume."),
     "stopping": Cause(Event.HOLD, "The runtime is shutting down; the arms keep holding with torque on."),
     "chunk_not_finite": Cause(Event.HOLD, "Look at the policy that made this chunk, then resume."),
     "clamped": Cause(Event.HOLD, "The policy asks for poses beyond the joint limits; look at it, then resume."),

@@ -1,22 +1,12 @@
 """Measures one process for its Health message: steps, lateness, and what the bus refused or dropped."""
 
 import os
-from typing import Protocol
-
 import numpy as np
 
 from syvla.messages import Health
+from syvla.protocols import Incoming
 
 PERIOD_NS = 500_000_000
-
-
-class BusStatistics(Protocol):
-    """What an inlet or outlet counts."""
-
-    received: int
-    refused: int
-    dropped: int
-    last_refusal: str
 
 
 class HealthMeter:
@@ -39,7 +29,7 @@ class HealthMeter:
         """Whether half a second has passed."""
         return now_ns >= self._next_ns
 
-    def take(self, now_ns: int, inlet: BusStatistics, outlet_dropped: int, missed_ticks: int) -> Health:
+    def take(self, now_ns: int, inlet: Incoming, outlet_dropped: int, missed_ticks: int) -> Health:
         """The Health since the last one; starts the next."""
         self._next_ns = now_ns + PERIOD_NS
         step = _quantiles_s(self._steps_ns)

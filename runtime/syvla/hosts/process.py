@@ -1,4 +1,4 @@
-"""The bus host: one stage in one operating-system process, over ZeroMQ.
+"""The process host: one stage in one operating-system process, over ZeroMQ or whatever else its two ends are.
 
 A periodic stage steps in this thread, on absolute deadlines, and shares its process with nothing busy. A stage
 that messages wake steps in one worker thread, so that a long step (a model thinking) never stops the sockets
@@ -19,13 +19,11 @@ import zmq
 from syvla.clock import to_ns
 from syvla.hosts.health import HealthMeter
 from syvla.hosts.realtime import RateKeeper, freeze_collector
-from syvla.protocols import Emit, Inbox, Periodic, Received, Stage
+from syvla.protocols import Emit, Inbox, Incoming, Outgoing, Periodic, Received, Stage
 from syvla.topics import TOPICS
-from syvla.transport.bus import Inlet, Outlet
 
 _PR_SET_PDEATHSIG = 1
 STOP_LIMIT_NS = 2_000_000_000
-IDLE_POLL_NS = 100_000_000
 BUSY_POLL_NS = 20_000_000  # while no step can start: to wake at each of 600 messages a second costs its interpreter
 FAREWELL_S = 0.05  # the last messages leave before the sockets close
 
@@ -63,17 +61,17 @@ class _Mailbox:
 
 
 class ProcessHost:
-    """Runs ``stage`` until SIGTERM or SIGINT, then lets it come to rest (the robot holds) within two seconds.
+    """Runs ``stage`` until SIGTERM, then lets it come to rest (the robot holds) within two seconds.
 
-    SIGHUP says that the supervisor is gone: the same, but ``linger_s`` later, so that the twin is still there and
-    the recorder still listens while the robot comes to rest.
+    SIGINT says that all processes are to end, SIGHUP that the supervisor is gone: the same, but ``linger_s`` later, so
+    that the twin is still there and the recorder still listens while the robot comes to rest.
     """
 
     def __init__(
         self,
         stage: Stage,
-        inlet: Inlet,
-        outlet: Outlet,
+        inlet: Incoming,
+        outlet: Outgoing,
         realtime: str,
         latency_s: float = 0.0,
         frozen: bool = False,
@@ -86,16 +84,16 @@ class ProcessHost:
         self._outlet = outlet
         self._mailbox = _Mailbox(stage.lossless)
         self._linger_ns = to_ns(linger_s)
-        self._orphaned_ns: int | None = None
+        self._ending_ns: int | None = None
         self._stop_asked_ns: int | None = None
         self._missed_ticks = 0
         self._meter = HealthMeter(stage.name, realtime)
 
     def run(self) -> None:
         """Serve the stage to its end. Call from the main thread: signals are taken over here."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self._ask_stop())
-        signal.signal(signal.SIGHUP, lambda *_: self._orphan())
+        signal.signal(signal.SIGTERM, lambda *_: self.request_stop())
+        for number in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, lambda *_: self._end_with_all())
         try:
             if isinstance(self.stage.trigger, Periodic):
                 self._run_periodic(self.stage.trigger.period_ns)
@@ -145,7 +143,7 @@ class ProcessHost:
                 now_ns = time.monotonic_ns()
                 not_before_ns = 0 if started_ns is None else started_ns + trigger.min_period_ns
                 busy = step.running or now_ns < not_before_ns  # whatever comes, no step can start
-                due_ns = step.next_due_ns(now_ns + (BUSY_POLL_NS if busy else IDLE_POLL_NS))
+                due_ns = step.next_due_ns(now_ns + (BUSY_POLL_NS if busy else self._inlet.poll_ns))
                 if not step.running and (busy or self._mailbox.has_new(topics)):
                     due_ns = min(due_ns, not_before_ns)
                 waited = quiet if busy else poller
@@ -179,17 +177,19 @@ class ProcessHost:
             health = self._meter.take(now_ns, self._inlet, self._outlet.dropped, self._missed_ticks)
             self._outlet.publish(f"health/{self.stage.name}", health, now_ns, 0)
 
-    def _orphan(self) -> None:
-        self._orphaned_ns = time.monotonic_ns()
+    def _end_with_all(self) -> None:
+        if self._ending_ns is None:
+            self._ending_ns = time.monotonic_ns()
 
-    def _ask_stop(self) -> None:
+    def request_stop(self) -> None:
+        """Let the stage come to rest, then end."""
         if self._stop_asked_ns is None:
             self._stop_asked_ns = time.monotonic_ns()
             self.stage.request_stop()
 
     def _at_rest(self) -> bool:
-        if self._orphaned_ns is not None and time.monotonic_ns() - self._orphaned_ns >= self._linger_ns:
-            self._ask_stop()
+        if self._ending_ns is not None and time.monotonic_ns() - self._ending_ns >= self._linger_ns:
+            self.request_stop()
         asked_ns = self._stop_asked_ns
         return asked_ns is not None and (self.stage.stopped or time.monotonic_ns() - asked_ns > STOP_LIMIT_NS)
 

@@ -49,7 +49,10 @@ class Inlet:
         replayed: Messages that were duplicates, out of order or of an earlier epoch.
         superseded: Messages that a latest subscription passed over for a newer one.
         last_refusal: Why the last refused message was refused.
+        poll_ns: How long one may go without a :meth:`drain` when no socket is readable.
     """
+
+    poll_ns = 100_000_000
 
     def __init__(self, subscriptions: Sequence[Subscription], *, context: "zmq.Context[Socket] | None" = None) -> None:
         self.received = 0
@@ -96,6 +99,10 @@ class Inlet:
             self._next_grant_ns = now_ns + GRANT_PERIOD_NS
             self._mend()
         return accepted
+
+    def lost(self) -> list[str]:
+        """The addresses of publishers that went away since the last call; a killed process does within milliseconds."""
+        return [link.address for link in self._links if link.lost()]
 
     def close(self) -> None:
         """Stop receiving."""

@@ -62,14 +62,16 @@ class Feed:
 class Link:
     """The connection to the publisher at ``address``."""
 
-    __slots__ = ("_address", "_given_up", "_grants_due", "_monitor", "feeds", "socket")
+    __slots__ = ("_event", "_given_up", "_grants_due", "_lost", "_monitor", "address", "feeds", "socket")
 
     def __init__(self, address: str, feeds: dict[str, Feed], context: "zmq.Context[Socket]") -> None:
         self.feeds = feeds
         self.socket: Socket = context.socket(zmq.DEALER)
         configure(self.socket, MAX_MESSAGE_FRAME)
-        self._address = address
+        self.address = address
         self._grants_due = True
+        self._event = 0  # the newest since the last mend()
+        self._lost = False
         self._given_up = 0  # calls of mend() in a row that found it given up
         self._monitor: Socket = self.socket.get_monitor_socket(_GIVEN_UP | _ALIVE)
         self.socket.connect(address)
@@ -90,15 +92,25 @@ class Link:
         except zmq.Again:
             self._grants_due = True
 
+    def lost(self) -> bool:
+        """Whether a connection that was there broke since the last call."""
+        self._watch()
+        lost, self._lost = self._lost, False
+        return lost
+
+    def _watch(self) -> None:
+        while has_input(self._monitor):
+            self._event = recv_monitor_message(self._monitor, zmq.NOBLOCK)["event"]
+            self._lost = self._lost or self._event == zmq.EVENT_DISCONNECTED
+
     def mend(self) -> bool:
         """Connect anew when libzmq has given the connection up; whether it had. Call now and then.
 
         It tries again by itself when a publisher goes away, but not when one breaks the protocol or sends a
         frame that is too large.
         """
-        event = 0
-        while has_input(self._monitor):
-            event = recv_monitor_message(self._monitor, zmq.NOBLOCK)["event"]
+        self._watch()
+        event, self._event = self._event, 0
         if event & _ALIVE:
             self._given_up = 0
         elif event or self._given_up:
@@ -106,8 +118,8 @@ class Link:
         if self._given_up < 2:
             return False
         self._given_up = 0
-        self.socket.disconnect(self._address)
-        self.socket.connect(self._address)
+        self.socket.disconnect(self.address)
+        self.socket.connect(self.address)
         self._grants_due = True
         return True
 

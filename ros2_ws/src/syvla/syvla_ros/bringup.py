@@ -1,0 +1,112 @@
+"""What a launch brings up: the arguments it takes, the run it makes of them, and the nodes. Knows nothing of launch."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from syvla.config import RunConfig
+from syvla.errors import ConfigError
+from syvla.rig import RunFolder, default_policy, realtime_run
+
+
+class Argument(NamedTuple):
+    """One argument of the launch, ``name:=value``."""
+
+    name: str
+    default: str
+    description: str
+
+
+ARGUMENTS = (
+    Argument("rig", "cobot_magic", "a shipped rig, or the path of a rig file; with sim the twin's, if not given"),
+    Argument("sim", "false", "true: the same graph on the twin, under the same SDKs"),
+    Argument("instruction", "", "what is to be done, in words; with sim what the scene asks for, if not given"),
+    Argument("task", "snack_loading", "with sim: whose things lie on the table"),
+    Argument("split", "id", "with sim: where they lie"),
+    Argument("seed", "0", "with sim: which table"),
+    Argument("policy", "", "reference, learned, or the folder of a checkpoint; the learned one, if not given"),
+    Argument(
+        "enable", "", "true: enable the arms by itself when both systems run; only with sim, and there the default"
+    ),
+    Argument("record", "false", "true: record from the start"),
+    Argument("runs", "runs", "the folder in which the run gets a folder of its own"),
+)
+STAND_INS_S = {"reference": (0.3, 0.03)}  # latencies of the two systems where no model takes the time
+
+
+class NodePlan(NamedTuple):
+    """One node: its executable, what it is called with, and whether it is started again when it dies."""
+
+    executable: str
+    arguments: tuple[str, ...]
+    respawn: bool = True
+
+
+class Plan(NamedTuple):
+    """One run, ready to be started."""
+
+    folder: RunFolder
+    run: RunConfig
+    nodes: tuple[NodePlan, ...]
+
+
+def plan(values: Mapping[str, str]) -> Plan:
+    """The run that the ``values`` of :data:`ARGUMENTS` ask for; its folder is made and its configuration written.
+
+    Raises:
+        ConfigError: a value is not one that its argument takes.
+    """
+    sim, record = _truth("sim", values), _truth("record", values)
+    enable = sim if values["enable"] == "" else _truth("enable", values)
+    if enable and not sim:
+        raise ConfigError("enable: real arms are enabled at the robot (service /syvla/enable), never by a launch")
+    rig = "twin" if sim and values["rig"] == ARGUMENTS[0].default else values["rig"]
+    policy = values["policy"] or default_policy()
+    run = realtime_run(rig, *STAND_INS_S.get(policy, (0.0, 0.0)), policy)
+    if (run.rig.kind == "twin") is not sim:
+        raise ConfigError(f"rig {run.rig.name!r} is a {run.rig.kind}: it needs sim:={str(not sim).lower()}")
+    instruction = values["instruction"]
+    scene: tuple[str, ...] = ()
+    if sim:
+        scene = ("--task", values["task"], "--split", values["split"], "--seed", str(_seed(values)))
+        instruction = instruction or _instruction(run, values)
+    folder = RunFolder.create(Path(values["runs"]), "ros")
+    folder.save(run)
+    path = str(folder.path)
+    robot = (path, *(("--instruction", instruction) if instruction else ()), *(("--enable",) if enable else ()))
+    nodes = [
+        *([NodePlan("twin", (path, *scene), respawn=False)] if sim else []),
+        NodePlan("cameras", (path,)),
+        NodePlan("planner", (path,)),
+        NodePlan("expert", (path,)),
+        NodePlan("robot", robot),
+        NodePlan("recorder", (path, *(("--record",) if record else ()))),
+    ]
+    return Plan(folder, run, tuple(nodes))
+
+
+def _truth(name: str, values: Mapping[str, str]) -> bool:
+    choices = {"true": True, "false": False}
+    if values[name].lower() not in choices:
+        raise ConfigError(f"{name} must be true or false, not {values[name]!r}")
+    return choices[values[name].lower()]
+
+
+def _seed(values: Mapping[str, str]) -> int:
+    text = values["seed"]
+    if not text.isdecimal():
+        raise ConfigError(f"seed must be a whole number from 0 on, not {text!r}")
+    return int(text)
+
+
+def _instruction(run: RunConfig, values: Mapping[str, str]) -> str:
+    """What the scene asks for."""
+    from syvla.messages import SimReset
+    from syvla.sim.tasks import ALL_TASKS
+    from syvla.sim.world import TwinWorld
+
+    world = TwinWorld(run.rig, ALL_TASKS)
+    world.reset(SimReset(reset_id=0, task=values["task"], split=values["split"], seed=_seed(values)))
+    instruction = world.truth(0).instruction
+    world.close()
+    return instruction

@@ -1,0 +1,100 @@
+"""The executables of the ROS package: ``ros2 run syvla NAME RUN_FOLDER``."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rclpy.utilities import remove_ros_args
+
+from syvla.clock import monotonic_ns
+from syvla.errors import SyvlaError
+from syvla.messages import SimReset
+from syvla.rig import RunFolder
+from syvla_ros.ends import Desk
+from syvla_ros.node import run_node
+from syvla_ros.recorder_node import run_recorder
+from syvla_ros.robot_node import run_robot
+
+RunPath = Annotated[Path, tyro.conf.Positional]
+
+
+def cameras() -> None:
+    """The cameras."""
+    _main("cameras", _stage("cameras"))
+
+
+def planner() -> None:
+    """The slow system, in a process of its own on this machine."""
+    _main("planner", _stage("planner"))
+
+
+def expert() -> None:
+    """The fast system."""
+    _main("expert", _stage("expert"))
+
+
+def recorder() -> None:
+    """Every message of an episode into one MCAP file."""
+
+    def run(folder: RunPath, record: bool = False) -> None:
+        """Every message of an episode into one MCAP file; services /syvla/record/*.
+
+        Args:
+            folder: The run's folder, made by the launch.
+            record: Begin an episode at once.
+        """
+        run_recorder(RunFolder(folder), record)
+
+    _main("recorder", run)
+
+
+def robot() -> None:
+    """The robot: owns the arms."""
+
+    def run(folder: RunPath, instruction: str = "", enable: bool = False) -> None:
+        """The robot's node: owns the arms.
+
+        Args:
+            folder: The run's folder, made by the launch.
+            instruction: The task in force at the start.
+            enable: Enable the arms, once in this run, when both systems are heard.
+        """
+        run_robot(RunFolder(folder), instruction, enable)
+
+    _main("robot", run)
+
+
+def twin() -> None:
+    """The simulated robot and table."""
+
+    def run(folder: RunPath, task: str = "snack_loading", split: str = "id", seed: int = 0) -> None:
+        """The simulated robot and table.
+
+        Args:
+            folder: The run's folder, made by the launch.
+            task: Whose things lie on the table.
+            split: Where they lie.
+            seed: Which table.
+        """
+        desk = Desk()
+        desk.say("sim/reset", SimReset(reset_id=monotonic_ns(), task=task, split=split, seed=seed))
+        run_node("twin", folder, desk)
+
+    _main("twin", run)
+
+
+def _stage(name: str) -> Callable[..., None]:
+    def run(folder: RunPath) -> None:
+        run_node(name, folder)
+
+    run.__doc__ = f"The {name} node.\n\nArgs:\n    folder: The run's folder, made by the launch."
+    return run
+
+
+def _main(name: str, run: Callable[..., Any]) -> None:
+    try:
+        tyro.cli(run, prog=name, args=remove_ros_args(sys.argv)[1:])
+    except SyvlaError as error:
+        sys.exit(f"{name}: {error}")

@@ -1,0 +1,106 @@
+"""A stage as a ROS node: the process host of the bus, with ROS on what has a standard message."""
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import rclpy
+from rclpy.executors import Executor, ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
+
+from syvla.config import RunConfig
+from syvla.protocols import Incoming, Outgoing, Stage
+from syvla.rig import open_bus, run_stage
+from syvla_ros.clock import RosClock
+from syvla_ros.ends import Desk, JoinedInlet, JoinedOutlet, RosInlet, RosOutlet
+from syvla_ros.profiles import TopicProfile, profile
+from syvla_ros.routes import routes
+
+NAMESPACE = "syvla"
+# What a stage reads over ROS, where anybody may be the publisher. Images stay on the bus: raw over ROS a frame of
+# 640x480 takes 13 ms or is lost, as JPEG it costs the encoding, and on the bus 0.6 ms. A recorder, which must miss
+# nothing, reads the bus.
+OVER_ROS = frozenset({"arm/left", "arm/right", "chunk", "task"})
+OVER_ROS_LOSSLESS = frozenset({"task"})
+
+
+def run_profile(run: RunConfig) -> TopicProfile:
+    """The names and units of a run's rig."""
+    config = run.rig.ros
+    names = profile(config.profile)
+    return names if config.gripper_unit_m is None else names._replace(gripper_unit_m=config.gripper_unit_m)
+
+
+def init_ros(arguments: Sequence[str] | None = None) -> None:
+    """Start ROS in this process; signals stay with the process host."""
+    rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
+
+
+def join(
+    run: RunConfig, stage: Stage, node: Node, desk: Desk, watched: Sequence[str] = (), held_for: Sequence[str] = ()
+) -> tuple[JoinedInlet, JoinedOutlet]:
+    """The ends of ``stage`` on both bus and ROS.
+
+    The health of the processes ``watched`` is heard too; if one of ``held_for`` ends, the arms are to hold.
+    """
+    table = routes(run_profile(run), RosClock(run.wall_offset_ns), run.rig.ros.jpeg_quality)
+    over_ros = OVER_ROS_LOSSLESS if stage.lossless else OVER_ROS
+    reads = [name for name in stage.reads if name not in over_ros]
+    inlet, outlet = open_bus(run, stage.name, [*reads, *(f"health/{name}" for name in watched)], stage.lossless)
+    read = [route for route in table if route.topic in over_ros and route.topic in stage.reads]
+    written = [route for route in table if route.topic in stage.writes]
+    return (
+        JoinedInlet(inlet, RosInlet(node, read), desk, held_for),
+        JoinedOutlet(outlet, RosOutlet(node, written)),
+    )
+
+
+@contextlib.contextmanager
+def spun_beside(executor: Executor) -> Iterator[None]:
+    """Serve what ROS asks in threads beside the stage; a node that cannot hear any more ends and says why."""
+
+    def spin() -> None:
+        try:
+            executor.spin()
+        except ExternalShutdownException:
+            return
+        except BaseException:
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise
+
+    thread = threading.Thread(target=spin, name="ros")
+    thread.start()
+    try:
+        yield
+    finally:
+        rclpy.try_shutdown()  # which ends the executor's wait
+        thread.join()
+
+
+def run_node(
+    name: str, folder: Path, desk: Desk | None = None, furnish: Callable[[Node], None] = lambda node: None
+) -> None:
+    """Be the node of stage ``name`` of the run in ``folder`` until it is told to stop, or its parent dies.
+
+    Args:
+        name: One of the stages of a run.
+        folder: The run's folder.
+        desk: What this process says to its own stage.
+        furnish: Gives the node its services, if it has any; they are served beside the stage.
+    """
+
+    def ends(run: RunConfig, stage: Stage) -> tuple[Incoming, Outgoing]:
+        init_ros()  # only now: its threads inherit the scheduling that was asked for before
+        node = Node(name, namespace=NAMESPACE, start_parameter_services=False)
+        furnish(node)
+        executor = SingleThreadedExecutor()
+        executor.add_node(node)
+        stack.enter_context(spun_beside(executor))
+        return join(run, stage, node, desk or Desk())
+
+    with contextlib.ExitStack() as stack:
+        run_stage(name, folder, os.getppid(), ends)

@@ -11,6 +11,7 @@ from launch.events import Shutdown
 from launch.events.process import ProcessExited
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
+
 from syvla_ros.bringup import ARGUMENTS, NodePlan, plan
 
 RESPAWN_DELAY_S = 2.0

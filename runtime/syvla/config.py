@@ -111,11 +111,16 @@ class RecorderConfig(Section, frozen=True):
 
 
 class RosConfig(Section, frozen=True):
-    """What ROS calls this robot's topics and joints; the profiles are those of ``syvla_ros.profiles``."""
+    """What ROS calls this robot's topics and joints, and which of its devices other nodes drive.
+
+    The profiles are those of ``syvla_ros.profiles``.
+    """
 
     profile: str = "syvla"
     gripper_unit_m: float | None = None  # metres between the fingers for one unit; None: the profile's
     jpeg_quality: int = 90  # of images on ROS
+    arms: Literal["own", "ros"] = "own"  # ros: driver nodes that take and send joint states by the profile's names
+    cameras: Literal["own", "ros"] = "own"  # ros: camera nodes that send images by the profile's names
 
 
 class RigConfig(Section, frozen=True):

@@ -44,7 +44,6 @@ LINGER_S = {"twin": 1.0, "recorder": 0.7}  # after the supervisor's death: the r
 STAGES = ("twin", "cameras", "planner", "expert", "robot", "recorder")
 POLICIES = ("reference", "learned")
 LEARNED = "syvla-tiny"  # the checkpoint that ships
-Ends = Callable[[RunConfig, Stage], tuple[Incoming, Outgoing]]
 LEARN_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors")
 
 
@@ -269,7 +268,8 @@ def _learned_expert(run: RunConfig, threads: int | None) -> Expert:
     return LearnedExpert(Path(run.policy_name), run.rig, threads)
 
 
-def _robot_stage(run: RunConfig, arms: Mapping[ArmName, ArmDriver]) -> RobotStage:
+def robot_stage(run: RunConfig, arms: Mapping[ArmName, ArmDriver]) -> RobotStage:
+    """The robot stage over the drivers of both arms, which it opens."""
     for driver in arms.values():
         driver.open()
     distance = functools.partial(arm_distance_m, left=Base.of(run.rig.left), right=Base.of(run.rig.right))
@@ -280,7 +280,7 @@ def _robot_stage(run: RunConfig, arms: Mapping[ArmName, ArmDriver]) -> RobotStag
 def _piper_robot(run: RunConfig) -> Stage:
     from syvla.drivers.piper import PiperArm
 
-    return _robot_stage(run, {"left": PiperArm("left", run.rig.left), "right": PiperArm("right", run.rig.right)})
+    return robot_stage(run, {"left": PiperArm("left", run.rig.left), "right": PiperArm("right", run.rig.right)})
 
 
 def _twin(run: RunConfig) -> Stage:
@@ -306,7 +306,7 @@ def _recorder(run: RunConfig, folder: RunFolder) -> Stage:
     return RecorderStage(folder.recordings, run)
 
 
-def _build(name: str, run: RunConfig, folder: RunFolder) -> Stage:
+def build_stage(name: str, run: RunConfig, folder: RunFolder) -> Stage:
     """One stage of a run on the bus."""
     builders: dict[str, Callable[[], Stage]] = {
         "twin": lambda: _twin(run),
@@ -338,27 +338,21 @@ def open_bus(run: RunConfig, name: str, reads: Sequence[str], lossless: bool = F
     return Inlet(subscriptions), Outlet(name, (address(name),), monotonic_ns())
 
 
-def bus_ends(run: RunConfig, stage: Stage) -> tuple[Incoming, Outgoing]:
-    """The bus for all that ``stage`` reads and writes."""
-    return open_bus(run, stage.name, stage.reads, stage.lossless)
-
-
-def run_stage(name: str, path: Path, parent_pid: int, ends: Ends = bus_ends) -> None:
-    """Be the process of stage ``name`` of the run in ``path`` until it is told to stop, or ``parent_pid`` dies.
-
-    ``ends`` opens what the process reads from and publishes to.
-    """
+def run_stage(name: str, path: Path, parent_pid: int) -> None:
+    """Be the process of stage ``name`` of the run in ``path`` until it is told to stop, or ``parent_pid`` dies."""
     folder = RunFolder(path)
     run = folder.load()
     stop_with_parent(parent_pid)
     realtime = ask_realtime(name, run.rig.realtime)
-    stage_host(name, run, folder, realtime, ends).run()
+    stage = build_stage(name, run, folder)
+    inlet, outlet = open_bus(run, name, stage.reads, stage.lossless)
+    stage_host(name, run, stage, inlet, outlet, realtime).run()
 
 
-def stage_host(name: str, run: RunConfig, folder: RunFolder, realtime: str, ends: Ends = bus_ends) -> ProcessHost:
-    """Stage ``name`` of a run, with its devices or models, ready to be served in this process."""
-    stage = _build(name, run, folder)
-    inlet, outlet = ends(run, stage)
+def stage_host(
+    name: str, run: RunConfig, stage: Stage, inlet: Incoming, outlet: Outgoing, realtime: str
+) -> ProcessHost:
+    """The host of a stage of a run in this process; ``realtime`` says what :func:`ask_realtime` was granted."""
     latency_s = {"planner": run.policy.planner_latency_s, "expert": run.policy.expert_latency_s}.get(name, 0.0)
     return ProcessHost(
         stage, inlet, outlet, realtime, latency_s, frozen=name in ("robot", "twin"), linger_s=LINGER_S.get(name, 0.0)
@@ -401,7 +395,7 @@ def lockstep_host(run: RunConfig, extra: Sequence[Stage] = (), cameras: Sequence
     seen = tuple(dict.fromkeys((*cameras, *policy_cameras(run))))
     stages: list[Stage] = [
         TwinStage(world, (), TWIN_PERIOD_NS),
-        _robot_stage(run, {arm: TwinArm(arm, world.plant(arm)) for arm in ARMS}),
+        robot_stage(run, {arm: TwinArm(arm, world.plant(arm)) for arm in ARMS}),
         *([_twin_cameras(run, seen)] if seen else []),
         _planner_stage(run, seen, threads=1),
         _expert_stage(run, threads=1),

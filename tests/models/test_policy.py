@@ -8,7 +8,7 @@ from tests.models.policies import MS
 from syvla.apps.director import Director, Episode
 from syvla.apps.evaluate import run_lockstep
 from syvla.messages import ActionChunk, Intent
-from syvla.rig import RunFolder, _build, lockstep_host, lockstep_run, policy_cameras, policy_model_id
+from syvla.rig import RunFolder, build_stage, lockstep_host, lockstep_run, policy_cameras, policy_model_id
 from syvla_models import checkpoint
 
 
@@ -37,7 +37,7 @@ def test_at_real_time_too_the_twin_draws_only_what_is_looked_at(folder: Path, tm
     """Two wrist cameras that nobody looked at took a sixth of a core from two systems that had to share two."""
     run_folder = RunFolder.create(tmp_path, "test")
     for policy, count in ((str(folder), 1), ("reference", 3)):
-        stage = _build("cameras", lockstep_run("twin", 0.0, 0.0, policy), run_folder)
+        stage = build_stage("cameras", lockstep_run("twin", 0.0, 0.0, policy), run_folder)
         assert len(stage.writes) == count
         stage.close()
 

@@ -1,6 +1,7 @@
 """Measures one process for its Health message: steps, lateness, and what the bus refused or dropped."""
 
 import os
+
 import numpy as np
 
 from syvla.messages import Health

@@ -84,6 +84,7 @@ class ProcessHost:
         self._outlet = outlet
         self._mailbox = _Mailbox(stage.lossless)
         self._linger_ns = to_ns(linger_s)
+        self.signalled = False  # whether a signal asked for the end
         self._ending_ns: int | None = None
         self._stop_asked_ns: int | None = None
         self._missed_ticks = 0
@@ -91,9 +92,8 @@ class ProcessHost:
 
     def run(self) -> None:
         """Serve the stage to its end. Call from the main thread: signals are taken over here."""
-        signal.signal(signal.SIGTERM, lambda *_: self.request_stop())
-        for number in (signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, lambda *_: self._end_with_all())
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, lambda number, _: self._obey(number))
         try:
             if isinstance(self.stage.trigger, Periodic):
                 self._run_periodic(self.stage.trigger.period_ns)
@@ -177,8 +177,11 @@ class ProcessHost:
             health = self._meter.take(now_ns, self._inlet, self._outlet.dropped, self._missed_ticks)
             self._outlet.publish(f"health/{self.stage.name}", health, now_ns, 0)
 
-    def _end_with_all(self) -> None:
-        if self._ending_ns is None:
+    def _obey(self, number: int) -> None:
+        self.signalled = True
+        if number == signal.SIGTERM:
+            self.request_stop()
+        elif self._ending_ns is None:
             self._ending_ns = time.monotonic_ns()
 
     def request_stop(self) -> None:

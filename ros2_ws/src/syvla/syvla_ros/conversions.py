@@ -95,10 +95,10 @@ def image_of(frame: CameraFrame, clock: RosClock) -> Image:
     return message
 
 
-def depth_image_of(frame: CameraFrame, clock: RosClock) -> Image:
-    """A frame's depth in millimetres, aligned to its colour image; MessageError if it has none."""
+def depth_image_of(frame: CameraFrame, clock: RosClock) -> Image | None:
+    """A frame's depth in millimetres, aligned to its colour image; None if it has none."""
     if frame.depth_mm is None:
-        raise MessageError(f"CameraFrame.depth_mm: {frame.camera} has none")
+        return None
     height, width = frame.depth_mm.shape
     message = Image(header=_frame_header(frame, clock), height=height, width=width, encoding="16UC1", step=2 * width)
     message.data.frombytes(frame.depth_mm.astype("<u2").tobytes())
@@ -116,7 +116,8 @@ def frame_of_image(message: Image, camera: str, clock: RosClock) -> CameraFrame:
     """The frame of a raw colour image, rgb8 or bgr8."""
     pixels = _pixels(message, {"rgb8": 3, "bgr8": 3}, np.dtype("u1"))
     rgb = pixels if message.encoding == "rgb8" else pixels[..., ::-1]
-    return _frame(message.header, camera, np.ascontiguousarray(rgb), clock)
+    number, exposure_ns = _frame_id(message.header, clock)
+    return CameraFrame(camera=camera, frame_id=number, exposure_ns=exposure_ns, rgb=rgb.astype(np.uint8, order="C"))
 
 
 def depth_of_image(message: Image) -> Array:
@@ -169,11 +170,6 @@ def _frame_id(header: Header, clock: RosClock) -> tuple[int, int]:
     return _Tags.of("Image", header.frame_id).number("frame_id", otherwise=exposure_ns), exposure_ns
 
 
-def _frame(header: Header, camera: str, rgb: Array, clock: RosClock) -> CameraFrame:
-    number, exposure_ns = _frame_id(header, clock)
-    return CameraFrame(camera=camera, frame_id=number, exposure_ns=exposure_ns, rgb=rgb)
-
-
 def _pixels(message: Image, channels: Mapping[str, int], dtype: np.dtype[np.generic]) -> Array:
     """Pixels (H, W, C) of an image, without the padding at the end of its rows."""
     if message.encoding not in channels:
@@ -184,7 +180,8 @@ def _pixels(message: Image, channels: Mapping[str, int], dtype: np.dtype[np.gene
     row = width * n * dtype.itemsize
     if message.step < row or message.step % dtype.itemsize or len(message.data) != message.step * height:
         raise MessageError(
-            f"Image.data must be height x step bytes and step at least {row}, not {len(message.data)} and {message.step}"
+            f"Image.data must be height x step bytes and step at least {row}, "
+            f"not {len(message.data)} bytes with step {message.step}"
         )
     rows = np.frombuffer(message.data, np.uint8).reshape(height, message.step)[:, :row]
     return np.ascontiguousarray(rows).view(dtype).astype(dtype.newbyteorder("=")).reshape(height, width, n)

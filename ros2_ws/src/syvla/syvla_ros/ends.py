@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
-from rclpy.callback_groups import CallbackGroup
 from rclpy.node import Node
 
 from syvla.clock import monotonic_ns
@@ -17,31 +16,15 @@ from syvla.protocols import Header, Received
 from syvla.transport.bus import Inlet, Outlet
 from syvla.transport.codec import encode_body
 from syvla_ros.routes import Route
+from syvla_ros.taking import Taker
 
+CROWDED_NS = 1_000_000_000
+EPOCHS = 16  # of publishers that are remembered
 POLL_NS = 2_000_000  # a DDS reader has no descriptor to wait for; looking costs a microsecond
-MESSAGES_PER_DRAIN = 64  # of one topic: more at a time is no controller
-
-
-class _Taken(CallbackGroup):
-    """Readers whose messages are taken, so that an executor of the same node neither waits for them nor takes any."""
-
-    def can_execute(self, entity: Any) -> bool:
-        """Never."""
-        return False
-
-    def beginning_execution(self, entity: Any) -> bool:
-        """Never."""
-        return False
-
-    def ending_execution(self, entity: Any) -> None:
-        """Never."""
 
 
 class RosInlet:
-    """Reads ``routes`` without an executor: a look at each reader takes a microsecond and wakes nobody.
-
-    Attributes are those of every inlet; ``publishers`` counts, for each topic, the publishers heard since it was read.
-    """
+    """Reads ``routes``, those that can be read."""
 
     poll_ns = POLL_NS
     sockets: Sequence[Any] = ()
@@ -51,13 +34,10 @@ class RosInlet:
         self.refused = 0
         self.dropped = 0
         self.last_refusal = ""
-        self._node = node
-        group = _Taken()
-        self._readers = [
-            (
-                route,
-                node.create_subscription(route.ros_type, route.ros_name, _ignore, route.quality, callback_group=group),
-            )
+        self._epochs: dict[str, list[int]] = {}  # of the publishers of each topic, the one that spoke last at the end
+        self._crowded_ns: dict[str, int] = {}
+        self._takers = [
+            (route, Taker(node, route.ros_type, route.ros_name, route.quality))
             for route in routes
             if route.back is not None
         ]
@@ -65,13 +45,9 @@ class RosInlet:
     def drain(self) -> list[Received]:
         """What has come since the last call, checked and converted."""
         found: list[Received] = []
-        for route, reader in self._readers:
-            for _ in range(MESSAGES_PER_DRAIN):
-                with reader.handle:
-                    taken = reader.handle.take_message(reader.msg_type, False)
-                if taken is None:
-                    break
-                self._accept(route, *taken, found)
+        for route, taker in self._takers:
+            for message, info in taker.take():
+                self._accept(route, message, info, found)
         return found
 
     def _accept(self, route: Route, message: Any, info: Any, found: list[Received]) -> None:
@@ -86,17 +62,31 @@ class RosInlet:
         self.received += 1
         # A publisher that restarts has another identity: its numbers begin anew, as those of a new epoch do.
         epoch = zlib.crc32(bytes(info["publisher_gid"]["data"]))
+        self._hear(route.topic, epoch, now_ns)
         header = Header(route.topic, epoch, info["publication_sequence_number"] or 0, now_ns, 0)
         found.append(Received(header, ours, now_ns, partial(encode_body, ours)))
 
-    def publishers(self, topic: str) -> int:
-        """How many publishers ROS knows of ``topic``."""
-        return sum(self._node.count_publishers(route.ros_name) for route, _ in self._readers if route.topic == topic)
+    def _hear(self, topic: str, epoch: int, now_ns: int) -> None:
+        heard = self._epochs.setdefault(topic, [])
+        if heard and heard[-1] == epoch:
+            return
+        if epoch in heard:
+            self._crowded_ns[topic] = now_ns
+            heard.remove(epoch)
+        heard.append(epoch)
+        del heard[:-EPOCHS]
+
+    def crowded(self, topic: str) -> bool:
+        """Whether two publishers of ``topic`` have lately spoken in turn: nobody could say who commands.
+
+        The graph would not do: it names a killed publisher for another 20 s, beside the one that took its place.
+        """
+        return monotonic_ns() - self._crowded_ns.get(topic, -CROWDED_NS) < CROWDED_NS
 
     def close(self) -> None:
         """Stop reading."""
-        for _, reader in self._readers:
-            self._node.destroy_subscription(reader)
+        for _, taker in self._takers:
+            taker.close()
 
 
 class RosOutlet:
@@ -110,7 +100,7 @@ class RosOutlet:
         for route in routes:
             if route.into is None:
                 continue
-            publisher = node.create_publisher(route.ros_type, route.ros_name, route.quality)
+            publisher: Any = node.create_publisher(route.ros_type, route.ros_name, route.quality)
             self._writers.setdefault(route.topic, []).append((route, publisher))
 
     def publish(self, topic: str, message: Message) -> None:
@@ -158,7 +148,8 @@ class Desk:
 class JoinedInlet:
     """The bus, ROS and the desk as one inlet.
 
-    When a process of ``held_for`` goes away the arms are to hold. ``heard`` are the topics that came over the bus.
+    When a process of ``held_for`` goes away, or two nodes publish chunks, the arms are to hold. ``heard`` are the
+    topics that came over the bus.
     """
 
     def __init__(self, bus: Inlet, ros: RosInlet, desk: Desk, held_for: Sequence[str]) -> None:
@@ -193,16 +184,21 @@ class JoinedInlet:
         for address in self._bus.lost():
             name = address.rpartition("/")[2]
             if name in self._held_for:
-                now_ns = monotonic_ns()
-                hold = OperatorCommand(command_id=now_ns, issued_ns=now_ns, action="hold", lost=f"{name} has ended")
-                self._desk.say("operator", hold)
+                self._hold(f"{name} has ended")
         came = self._bus.drain()
         self.heard.update(received.header.topic for received in came)
-        return [*self._desk.drain(), *came, *self._ros.drain()]
+        came += self._ros.drain()
+        if self._ros.crowded("chunk"):
+            self._hold("more than one node publishes chunks")
+        return [*self._desk.drain(), *came]
 
-    def publishers(self, topic: str) -> int:
-        """How many publishers ROS knows of ``topic``."""
-        return self._ros.publishers(topic)
+    def _hold(self, lost: str) -> None:
+        now_ns = monotonic_ns()
+        self._desk.say("operator", OperatorCommand(command_id=now_ns, issued_ns=now_ns, action="hold", lost=lost))
+
+    def crowded(self, topic: str) -> bool:
+        """Whether two ROS publishers of ``topic`` have lately spoken in turn."""
+        return self._ros.crowded(topic)
 
     def close(self) -> None:
         """Stop receiving."""
@@ -237,7 +233,3 @@ class JoinedOutlet:
         """Stop publishing."""
         self._bus.close()
         self._ros.close()
-
-
-def _ignore(message: Any) -> None:
-    """No executor ever calls it: messages are taken."""

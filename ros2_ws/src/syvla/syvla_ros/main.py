@@ -80,14 +80,14 @@ def twin() -> None:
         """
         desk = Desk()
         desk.say("sim/reset", SimReset(reset_id=monotonic_ns(), task=task, split=split, seed=seed))
-        run_node("twin", folder, desk)
+        run_node("twin", RunFolder(folder), desk)
 
     _main("twin", run)
 
 
 def _stage(name: str) -> Callable[..., None]:
     def run(folder: RunPath) -> None:
-        run_node(name, folder)
+        run_node(name, RunFolder(folder))
 
     run.__doc__ = f"The {name} node.\n\nArgs:\n    folder: The run's folder, made by the launch."
     return run

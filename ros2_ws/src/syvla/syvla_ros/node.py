@@ -5,7 +5,6 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 import rclpy
 from rclpy.executors import Executor, ExternalShutdownException, SingleThreadedExecutor
@@ -13,10 +12,15 @@ from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
 from syvla.config import RunConfig
-from syvla.protocols import Incoming, Outgoing, Stage
-from syvla.rig import open_bus, run_stage
+from syvla.hosts.process import stop_with_parent
+from syvla.messages import ARMS
+from syvla.protocols import Stage
+from syvla.rig import RunFolder, ask_realtime, build_stage, open_bus, policy_cameras, robot_stage, stage_host
+from syvla.stages.cameras import CamerasStage
+from syvla.topics import CAMERAS
 from syvla_ros.clock import RosClock
 from syvla_ros.ends import Desk, JoinedInlet, JoinedOutlet, RosInlet, RosOutlet
+from syvla_ros.foreign import RosArm, RosCameras
 from syvla_ros.profiles import TopicProfile, profile
 from syvla_ros.routes import routes
 
@@ -26,6 +30,7 @@ NAMESPACE = "syvla"
 # nothing, reads the bus.
 OVER_ROS = frozenset({"arm/left", "arm/right", "chunk", "task"})
 OVER_ROS_LOSSLESS = frozenset({"task"})
+POLL_HZ = 200.0  # how often another node's cameras are looked at
 
 
 def run_profile(run: RunConfig) -> TopicProfile:
@@ -35,7 +40,7 @@ def run_profile(run: RunConfig) -> TopicProfile:
     return names if config.gripper_unit_m is None else names._replace(gripper_unit_m=config.gripper_unit_m)
 
 
-def init_ros(arguments: Sequence[str] | None = None) -> None:
+def init_ros(arguments: list[str] | None = None) -> None:
     """Start ROS in this process; signals stay with the process host."""
     rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
 
@@ -81,8 +86,20 @@ def spun_beside(executor: Executor) -> Iterator[None]:
         thread.join()
 
 
+def ros_stage(name: str, run: RunConfig, folder: RunFolder, node: Node) -> Stage:
+    """Stage ``name`` of a run; where the rig says so, over devices that other nodes drive."""
+    names, clock = run_profile(run), RosClock(run.wall_offset_ns)
+    if name == "robot" and run.rig.ros.arms == "ros":
+        limits = run.rig.safety
+        return robot_stage(run, {arm: RosArm(arm, node, names, clock, limits) for arm in ARMS})
+    if name == "cameras" and run.rig.ros.cameras == "ros":
+        cameras = policy_cameras(run) or CAMERAS
+        return CamerasStage(RosCameras(node, cameras, names, clock), cameras, POLL_HZ)
+    return build_stage(name, run, folder)
+
+
 def run_node(
-    name: str, folder: Path, desk: Desk | None = None, furnish: Callable[[Node], None] = lambda node: None
+    name: str, folder: RunFolder, desk: Desk | None = None, furnish: Callable[[Node], None] = lambda node: None
 ) -> None:
     """Be the node of stage ``name`` of the run in ``folder`` until it is told to stop, or its parent dies.
 
@@ -92,15 +109,15 @@ def run_node(
         desk: What this process says to its own stage.
         furnish: Gives the node its services, if it has any; they are served beside the stage.
     """
-
-    def ends(run: RunConfig, stage: Stage) -> tuple[Incoming, Outgoing]:
-        init_ros()  # only now: its threads inherit the scheduling that was asked for before
-        node = Node(name, namespace=NAMESPACE, start_parameter_services=False)
-        furnish(node)
-        executor = SingleThreadedExecutor()
-        executor.add_node(node)
-        stack.enter_context(spun_beside(executor))
-        return join(run, stage, node, desk or Desk())
-
-    with contextlib.ExitStack() as stack:
-        run_stage(name, folder, os.getppid(), ends)
+    run = folder.load()
+    stop_with_parent(os.getppid())
+    realtime = ask_realtime(name, run.rig.realtime)
+    init_ros()  # only now: its threads inherit the scheduling that was asked for before
+    node = Node(name, namespace=NAMESPACE, start_parameter_services=False)
+    furnish(node)
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    with spun_beside(executor):
+        stage = ros_stage(name, run, folder, node)
+        inlet, outlet = join(run, stage, node, desk or Desk())
+        stage_host(name, run, stage, inlet, outlet, realtime).run()

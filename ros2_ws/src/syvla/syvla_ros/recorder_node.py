@@ -39,4 +39,4 @@ def run_recorder(folder: RunFolder, record: bool) -> None:
 
     if record:
         control("start")
-    run_node("recorder", folder.path, desk, furnish)
+    run_node("recorder", folder, desk, furnish)

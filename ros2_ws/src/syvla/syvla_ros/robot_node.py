@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
@@ -15,17 +16,16 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
-from syvla.clock import monotonic_ns
+from syvla.clock import monotonic_ns, to_ns
 from syvla.config import RunConfig
 from syvla.control.mode import MOVING
 from syvla.errors import SyvlaError
 from syvla.hosts.process import ProcessHost, stop_with_parent
 from syvla.messages import ARMS, Mode, OperatorCommand, SafetyState
-from syvla.protocols import Incoming, Outgoing, Stage
 from syvla.rig import RunFolder, ask_realtime, stage_host
 from syvla_ros import qos
 from syvla_ros.ends import Desk, JoinedInlet, JoinedOutlet
-from syvla_ros.node import NAMESPACE, init_ros, join, spun_beside
+from syvla_ros.node import NAMESPACE, init_ros, join, ros_stage, spun_beside
 from syvla_ros.routes import TASK
 
 WATCHED = ("expert", "cameras", "planner")
@@ -35,8 +35,8 @@ ENABLED_MARK = "enabled-by-itself"
 BY_ITSELF_PERIOD_S = 0.2
 FEEDBACK_LIMIT_S = 3.0  # for both arms to be heard
 ANSWER_LIMIT_S = 1.0  # for the gate to obey
+AGAIN_S = 0.2  # after which it is told again: arms that brake cannot be resumed yet
 BUILD_LIMIT_S = 30.0
-PUBLISHERS_PERIOD_S = 0.05
 POLL_S = 0.01
 _OK, _FAILED = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
@@ -54,11 +54,11 @@ class RobotNode(LifecycleNode):
         self._run, self._folder, self._realtime = run, folder, realtime
         self._requests: queue.SimpleQueue[Future[None]] = queue.SimpleQueue()
         self._ended = False
-        self._host: ProcessHost | None = None
+        self._host: ProcessHost | None = None  # of the stage that is configured
+        self._served: ProcessHost | None = None  # of the last one that was
         self._inlet: JoinedInlet | None = None
         self._outlet: JoinedOutlet | None = None
         self._desk = Desk()
-        self._crowded = False
         self._tried_to_configure = False
         services = MutuallyExclusiveCallbackGroup()  # a hold is heard while a transition waits
         self.create_service(SetBool, "enable", self._on_enable, callback_group=services)
@@ -66,7 +66,6 @@ class RobotNode(LifecycleNode):
             self.create_service(Trigger, name, self._operator(name), callback_group=services)
         self._task = self.create_publisher(String, f"{TASK}/current", qos.KEPT)
         self.create_subscription(String, TASK, self._task.publish, qos.COMMAND, callback_group=services)
-        self.create_timer(PUBLISHERS_PERIOD_S, self._count_publishers, callback_group=services)
         self.create_timer(BY_ITSELF_PERIOD_S, self._go_on_by_itself)
         self._enable_by_itself = enable
         if instruction:
@@ -77,26 +76,24 @@ class RobotNode(LifecycleNode):
     def serve(self) -> None:
         """Run the stage whenever it is configured, until a signal or the shutdown transition. The arms then hold."""
         while not self._ended:
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):  # while a stage runs its host has them
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):  # while a stage runs, its host has them
                 signal.signal(number, lambda *_: self._end())
+            if self._served is not None and self._served.signalled:
+                return
             with contextlib.suppress(queue.Empty):
                 self._serve_one(self._requests.get(timeout=0.1))
 
     def _serve_one(self, asked: Future[None]) -> None:
         try:
-            self._host = stage_host("robot", self._run, self._folder, self._realtime, self._ends)
+            stage = ros_stage("robot", self._run, self._folder, self)
+            self._inlet, self._outlet = join(self._run, stage, self, self._desk, WATCHED, HELD_FOR)
+            self._host = self._served = stage_host("robot", self._run, stage, self._inlet, self._outlet, self._realtime)
         except SyvlaError as error:
             asked.set_exception(error)
             return
         asked.set_result(None)
-        self._host.run()
-        cleaned_up, self._host = self._host is None, None
-        if not cleaned_up:  # a signal ended it
-            self._ended = True
-
-    def _ends(self, run: RunConfig, stage: Stage) -> tuple[Incoming, Outgoing]:
-        self._inlet, self._outlet = join(run, stage, self, self._desk, WATCHED, HELD_FOR)
-        return self._inlet, self._outlet
+        self._served.run()
+        self._host = None
 
     def _end(self) -> None:
         self._ended = True
@@ -112,7 +109,7 @@ class RobotNode(LifecycleNode):
         except (SyvlaError, TimeoutError) as error:
             self.get_logger().error(f"not configured: {error}")
             return _FAILED
-        silent = [arm for arm in ARMS if not self._wait(lambda arm=arm: self._seen(f"arm/{arm}"), FEEDBACK_LIMIT_S)]
+        silent = [arm for arm in ARMS if not self._wait(partial(self._seen, f"arm/{arm}"), FEEDBACK_LIMIT_S)]
         if silent:
             self.get_logger().error(f"not configured: no feedback from the {' and the '.join(silent)} arm")
             self._stop_stage()
@@ -155,7 +152,7 @@ class RobotNode(LifecycleNode):
             self._tried_to_configure = True
             self.trigger_configure()
         inlet = self._inlet
-        if not self._enable_by_itself or inlet is None or not AWAITED <= inlet.heard:
+        if not self._enable_by_itself or inlet is None or not inlet.heard >= AWAITED:
             return
         self._enable_by_itself = False
         with contextlib.suppress(FileExistsError):
@@ -179,26 +176,19 @@ class RobotNode(LifecycleNode):
         return response
 
     def _ask(self, action: Any, expected: Any) -> tuple[bool, str]:
-        """Say it to the gate; whether it did so in time, and the mode with its reasons."""
+        """Say it to the gate, and again while it may not obey yet; whether it did, and its mode with the reasons."""
         if self._host is None:
             return False, "not configured"
-        if action in ("enable", "resume") and self._crowded:
+        if action in ("enable", "resume") and self._inlet is not None and self._inlet.crowded("chunk"):
             return False, "more than one node publishes chunks"
-        now_ns = monotonic_ns()
-        self._desk.say("operator", OperatorCommand(command_id=now_ns, issued_ns=now_ns, action=action))
+        begun_ns = monotonic_ns()
         limit_s = ANSWER_LIMIT_S + (self._run.rig.control.enable_timeout_s if action == "enable" else 0.0)
-        done = self._wait(lambda: self._mode() in expected and self._safety_ns() > now_ns, limit_s)
-        return done, self._words()
-
-    def _count_publishers(self) -> None:
-        """Two nodes that publish chunks: nobody could say who commands."""
-        inlet = self._inlet
-        crowded = inlet is not None and inlet.publishers("chunk") > 1
-        if crowded and not self._crowded:
+        done = False
+        while not done and monotonic_ns() - begun_ns < to_ns(limit_s):
             now_ns = monotonic_ns()
-            lost = "more than one node publishes chunks"
-            self._desk.say("operator", OperatorCommand(command_id=now_ns, issued_ns=now_ns, action="hold", lost=lost))
-        self._crowded = crowded
+            self._desk.say("operator", OperatorCommand(command_id=now_ns, issued_ns=now_ns, action=action))
+            done = self._wait(lambda: self._mode() in expected and self._safety_ns() > begun_ns, AGAIN_S)
+        return done, self._words()
 
     # ------------------------------------------------------------ what the stage said
 

@@ -6,7 +6,7 @@ also reads all the rest exactly as it was sent.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.qos import QoSProfile
@@ -15,27 +15,30 @@ from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 
 from syvla.message import Message
-from syvla.messages import ARMS, ActionChunk, ArmState, CameraFrame, JointCommand, SafetyState, Task, Thought
+from syvla.messages import ARMS
 from syvla.topics import CAMERAS
 from syvla_ros import conversions, qos
 from syvla_ros.clock import RosClock
 from syvla_ros.profiles import TopicProfile
 
 TASK = "/syvla/task"  # where people say what they want; the robot's node says under .../current what is in force
+CHUNK = "/syvla/chunk"
+THOUGHT = "/syvla/thought"
+DIAGNOSTICS = "/diagnostics"
 
 
 class Route(NamedTuple):
     """One ROS topic beside a topic of ours.
 
-    ``into`` makes the ROS message, or None where this one has nothing for it; ``back`` makes ours of what came at
-    ``now_ns``. One that is None is not sent, or not read.
+    ``into`` makes the ROS message of ours, ``back`` ours of a ROS message that came at ``now_ns``. One that is None
+    is not sent, or not read.
     """
 
     topic: str
     ros_name: str
     ros_type: type
     quality: QoSProfile
-    into: Callable[[Message], Any] | None
+    into: Callable[[Any], Any] | None
     back: Callable[[Any, int], Message] | None = None
 
 
@@ -43,67 +46,33 @@ def routes(names: TopicProfile, clock: RosClock, jpeg_quality: int) -> list[Rout
     """Every route, with the names of a profile."""
     found: list[Route] = []
     for camera in CAMERAS:
+        into = partial(conversions.compressed_image_of, quality=jpeg_quality, clock=clock)
+        depth = partial(conversions.depth_image_of, clock=clock)
         found += [
-            Route(
-                f"camera/{camera}",
-                f"{names.image[camera]}/compressed",
-                CompressedImage,
-                qos.SENSOR,
-                lambda m: conversions.compressed_image_of(cast(CameraFrame, m), jpeg_quality, clock),
-                partial(lambda camera, m, now_ns: conversions.frame_of_compressed(m, camera, clock), camera),
-            ),
-            Route(
-                f"camera/{camera}",
-                names.depth[camera],
-                Image,
-                qos.SENSOR,
-                lambda m: None if cast(CameraFrame, m).depth_mm is None else conversions.depth_image_of(m, clock),
-            ),
+            Route(f"camera/{camera}", f"{names.image[camera]}/compressed", CompressedImage, qos.SENSOR, into),
+            Route(f"camera/{camera}", names.depth[camera], Image, qos.SENSOR, depth),
         ]
     for arm in ARMS:
+        into = partial(conversions.joint_state_of, names=names, clock=clock)
+        back = _back(partial(conversions.arm_state_of, arm=arm, names=names, clock=clock))
+        command = partial(conversions.joint_command_of, arm=arm, names=names, clock=clock)
         found += [
-            Route(
-                f"arm/{arm}",
-                names.state[arm],
-                JointState,
-                qos.SENSOR,
-                lambda m: conversions.joint_state_of(cast(ArmState, m), names, clock),
-                partial(lambda arm, m, now_ns: conversions.arm_state_of(m, arm, names, clock), arm),
-            ),
-            Route(
-                "command",
-                names.command[arm],
-                JointState,
-                qos.COMMAND,
-                partial(lambda arm, m: conversions.joint_command_of(cast(JointCommand, m), arm, names, clock), arm),
-            ),
+            Route(f"arm/{arm}", names.state[arm], JointState, qos.SENSOR, into, back),
+            Route("command", names.command[arm], JointState, qos.COMMAND, command),
         ]
+    trajectory = partial(conversions.trajectory_of, clock=clock)
+    chunk = _back(partial(conversions.chunk_of, clock=clock))
+    diagnostics = partial(conversions.diagnostics_of, clock=clock)
     return [
         *found,
-        Route(
-            "chunk",
-            "/syvla/chunk",
-            JointTrajectory,
-            qos.COMMAND,
-            lambda m: conversions.trajectory_of(cast(ActionChunk, m), clock),
-            lambda m, now_ns: conversions.chunk_of(m, clock),
-        ),
-        Route(
-            "task",
-            TASK,
-            String,
-            qos.COMMAND,
-            lambda m: conversions.string_of_task(cast(Task, m)),
-        ),
+        Route("chunk", CHUNK, JointTrajectory, qos.COMMAND, trajectory, chunk),
+        Route("task", TASK, String, qos.COMMAND, conversions.string_of_task),
         Route("task", f"{TASK}/current", String, qos.KEPT, None, conversions.task_of),
-        Route(
-            "thought", "/syvla/thought", String, qos.STATUS, lambda m: conversions.string_of_thought(cast(Thought, m))
-        ),
-        Route(
-            "safety",
-            "/diagnostics",
-            DiagnosticArray,
-            qos.STATUS,
-            lambda m: conversions.diagnostics_of(cast(SafetyState, m), clock),
-        ),
+        Route("thought", THOUGHT, String, qos.STATUS, conversions.string_of_thought),
+        Route("safety", DIAGNOSTICS, DiagnosticArray, qos.STATUS, diagnostics),
     ]
+
+
+def _back(convert: Callable[[Any], Message]) -> Callable[[Any, int], Message]:
+    """A conversion of a message that carries its own time."""
+    return lambda message, now_ns: convert(message)

@@ -1,0 +1,51 @@
+"""Messages taken from ROS by whoever has a loop of its own, without an executor."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from rclpy.callback_groups import CallbackGroup
+from rclpy.node import Node
+from rclpy.qos import QoSProfile
+
+MESSAGES_PER_LOOK = 64  # more at a time is no controller
+
+
+class _Taken(CallbackGroup):
+    """Readers that an executor of the same node neither waits for nor takes from."""
+
+    def can_execute(self, entity: Any) -> bool:
+        """Never."""
+        return False
+
+    def beginning_execution(self, entity: Any) -> bool:
+        """Never."""
+        return False
+
+    def ending_execution(self, entity: Any) -> None:
+        """Never."""
+
+
+class Taker:
+    """One subscription that is looked at; a look that finds nothing costs a microsecond and wakes nobody."""
+
+    def __init__(self, node: Node, ros_type: type, name: str, quality: QoSProfile) -> None:
+        self.name = name
+        self._node = node
+        self._reader: Any = node.create_subscription(ros_type, name, _ignore, quality, callback_group=_Taken())
+
+    def take(self) -> Iterator[tuple[Any, Any]]:
+        """The messages that came since the last look, oldest first, each with what DDS says of it."""
+        for _ in range(MESSAGES_PER_LOOK):
+            with self._reader.handle:
+                taken = self._reader.handle.take_message(self._reader.msg_type, False)
+            if taken is None:
+                return
+            yield taken
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._node.destroy_subscription(self._reader)
+
+
+def _ignore(message: Any) -> None:
+    """Nobody calls it: messages are taken."""

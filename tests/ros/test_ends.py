@@ -1,7 +1,8 @@
 """What a node's stage reads from and publishes to: bus, ROS, and what is said inside the process."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,18 +10,20 @@ import pytest
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 
 from syvla.clock import monotonic_ns, wall_offset_ns
 from syvla.config import SafetyLimits
 from syvla.errors import DriverError
-from syvla.messages import ActionChunk, ArmState, OperatorCommand
+from syvla.messages import ActionChunk, ArmState, OperatorCommand, Task
+from syvla.transport.bus import Inlet, Outlet, Subscription, ipc_directory
 from syvla_ros import conversions, qos
 from syvla_ros.clock import RosClock
-from syvla_ros.ends import RosInlet, RosOutlet
+from syvla_ros.ends import Desk, JoinedInlet, RosInlet, RosOutlet
 from syvla_ros.foreign import RosArm, RosCameras
 from syvla_ros.profiles import profile
-from syvla_ros.routes import CHUNK, routes
+from syvla_ros.routes import CHUNK, TASK, routes
 from syvla_ros.taking import Taker
 
 CLOCK = RosClock(wall_offset_ns())

@@ -48,6 +48,14 @@ def test_on_the_twin_the_scene_says_what_is_to_be_done(made: Plan) -> None:
     assert made.run.policy.planner_latency_s == 0.3
 
 
+def test_with_episodes_a_director_lays_the_table_and_enables(tmp_path: Path) -> None:
+    made = plan(values(tmp_path, episodes="40", seed="7", policy="reference"))
+    called = {node.executable: node.arguments[1:] for node in made.nodes}
+    assert called["director"] == ("--task", "snack_loading", "--split", "id", "--first-seed", "7", "--episodes", "40")
+    assert called["robot"] == called["twin"] == ()
+    shutil.rmtree(made.run.bus_folder)
+
+
 def test_every_node_of_the_launch_is_installed_and_starts_again_but_the_physical_world(made: Plan) -> None:
     assert {node.executable for node in made.nodes} <= executables()
     assert [node.executable for node in made.nodes if not node.respawn] == ["twin"]
@@ -59,6 +67,8 @@ def test_every_node_of_the_launch_is_installed_and_starts_again_but_the_physical
         ({"sim": "yes"}, "sim must be true or false, not 'yes'"),
         ({"record": ""}, "record must be true or false"),
         ({"seed": "-1"}, "seed must be a whole number"),
+        ({"episodes": "many"}, "episodes must be a whole number"),
+        ({"sim": "false", "rig": "cobot_magic", "episodes": "2"}, "episodes|cobot_magic"),
         ({"sim": "false", "enable": "true"}, "real arms are enabled at the robot"),
         ({"sim": "false", "rig": "twin"}, "it needs sim:=true"),
         ({"rig": "moon"}, "no rig 'moon'"),

@@ -24,6 +24,7 @@ ARGUMENTS = (
     Argument("task", "snack_loading", "with sim: whose things lie on the table"),
     Argument("split", "id", "with sim: where they lie"),
     Argument("seed", "0", "with sim: which table"),
+    Argument("episodes", "0", "with sim: run so many from seed on, one after the other, and end"),
     Argument("policy", "", "reference, learned, or the folder of a checkpoint; the learned one, if not given"),
     Argument(
         "enable", "", "true: enable the arms by itself when both systems run; only with sim, and there the default"
@@ -65,11 +66,17 @@ def plan(values: Mapping[str, str]) -> Plan:
     run = realtime_run(rig, *STAND_INS_S.get(policy, (0.0, 0.0)), policy)
     if (run.rig.kind == "twin") is not sim:
         raise ConfigError(f"rig {run.rig.name!r} is a {run.rig.kind}: it needs sim:={str(not sim).lower()}")
+    seed, episodes = _count("seed", values), _count("episodes", values)
+    if episodes and not sim:
+        raise ConfigError("episodes: only the twin's table can be laid by a program; it needs sim:=true")
     instruction = values["instruction"]
     scene: tuple[str, ...] = ()
     if sim:
-        scene = ("--task", values["task"], "--split", values["split"], "--seed", str(_seed(values)))
-        instruction = instruction or _instruction(run, values)
+        scene = ("--task", values["task"], "--split", values["split"], "--seed", str(seed))
+        instruction = instruction or _instruction(run, *scene[1::2])
+    if episodes:  # a director lays the table, states the task and enables
+        directed = (*scene[:4], "--first-seed", str(seed), "--episodes", str(episodes))
+        instruction, scene, enable = "", (), False
     folder = RunFolder.create(Path(values["runs"]), "ros")
     folder.save(run)
     path = str(folder.path)
@@ -81,6 +88,7 @@ def plan(values: Mapping[str, str]) -> Plan:
         NodePlan("expert", (path,)),
         NodePlan("robot", robot),
         NodePlan("recorder", (path, *(("--record",) if record else ()))),
+        *([NodePlan("director", (path, *directed), respawn=False)] if episodes else []),
     ]
     return Plan(folder, run, tuple(nodes))
 
@@ -92,21 +100,21 @@ def _truth(name: str, values: Mapping[str, str]) -> bool:
     return choices[values[name].lower()]
 
 
-def _seed(values: Mapping[str, str]) -> int:
-    text = values["seed"]
+def _count(name: str, values: Mapping[str, str]) -> int:
+    text = values[name]
     if not text.isdecimal():
-        raise ConfigError(f"seed must be a whole number from 0 on, not {text!r}")
+        raise ConfigError(f"{name} must be a whole number from 0 on, not {text!r}")
     return int(text)
 
 
-def _instruction(run: RunConfig, values: Mapping[str, str]) -> str:
+def _instruction(run: RunConfig, task: str, split: str, seed: str) -> str:
     """What the scene asks for."""
     from syvla.messages import SimReset
     from syvla.sim.tasks import ALL_TASKS
     from syvla.sim.world import TwinWorld
 
     world = TwinWorld(run.rig, ALL_TASKS)
-    world.reset(SimReset(reset_id=0, task=values["task"], split=values["split"], seed=_seed(values)))
+    world.reset(SimReset(reset_id=0, task=task, split=split, seed=int(seed)))
     instruction = world.truth(0).instruction
     world.close()
     return instruction

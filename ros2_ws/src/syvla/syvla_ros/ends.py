@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
+from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.node import Node
 
 from syvla.clock import monotonic_ns
@@ -100,7 +101,10 @@ class RosOutlet:
         for route in routes:
             if route.into is None:
                 continue
-            publisher: Any = node.create_publisher(route.ros_type, route.ros_name, route.quality)
+            silent = PublisherEventCallbacks(use_default_callbacks=False)  # for the same reason as a reader's
+            publisher: Any = node.create_publisher(
+                route.ros_type, route.ros_name, route.quality, event_callbacks=silent
+            )
             self._writers.setdefault(route.topic, []).append((route, publisher))
 
     def publish(self, topic: str, message: Message) -> None:

@@ -12,6 +12,7 @@ from syvla.clock import monotonic_ns
 from syvla.errors import SyvlaError
 from syvla.messages import SimReset
 from syvla.rig import RunFolder
+from syvla_ros.director_node import run_director
 from syvla_ros.ends import Desk
 from syvla_ros.node import run_node
 from syvla_ros.recorder_node import run_recorder
@@ -66,20 +67,39 @@ def robot() -> None:
     _main("robot", run)
 
 
+def director() -> None:
+    """The operator of the twin, by a script."""
+
+    def run(folder: RunPath, task: str, split: str = "id", first_seed: int = 0, episodes: int = 1) -> int:
+        """Runs episodes on the twin as an operator would.
+
+        Args:
+            folder: The run's folder, made by the launch.
+            task: What is to be done.
+            split: Where the things lie, or how it is said.
+            first_seed: The table of the first episode; the next ones follow.
+            episodes: How many.
+        """
+        return run_director(RunFolder(folder), task, split, first_seed, episodes)
+
+    _main("director", run)
+
+
 def twin() -> None:
     """The simulated robot and table."""
 
-    def run(folder: RunPath, task: str = "snack_loading", split: str = "id", seed: int = 0) -> None:
+    def run(folder: RunPath, task: str = "", split: str = "id", seed: int = 0) -> None:
         """The simulated robot and table.
 
         Args:
             folder: The run's folder, made by the launch.
-            task: Whose things lie on the table.
+            task: Whose things lie on the table from the start; without, somebody else lays it.
             split: Where they lie.
             seed: Which table.
         """
         desk = Desk()
-        desk.say("sim/reset", SimReset(reset_id=monotonic_ns(), task=task, split=split, seed=seed))
+        if task:
+            desk.say("sim/reset", SimReset(reset_id=monotonic_ns(), task=task, split=split, seed=seed))
         run_node("twin", RunFolder(folder), desk)
 
     _main("twin", run)
@@ -95,6 +115,6 @@ def _stage(name: str) -> Callable[..., None]:
 
 def _main(name: str, run: Callable[..., Any]) -> None:
     try:
-        tyro.cli(run, prog=name, args=remove_ros_args(sys.argv)[1:])
+        sys.exit(tyro.cli(run, prog=name, args=remove_ros_args(sys.argv)[1:]))
     except SyvlaError as error:
         sys.exit(f"{name}: {error}")

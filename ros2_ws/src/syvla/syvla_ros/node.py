@@ -12,7 +12,7 @@ from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
 from syvla.config import RunConfig
-from syvla.hosts.process import stop_with_parent
+from syvla.hosts.process import ProcessHost, stop_with_parent
 from syvla.messages import ARMS
 from syvla.protocols import Stage
 from syvla.rig import RunFolder, ask_realtime, build_stage, open_bus, policy_cameras, robot_stage, stage_host
@@ -25,6 +25,7 @@ from syvla_ros.profiles import TopicProfile, profile
 from syvla_ros.routes import routes
 
 NAMESPACE = "syvla"
+Furnish = Callable[[Node, ProcessHost], None]
 # What a stage reads over ROS, where anybody may be the publisher. Images stay on the bus: raw over ROS a frame of
 # 640x480 takes 13 ms or is lost, as JPEG it costs the encoding, and on the bus 0.6 ms. A recorder, which must miss
 # nothing, reads the bus.
@@ -98,9 +99,11 @@ def ros_stage(name: str, run: RunConfig, folder: RunFolder, node: Node) -> Stage
     return build_stage(name, run, folder)
 
 
-def run_node(
-    name: str, folder: RunFolder, desk: Desk | None = None, furnish: Callable[[Node], None] = lambda node: None
-) -> None:
+def _bare(node: Node, host: ProcessHost) -> None:
+    """A node without services."""
+
+
+def run_node(name: str, folder: RunFolder, desk: Desk | None = None, furnish: Furnish = _bare) -> None:
     """Be the node of stage ``name`` of the run in ``folder`` until it is told to stop, or its parent dies.
 
     Args:
@@ -109,15 +112,27 @@ def run_node(
         desk: What this process says to its own stage.
         furnish: Gives the node its services, if it has any; they are served beside the stage.
     """
+
+    def build(run: RunConfig, node: Node) -> Stage:
+        return ros_stage(name, run, folder, node)
+
+    serve_node(name, folder, build, desk or Desk(), furnish)
+
+
+def serve_node(
+    name: str, folder: RunFolder, build: Callable[[RunConfig, Node], Stage], desk: Desk, furnish: Furnish
+) -> None:
+    """The same for the stage that ``build`` makes."""
     run = folder.load()
     stop_with_parent(os.getppid())
     realtime = ask_realtime(name, run.rig.realtime)
     init_ros()  # only now: its threads inherit the scheduling that was asked for before
     node = Node(name, namespace=NAMESPACE, start_parameter_services=False)
-    furnish(node)
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     with spun_beside(executor):
-        stage = ros_stage(name, run, folder, node)
-        inlet, outlet = join(run, stage, node, desk or Desk())
-        stage_host(name, run, stage, inlet, outlet, realtime).run()
+        stage = build(run, node)
+        inlet, outlet = join(run, stage, node, desk)
+        host = stage_host(name, run, stage, inlet, outlet, realtime)
+        furnish(node, host)
+        host.run()

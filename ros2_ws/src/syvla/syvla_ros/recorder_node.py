@@ -8,6 +8,7 @@ from rclpy.node import Node
 from std_srvs.srv import Trigger
 
 from syvla.clock import monotonic_ns
+from syvla.hosts.process import ProcessHost
 from syvla.messages import EpisodeControl
 from syvla.rig import RunFolder
 from syvla_ros.ends import Desk
@@ -33,7 +34,7 @@ def run_recorder(folder: RunFolder, record: bool) -> None:
 
         return answer
 
-    def furnish(node: Node) -> None:
+    def furnish(node: Node, host: ProcessHost) -> None:
         for action in ACTIONS:
             node.create_service(Trigger, f"record/{action}", service(action))
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from rclpy.callback_groups import CallbackGroup
+from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 
@@ -31,7 +32,11 @@ class Taker:
     def __init__(self, node: Node, ros_type: type, name: str, quality: QoSProfile) -> None:
         self.name = name
         self._node = node
-        self._reader: Any = node.create_subscription(ros_type, name, _ignore, quality, callback_group=_Taken())
+        # Without event handlers an executor of the node never touches the reader, which may then be destroyed.
+        silent = SubscriptionEventCallbacks(use_default_callbacks=False)
+        self._reader: Any = node.create_subscription(
+            ros_type, name, _ignore, quality, callback_group=_Taken(), event_callbacks=silent
+        )
 
     def take(self) -> Iterator[tuple[Any, Any]]:
         """The messages that came since the last look, oldest first, each with what DDS says of it."""

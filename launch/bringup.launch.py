@@ -4,6 +4,9 @@ Ctrl-C holds the arms with torque on and then ends the nodes. A node that dies i
 again; the arms hold meanwhile and until an operator resumes them (service /syvla/resume).
 """
 
+import atexit
+import shutil
+
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 from launch.actions import DeclareLaunchArgument, EmitEvent, LogInfo, OpaqueFunction, RegisterEventHandler
 from launch.event_handlers import OnProcessExit
@@ -25,6 +28,7 @@ def generate_launch_description() -> LaunchDescription:
 
 def _bring_up(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     made = plan({a.name: LaunchConfiguration(a.name).perform(context) for a in ARGUMENTS})
+    atexit.register(shutil.rmtree, made.run.bus_folder, ignore_errors=True)  # when every node has ended
     actions: list[LaunchDescriptionEntity] = [LogInfo(msg=f"run folder: {made.folder.path}")]
     for node in made.nodes:
         action = Node(
@@ -48,9 +52,9 @@ def _say_why(node: NodePlan):  # noqa: ANN202 - launch's own type of handler
         if context.is_shutdown:
             return []
         how = f"was killed by signal {-event.returncode}" if event.returncode < 0 else f"ended with {event.returncode}"
-        said = LogInfo(msg=f"{node.executable} {how}: the arms hold")
         if node.respawn:
-            return [said]
-        return [said, EmitEvent(event=Shutdown(reason=f"{node.executable} {how}"))]
+            told = f"{node.executable} {how}: it is started again, and arms that hold for it do so until they are resumed"
+            return [LogInfo(msg=told)]
+        return [EmitEvent(event=Shutdown(reason=f"{node.executable} {how}"))]
 
     return exited

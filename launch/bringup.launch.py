@@ -38,8 +38,7 @@ def _bring_up(context: LaunchContext) -> list[LaunchDescriptionEntity]:
             output="both",
             respawn=node.respawn,
             respawn_delay=RESPAWN_DELAY_S,
-            # Processes that share few cores get one thread each for their linear algebra.
-            additional_env={"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+            additional_env=dict(made.environment),
         )
         actions += [action, RegisterEventHandler(OnProcessExit(target_action=action, on_exit=_say_why(node)))]
     return actions
@@ -53,7 +52,7 @@ def _say_why(node: NodePlan):  # noqa: ANN202 - launch's own type of handler
             return []
         how = f"was killed by signal {-event.returncode}" if event.returncode < 0 else f"ended with {event.returncode}"
         if node.respawn:
-            told = f"{node.executable} {how}: it is started again, and arms that hold for it do so until they are resumed"
+            told = f"{node.executable} {how}: it is started again; arms that hold for it do so until they are resumed"
             return [LogInfo(msg=told)]
         return [EmitEvent(event=Shutdown(reason=f"{node.executable} {how}"))]
 

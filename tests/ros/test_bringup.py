@@ -56,6 +56,13 @@ def test_with_episodes_a_director_lays_the_table_and_enables(tmp_path: Path) -> 
     shutil.rmtree(made.run.bus_folder)
 
 
+def test_nobody_beyond_this_machine_finds_the_nodes_unless_that_is_asked_for(made: Plan, tmp_path: Path) -> None:
+    assert made.environment["ROS_AUTOMATIC_DISCOVERY_RANGE"] == "LOCALHOST"
+    wide = plan(values(tmp_path / "wide", discovery="subnet", policy="reference"))
+    assert wide.environment["ROS_AUTOMATIC_DISCOVERY_RANGE"] == "SUBNET"
+    shutil.rmtree(wide.run.bus_folder)
+
+
 def test_every_node_of_the_launch_is_installed_and_starts_again_but_the_physical_world(made: Plan) -> None:
     assert {node.executable for node in made.nodes} <= executables()
     assert [node.executable for node in made.nodes if not node.respawn] == ["twin"]
@@ -66,6 +73,7 @@ def test_every_node_of_the_launch_is_installed_and_starts_again_but_the_physical
     [
         ({"sim": "yes"}, "sim must be true or false, not 'yes'"),
         ({"record": ""}, "record must be true or false"),
+        ({"discovery": "world"}, "discovery must be localhost or subnet"),
         ({"seed": "-1"}, "seed must be a whole number"),
         ({"episodes": "many"}, "episodes must be a whole number"),
         ({"sim": "false", "rig": "cobot_magic", "episodes": "2"}, "episodes|cobot_magic"),

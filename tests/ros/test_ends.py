@@ -164,7 +164,7 @@ def test_messages_are_taken_though_an_executor_spins_the_node(node: Node) -> Non
     publisher.publish(String(data="mine"))
     for _ in range(20):
         executor.spin_once(timeout_sec=0.01)
-    ((message, _),) = taker.take()
+    (message,) = taker.take()
     assert message.data == "mine"
 
 
@@ -228,7 +228,7 @@ def test_an_arm_behind_a_driver_node(node: Node) -> None:
         arm.command(np.arange(6.0), 0.02)
         return list(taken.take())
 
-    message = until(sent)[-1][0]
+    message = until(sent)[-1]
     assert list(message.name) == [f"joint{i}" for i in range(1, 8)]
     assert list(message.position) == pytest.approx([0, 1, 2, 3, 4, 5, 20.0])
 

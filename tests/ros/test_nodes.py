@@ -57,7 +57,7 @@ class Robot:
                 [sys.executable, "-c", code, *node.arguments],
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "PYTHONPATH": ":".join(sys.path)},
+                env={**os.environ, **self.plan.environment, "PYTHONPATH": ":".join(sys.path)},
             )
 
     def node(self, name: str) -> NodePlan:

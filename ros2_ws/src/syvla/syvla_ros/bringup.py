@@ -1,11 +1,13 @@
 """What a launch brings up: the arguments it takes, the run it makes of them, and the nodes. Knows nothing of launch."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from syvla.config import RunConfig
 from syvla.errors import ConfigError
+from syvla.hosts.supervisor import ONE_THREAD
 from syvla.rig import RunFolder, default_policy, realtime_run
 
 
@@ -30,6 +32,7 @@ ARGUMENTS = (
         "enable", "", "true: enable the arms by itself when both systems run; only with sim, and there the default"
     ),
     Argument("record", "false", "true: record from the start"),
+    Argument("discovery", "localhost", "who finds the nodes: localhost, or subnet, where any machine may command them"),
     Argument("runs", "runs", "the folder in which the run gets a folder of its own"),
 )
 STAND_INS_S = {"reference": (0.3, 0.03)}  # latencies of the two systems where no model takes the time
@@ -44,11 +47,12 @@ class NodePlan(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """One run, ready to be started."""
+    """One run, ready to be started; ``environment`` is what its nodes are given beside the shell's."""
 
     folder: RunFolder
     run: RunConfig
     nodes: tuple[NodePlan, ...]
+    environment: Mapping[str, str]
 
 
 def plan(values: Mapping[str, str]) -> Plan:
@@ -57,7 +61,7 @@ def plan(values: Mapping[str, str]) -> Plan:
     Raises:
         ConfigError: a value is not one that its argument takes.
     """
-    sim, record = _truth("sim", values), _truth("record", values)
+    sim, record, discovery = _truth("sim", values), _truth("record", values), _discovery(values["discovery"])
     enable = sim if values["enable"] == "" else _truth("enable", values)
     if enable and not sim:
         raise ConfigError("enable: real arms are enabled at the robot (service /syvla/enable), never by a launch")
@@ -90,7 +94,19 @@ def plan(values: Mapping[str, str]) -> Plan:
         NodePlan("recorder", (path, *(("--record",) if record else ()))),
         *([NodePlan("director", (path, *directed), respawn=False)] if episodes else []),
     ]
-    return Plan(folder, run, tuple(nodes))
+    return Plan(folder, run, tuple(nodes), {**ONE_THREAD, **discovery})
+
+
+def _discovery(reach: str) -> dict[str, str]:
+    """ROS's variables; Humble knows only the second."""
+    choices = {
+        "localhost": {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"},
+        "subnet": {"ROS_AUTOMATIC_DISCOVERY_RANGE": "SUBNET"},
+    }
+    if reach not in choices:
+        raise ConfigError(f"discovery must be {' or '.join(choices)}, not {reach!r}")
+    humble = os.environ.get("ROS_DISTRO") == "humble"
+    return {"ROS_LOCALHOST_ONLY": str(int(reach == "localhost"))} if humble else choices[reach]
 
 
 def _truth(name: str, values: Mapping[str, str]) -> bool:

@@ -61,6 +61,17 @@ def _tagged(stamp_ns: int, clock: RosClock, tags: Mapping[str, object]) -> Heade
     return Header(stamp=clock.to_ros(stamp_ns), frame_id=urlencode(tags))
 
 
+def sign(header: Header, epoch: int, sequence: int) -> None:
+    """Say in a header which process sent it, and its how-manieth: Humble and Jazzy do not tell publishers apart."""
+    header.frame_id += f"&epoch={epoch}&sequence={sequence}"
+
+
+def signature(header: Header) -> tuple[int, int]:
+    """The epoch and sequence that a header was signed with; 0 and 0 where a foreign node sent it."""
+    tags = _Tags.of("Header", header.frame_id)
+    return tags.number("epoch", otherwise=0), tags.number("sequence", otherwise=0)
+
+
 class _Tags(NamedTuple):
     """What rode in a frame_id; nothing of it where a foreign node made the message."""
 

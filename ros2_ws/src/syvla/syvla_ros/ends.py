@@ -1,12 +1,10 @@
 """The two ends of ROS for a stage: what a process host reads from and publishes to, beside those of the bus."""
 
-import zlib
 from collections import deque
 from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
-from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.node import Node
 
 from syvla.clock import monotonic_ns
@@ -16,8 +14,9 @@ from syvla.messages import OperatorCommand
 from syvla.protocols import Header, Received
 from syvla.transport.bus import Inlet, Outlet
 from syvla.transport.codec import encode_body
+from syvla_ros.conversions import sign, signature
 from syvla_ros.routes import Route
-from syvla_ros.taking import Taker
+from syvla_ros.taking import PublisherEventCallbacks, Taker
 
 CROWDED_NS = 1_000_000_000
 EPOCHS = 16  # of publishers that are remembered
@@ -47,24 +46,23 @@ class RosInlet:
         """What has come since the last call, checked and converted."""
         found: list[Received] = []
         for route, taker in self._takers:
-            for message, info in taker.take():
-                self._accept(route, message, info, found)
+            for message in taker.take():
+                self._accept(route, message, found)
         return found
 
-    def _accept(self, route: Route, message: Any, info: Any, found: list[Received]) -> None:
+    def _accept(self, route: Route, message: Any, found: list[Received]) -> None:
         now_ns = monotonic_ns()
         assert route.back is not None  # noqa: S101 - narrows the type
         try:
             ours = route.back(message, now_ns)
+            epoch, sequence = signature(message.header) if hasattr(message, "header") else (0, 0)
         except MessageError as error:
             self.refused += 1
             self.last_refusal = f"{route.ros_name}: {error}"
             return
         self.received += 1
-        # A publisher that restarts has another identity: its numbers begin anew, as those of a new epoch do.
-        epoch = zlib.crc32(bytes(info["publisher_gid"]["data"]))
         self._hear(route.topic, epoch, now_ns)
-        header = Header(route.topic, epoch, info["publication_sequence_number"] or 0, now_ns, 0)
+        header = Header(route.topic, epoch, sequence, now_ns, 0)
         found.append(Received(header, ours, now_ns, partial(encode_body, ours)))
 
     def _hear(self, topic: str, epoch: int, now_ns: int) -> None:
@@ -97,6 +95,8 @@ class RosOutlet:
         self.refused = 0
         self.last_refusal = ""
         self._node = node
+        self._epoch = monotonic_ns()
+        self._sent = 0
         self._writers: dict[str, list[tuple[Route, Any]]] = {}
         for route in routes:
             if route.into is None:
@@ -119,8 +119,12 @@ class RosOutlet:
                 self.refused += 1
                 self.last_refusal = f"{route.ros_name}: {error}"
                 continue
-            if converted is not None:
-                publisher.publish(converted)
+            if converted is None:
+                continue
+            if route.back is not None and hasattr(converted, "header"):
+                sign(converted.header, self._epoch, self._sent)
+                self._sent += 1
+            publisher.publish(converted)
 
     def close(self) -> None:
         """Stop publishing."""

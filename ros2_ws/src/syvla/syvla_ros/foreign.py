@@ -54,7 +54,7 @@ class RosArm:
 
     def read(self, now_ns: int) -> ArmState | None:
         """The newest joint state; DriverError if it is not one of this arm's."""
-        taken = [] if self._taker is None else [message for message, _ in self._taker.take()]
+        taken = [] if self._taker is None else list(self._taker.take())
         if taken:
             try:
                 self._state = conversions.arm_state_of(taken[-1], self.arm, self._names, self._clock)
@@ -94,14 +94,14 @@ class RosCameras:
     def _frames(self) -> Iterator[CameraFrame]:
         for camera, taker in self._colour.items():
             try:
-                for message, _ in self._depth[camera].take():
+                for message in self._depth[camera].take():
                     stamp_ns = self._clock.to_monotonic_ns(message.header.stamp)
                     self._last_depth[camera] = (stamp_ns, conversions.depth_of_image(message))
                 taken = list(taker.take())
                 if not taken:
                     continue
                 stamp_ns, depth_mm = self._last_depth.get(camera, (-1, None))
-                frame = conversions.frame_of_image(taken[-1][0], camera, self._clock)
+                frame = conversions.frame_of_image(taken[-1], camera, self._clock)
             except MessageError as error:
                 raise DriverError(f"{camera}: {error}") from error
             if depth_mm is None or stamp_ns != frame.exposure_ns:

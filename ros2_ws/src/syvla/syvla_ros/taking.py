@@ -4,9 +4,15 @@ from collections.abc import Iterator
 from typing import Any
 
 from rclpy.callback_groups import CallbackGroup
-from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
+
+try:
+    from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
+except ImportError:  # Humble
+    from rclpy.qos_event import PublisherEventCallbacks, SubscriptionEventCallbacks
+
+__all__ = ["PublisherEventCallbacks", "Taker"]
 
 MESSAGES_PER_LOOK = 64  # more at a time is no controller
 
@@ -38,14 +44,14 @@ class Taker:
             ros_type, name, _ignore, quality, callback_group=_Taken(), event_callbacks=silent
         )
 
-    def take(self) -> Iterator[tuple[Any, Any]]:
-        """The messages that came since the last look, oldest first, each with what DDS says of it."""
+    def take(self) -> Iterator[Any]:
+        """The messages that came since the last look, oldest first."""
         for _ in range(MESSAGES_PER_LOOK):
             with self._reader.handle:
                 taken = self._reader.handle.take_message(self._reader.msg_type, False)
             if taken is None:
                 return
-            yield taken
+            yield taken[0]
 
     def close(self) -> None:
         """Stop listening."""

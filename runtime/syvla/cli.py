@@ -298,12 +298,13 @@ def doctor(
         json: print one JSON object instead of the table.
     """
     from syvla.apps.doctor import doctor as examine
+    from syvla.apps.machine import this_machine
     from syvla.rig import default_policy, load_rig, policy_folder
 
     config = load_rig(rig)
     if policy not in (None, "reference"):
         policy_folder(policy)
-    return examine(config, policy or default_policy(), runs, json)
+    return examine(this_machine(), config, policy or default_policy(), runs, json)
 
 
 def setup_can(
@@ -327,10 +328,11 @@ def setup_can(
         udev: print a udev rule instead, which keeps the names from then on.
         run: run the commands; this needs root.
     """
+    from syvla.apps.machine import this_machine
     from syvla.apps.setup_can import setup_can as set_up
     from syvla.rig import load_rig
 
-    return set_up(load_rig(rig), left, right, identify=identify, udev=udev, run=run)
+    return set_up(this_machine(), load_rig(rig), left, right, identify=identify, udev=udev, run=run)
 
 
 def find_can() -> int:

@@ -13,7 +13,7 @@ from syvla.apps.doctor_devices import camera_findings, can_findings, controller_
 from syvla.apps.doctor_machine import clock_findings, disk_findings, gpu_findings, realtime_findings
 from syvla.apps.doctor_software import calibration_findings, checkpoint_findings, ros_findings, twin_findings
 from syvla.apps.finding import Finding, Report, State, problem
-from syvla.apps.machine import Machine, this_machine
+from syvla.apps.machine import Machine
 from syvla.config import RigConfig
 
 _MARK = {
@@ -50,9 +50,9 @@ def _looked_at(area: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Fin
         yield problem(f"{area}.unreadable", f"this could not be looked at: {error}", "see what is wrong with that file")
 
 
-def doctor(rig: RigConfig, policy: str, runs: Path, as_json: bool) -> int:
+def doctor(machine: Machine, rig: RigConfig, policy: str, runs: Path, as_json: bool) -> int:
     """Print what is found, for people as it is found or as JSON at the end; 1 if the rig lacks something it needs."""
-    found = findings(this_machine(), rig, policy, runs)
+    found = findings(machine, rig, policy, runs)
     if as_json:
         report = summed_up(rig, policy, list(found))
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(report), indent=2).decode() + "\n")
@@ -62,6 +62,9 @@ def doctor(rig: RigConfig, policy: str, runs: Path, as_json: bool) -> int:
     for finding in found:
         seen.append(finding)
         console.print(_row(finding))
+        if finding.fix:  # unwrapped, so that a command can be copied
+            style = "dim" if finding.state is State.NOT_HERE else "cyan"
+            console.print(Text(f"          -> {finding.fix}", style=style), soft_wrap=True)
     report = summed_up(rig, policy, seen)
     console.print(_verdict(report))
     return 0 if report.well else 1
@@ -80,8 +83,6 @@ def _row(finding: Finding) -> Table:
     row.add_column(width=23, no_wrap=True)
     row.add_column(ratio=1)
     text = Text(finding.seen, style="dim" if finding.state is State.NOT_HERE else "")
-    if finding.fix:
-        text.append(f"\n-> {finding.fix}", style="dim" if finding.state is State.NOT_HERE else "cyan")
     row.add_row(Text(mark, style=style), Text(finding.name, style="bold"), text)
     return row
 
@@ -89,7 +90,7 @@ def _row(finding: Finding) -> Table:
 def _verdict(report: Report) -> Text:
     states = [finding.state for finding in report.findings]
     problems, warnings = states.count(State.PROBLEM), states.count(State.WARNING)
-    counts = f"{problems} problems, {warnings} warnings"
+    counts = f"problems: {problems}, warnings: {warnings}"
     if report.well:
         return Text(f"\nrig {report.rig!r} can run here ({counts})", style="bold green")
     return Text(f"\nrig {report.rig!r} cannot run here ({counts})", style="bold red")

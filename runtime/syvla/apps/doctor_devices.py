@@ -52,8 +52,9 @@ def can_findings(machine: Machine, rig: RigConfig, listen: Hear = hear) -> Itera
     else:
         yield ok("can.packages", ", ".join(f"{name} {machine.package(module, name)}" for module, name in packages))
     arms = {"left": rig.left, "right": rig.right}
-    yield _kernel_driver(machine, any(arm.can_interface == "socketcan" for arm in arms.values()))
     links = can_links(machine.path("/sys"))
+    needed = any(arm.can_interface == "socketcan" for arm in arms.values())
+    yield _kernel_driver(machine, {link.driver for link in links if link.driver}, needed=needed)
     details = link_details(machine.run(DETAILS).out)
     for side, arm in arms.items():
         if arm.can_interface == "simcan":
@@ -71,10 +72,12 @@ def can_findings(machine: Machine, rig: RigConfig, listen: Hear = hear) -> Itera
                 yield feedback(side, arm.can_channel, listen(arm))
 
 
-def _kernel_driver(machine: Machine, needed: bool) -> Finding:
+def _kernel_driver(machine: Machine, drivers: set[str], *, needed: bool) -> Finding:
     name = "can.kernel"
-    if machine.path("/sys/bus/usb/drivers/gs_usb").is_dir() and machine.path("/proc/net/can").is_dir():
-        return ok(name, "SocketCAN and the gs_usb driver are loaded")
+    if drivers:
+        return ok(name, f"{', '.join(sorted(drivers))} drives what is plugged in")
+    if machine.path("/sys/bus/usb/drivers/gs_usb").is_dir():
+        return ok(name, "the gs_usb driver is loaded")
     release = machine.read("/proc/sys/kernel/osrelease") or ""
     modules = f"/lib/modules/{release}"
     lists = (machine.read(f"{modules}/{file}") or "" for file in ("modules.dep", "modules.builtin"))

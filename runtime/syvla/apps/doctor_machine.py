@@ -26,6 +26,7 @@ _COARSE_S = 1e-6  # a clock this coarse or finer times a 5 ms tick
 
 _GO_REALTIME = """
 import sys
+import syvla.rig  # as much memory as the robot stage's process has
 from syvla.config import RealtimeConfig
 from syvla.hosts.realtime import go_realtime
 print(go_realtime(RealtimeConfig(fifo_priority=int(sys.argv[1]), lock_memory=True)))

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from syvla.apps.machine import Machine, this_machine
+from syvla.apps.machine import Machine
 from syvla.config import RigConfig
 from syvla.drivers.can_links import ARPHRD_CAN, DETAILS, CanLink, LinkDetails, can_links, link_details
 from syvla.drivers.piper_protocol import BITRATE
@@ -26,7 +26,7 @@ _BY_HAND = """\
 #   syvla setup-can --left USBPATH --right USBPATH"""
 
 
-def setup_can(rig: RigConfig, left: str, right: str, *, identify: bool, udev: bool, run: bool) -> int:
+def setup_can(machine: Machine, rig: RigConfig, left: str, right: str, *, identify: bool, udev: bool, run: bool) -> int:
     """Print or run what sets the buses up; 1 if left cannot be told from right, or a command failed.
 
     Raises:
@@ -35,22 +35,24 @@ def setup_can(rig: RigConfig, left: str, right: str, *, identify: bool, udev: bo
     names = interface_names(rig)
     if run and udev:
         raise ConfigError("--run and --udev exclude each other: --udev only prints")
+    if identify and (left or right):
+        raise ConfigError("--identify finds out what --left and --right say: give one or the other")
     if run and os.geteuid() != 0:
         raise ConfigError(f"--run needs root: sudo {sys.executable} -m syvla.cli setup-can ... --run")
-    machine = this_machine()
-    links = can_links(machine.path("/sys"))
+    sysfs = machine.path("/sys")
     paths = (
-        identified(lambda: can_links(machine.path("/sys")), time.sleep, _say)
+        identified(lambda: can_links(sysfs), time.sleep, _say)
         if identify
-        else chosen(links, names, {"left": left, "right": right})
+        else chosen(can_links(sysfs), names, {"left": left, "right": right})
     )
+    links = can_links(sysfs)
     if paths is None:
         _say("\n".join(["# CAN interfaces of this machine:", *(f"#   {line}" for line in described(links)), _BY_HAND]))
         return 1
     if udev:
         print_lines(udev_rules(paths, names))
         return 0
-    commands = commands_for(can_links(machine.path("/sys")), link_details(machine.run(DETAILS).out), paths, names)
+    commands = commands_for(links, link_details(machine.run(DETAILS).out), paths, names)
     if not commands:
         print_lines([f"# {names['left']} and {names['right']} are up at {BITRATE} bit/s: nothing to do"])
         return 0
@@ -133,6 +135,7 @@ def identified(
     (right,) = before - lost
     say(f"# {left} is the left arm's; plug it into the same port again")
     _awaited(look, sleep, lambda paths: before <= paths, limit_s, f"nothing came back at {left}")
+    say(f"# from now on: --left {left} --right {right}")
     return {"left": left, "right": right}
 
 
@@ -164,13 +167,15 @@ def commands_for(
     """The ``ip`` commands; none for an interface that is as it should be, so that a bus in use is left alone.
 
     Raises:
-        ConfigError: a name is taken by an interface that is neither arm's.
+        ConfigError: an adapter is gone, or a name is taken by an interface that is neither arm's.
     """
     at = {link.usb_path: link for link in links if link.usb_path}
     holders = {link.name: link.usb_path for link in links}
     todo: list[tuple[str, str]] = []  # the name now, the name wanted
     for arm, path in paths.items():
         wanted = names[arm]
+        if path not in at:
+            raise ConfigError(f"the {arm} arm's adapter at {path} is gone")
         if holders.get(wanted, path) not in paths.values():
             raise ConfigError(f"the name {wanted} is taken by {holders[wanted] or 'an interface without a USB path'}")
         if not _is_right(at[path], wanted, details):

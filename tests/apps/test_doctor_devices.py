@@ -1,11 +1,10 @@
 """The doctor on devices: each fault of a bus, a camera or a controller has its finding and its fix."""
 
 import json
-import threading
-import time
 from collections import Counter
 from pathlib import Path
 
+import can
 import msgspec
 import numpy as np
 import pytest
@@ -20,6 +19,7 @@ from syvla.apps.doctor_devices import (
     controller_findings,
     feedback,
     hear,
+    heard_on,
     interface,
     plugged_realsenses,
 )
@@ -90,23 +90,20 @@ def test_an_arm_that_speaks_is_heard_and_sent_nothing() -> None:
     """Over the simulated bus, against the emulated arm: the frames are those of the vendor's protocol."""
     (channel,) = free_channels("left")
     emulator = PiperEmulator("left", Still(), channel)
-    done = threading.Event()
-
-    def speak() -> None:
-        while not done.wait(0.005):
-            emulator.send(time.monotonic_ns())
-
-    arm = threading.Thread(target=speak)
-    arm.start()
-    try:
-        heard = hear(ArmConfig(can_interface="simcan", can_channel=channel), 0.3)
-    finally:
-        done.set()
-        arm.join()
-    sent_to_it = emulator._bus.receive()
+    with can.Bus(interface="simcan", channel=channel) as bus:
+        for tick in range(100):
+            emulator.send(tick * 5_000_000)
+        heard = heard_on(bus, 0.0)
+        sent_to_it = emulator._bus.receive()
     emulator.close()
-    assert feedback("left", channel, heard).state is State.OK
+    finding = feedback("left", channel, heard)
+    assert (finding.state, "joints at 200 Hz" in finding.seen) == (State.OK, True), finding
     assert sent_to_it == []
+
+
+def test_a_bus_on_which_nobody_speaks_is_silent() -> None:
+    (channel,) = free_channels("left")
+    assert hear(ArmConfig(can_interface="simcan", can_channel=channel), 0.05) == Counter()
 
 
 def test_a_bus_that_cannot_be_opened_says_why() -> None:

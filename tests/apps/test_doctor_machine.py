@@ -41,16 +41,22 @@ def test_real_time_rights_are_those_that_were_granted_when_tried(tmp_path: Path)
     assert granted["realtime.memory"].state is State.OK
 
 
-@pytest.mark.parametrize(
-    "answer", [Answer(0, REFUSED + UNLOCKED), Answer(1, error="ImportError: syvla"), Answer(None, error="no answer")]
-)
-def test_without_real_time_a_robot_does_not_run_and_the_twin_runs_worse(tmp_path: Path, answer: Answer) -> None:
+def test_without_real_time_a_robot_does_not_run_and_the_twin_runs_worse(tmp_path: Path) -> None:
+    answer = Answer(0, REFUSED + UNLOCKED)
     robot, twin = realtime(tmp_path, answer, ROBOT), realtime(tmp_path, answer, TWIN)
     assert (robot["realtime.fifo"].state, twin["realtime.fifo"].state) == (State.PROBLEM, State.WARNING)
     assert "rtprio 60" in robot["realtime.fifo"].fix
     assert "no CAP_SYS_NICE" in robot["realtime.fifo"].seen
     assert robot["realtime.memory"].state is State.WARNING
     assert "memlock unlimited" in robot["realtime.memory"].fix
+
+
+@pytest.mark.parametrize("answer", [Answer(1, error="ImportError: zmq"), Answer(None, error="no answer in 30 s")])
+def test_rights_that_could_not_be_tried_are_not_taken_for_granted_or_refused(tmp_path: Path, answer: Answer) -> None:
+    fifo = realtime(tmp_path, answer, ROBOT)["realtime.fifo"]
+    assert (fifo.state, f"could not be tried: {answer.error}" in fifo.seen) == (State.PROBLEM, True)
+    assert "rtprio" not in fifo.fix
+    assert realtime(tmp_path, answer, TWIN)["realtime.fifo"].state is State.NOT_HERE
 
 
 def test_memory_alone_may_be_refused(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -15,6 +16,7 @@ from syvla.drivers.can_links import DETAILS, CanLink, LinkDetails, can_links, li
 from syvla.topics import CAMERAS
 
 LISTEN_S = 0.5
+_MAX_FRAMES = 20_000  # a full bus brings half of them in that time
 _FEEDBACK = {can_id.STATUS_FEEDBACK, *can_id.JOINT_FEEDBACK, can_id.GRIPPER_FEEDBACK}
 _COMMANDS = {can_id.MODE, can_id.JOINTS_12, can_id.JOINTS_34, can_id.JOINTS_56, can_id.GRIPPER}
 _REALSENSE_RULES = (
@@ -30,16 +32,23 @@ def hear(arm: ArmConfig, duration_s: float = LISTEN_S) -> "Counter[int] | str":
     """Frames heard on an arm's bus by identifier, or why it cannot be listened to. Sends nothing."""
     import can
 
-    heard: Counter[int] = Counter()
     try:
         with can.Bus(interface=arm.can_interface, channel=arm.can_channel) as bus:
-            end_s = time.monotonic() + duration_s
-            while (left_s := end_s - time.monotonic()) > 0:
-                frame = bus.recv(left_s)
-                if frame is not None and not frame.is_error_frame and not frame.is_extended_id:
-                    heard[frame.arbitration_id] += 1
+            return heard_on(bus, duration_s)
     except (can.CanError, OSError, ValueError) as error:
         return str(error)
+
+
+def heard_on(bus: Any, duration_s: float) -> "Counter[int]":
+    """Frames that an open python-can bus brings within ``duration_s``, and those that wait then, by identifier."""
+    heard: Counter[int] = Counter()
+    end_s = time.monotonic() + duration_s
+    for _ in range(_MAX_FRAMES):
+        frame = bus.recv(max(0.0, end_s - time.monotonic()))
+        if frame is None:
+            break
+        if not frame.is_error_frame and not frame.is_extended_id:
+            heard[frame.arbitration_id] += 1
     return heard
 
 

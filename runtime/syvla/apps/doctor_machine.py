@@ -38,15 +38,18 @@ def realtime_findings(machine: Machine, rig: RigConfig) -> Iterator[Finding]:
     robot = rig.kind != "twin"
     priority = rig.realtime.fifo_priority
     answer = machine.python(_GO_REALTIME, str(priority))
-    granted = answer.out.strip() or answer.error
+    granted = answer.out.strip()
     rights = f"rtprio limit {_limit(resource.RLIMIT_RTPRIO)}, {'with' if _may_renice(machine) else 'no'} CAP_SYS_NICE"
     allow = f"echo '@syvla - {{}}' | sudo tee -a {LIMITS_FILE}; sudo usermod -aG syvla $USER; log in again"
     if priority == 0:
         yield warning("realtime.fifo", "the rig asks for no SCHED_FIFO", "set realtime.fifo_priority = 50 in the rig")
+    elif not granted.startswith("SCHED_"):
+        seen = f"it could not be tried: {answer.error or 'no answer'}"
+        yield missing("realtime.fifo", seen, "run syvla doctor again when the machine is less busy", needed=robot)
     elif granted.startswith("SCHED_FIFO"):
         yield ok("realtime.fifo", f"SCHED_FIFO {priority} granted; {rights}")
     else:
-        seen = f"{granted.rpartition(', memory')[0] or granted}; {rights}"
+        seen = f"{granted.rpartition(', memory')[0]}; {rights}"
         fix = f"sudo groupadd -f syvla; {allow.format('rtprio 60')}"
         yield problem("realtime.fifo", seen, fix) if robot else warning("realtime.fifo", seen, fix)
     locked = f"limit {_limit(resource.RLIMIT_MEMLOCK)}"

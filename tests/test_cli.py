@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from syvla.cli import main
+from syvla.cli import COMMANDS, main
 
 
 def status(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -38,6 +38,12 @@ def status(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
         (("bench", "nothing"), "no benchmark 'nothing'; there are transport"),
         (("report", __file__), "does not begin as an MCAP file"),
         (("stage", "robot", "/nonexistent", "1"), "run.json"),
+        (("doctor", "--rig", "nonesuch"), "no rig 'nonesuch'; there are cobot_magic, twin"),
+        (("doctor", "--policy", "genius"), "no policy 'genius'; there are reference, learned"),
+        (("setup-can", "--rig", "twin"), "its arms are not on socketcan"),
+        (("setup-can", "--left", "1-2:1.0"), "give both --left and --right"),
+        (("setup-can", "--identify", "--left", "1-2:1.0"), "give one or the other"),
+        (("setup-can", "--run", "--udev"), "--run and --udev exclude each other"),
     ],
 )
 def test_bad_input_is_one_line_with_the_choices(
@@ -69,7 +75,7 @@ def test_eval_prints_and_writes_what_it_measured(
     assert len(result["episodes"]) == 2
 
 
-@pytest.mark.parametrize("command", ["demo", "eval", "demonstrate", "scenes", "bench", "report", "stage"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
 ) -> None:

@@ -281,6 +281,86 @@ def bench(name: Positional[str], json: Json = None, repeats: int = 0, quick: boo
     return 0 if result["reached"] else 1
 
 
+def doctor(
+    rig: str = "twin",
+    policy: Policy | None = None,
+    runs: Path = Path("runs"),
+    json: Annotated[bool, tyro.conf.arg(help="print one JSON object instead of the table")] = False,
+) -> int:
+    """Say whether this machine is ready for a rig, and how to mend what is not (exit status 1 if it is not).
+
+    It looks and listens, and changes nothing: no bus is brought up, no arm is sent anything.
+
+    Args:
+        rig: a shipped rig, or the path of a rig file.
+        policy: reference, learned, or the folder of a checkpoint; learned by default where that checkpoint is here.
+        runs: the folder for runs: its disk is looked at.
+        json: print one JSON object instead of the table.
+    """
+    from syvla.apps.doctor import doctor as examine
+    from syvla.apps.machine import this_machine
+    from syvla.rig import default_policy, load_rig, policy_folder
+
+    config = load_rig(rig)
+    if policy not in (None, "reference"):
+        policy_folder(policy)
+    return examine(this_machine(), config, policy or default_policy(), runs, json)
+
+
+def setup_can(
+    rig: str = "cobot_magic",
+    left: str = "",
+    right: str = "",
+    identify: bool = False,
+    udev: bool = False,
+    run: bool = False,
+) -> int:
+    """Print the commands that name the arms' CAN interfaces and bring them up, by the USB ports they are on.
+
+    Without --left and --right, the ports are those of the interfaces that have the rig's names already. Do not run
+    the commands while the arms are enabled: an interface that they change is down for a moment.
+
+    Args:
+        rig: whose interfaces, by its can_channel; a shipped rig, or the path of a rig file.
+        left: USB path of the left arm's adapter, such as 1-2:1.0.
+        right: USB path of the right arm's adapter.
+        identify: find out which is which, by unplugging the left one.
+        udev: print a udev rule instead, which keeps the names from then on.
+        run: run the commands; this needs root.
+    """
+    from syvla.apps.machine import this_machine
+    from syvla.apps.setup_can import setup_can as set_up
+    from syvla.rig import load_rig
+
+    return set_up(this_machine(), load_rig(rig), left, right, identify=identify, udev=udev, run=run)
+
+
+def find_can() -> int:
+    """List the CAN interfaces with their USB paths and serial numbers (exit status 1 if there is none)."""
+    from syvla.apps.setup_can import described
+    from syvla.drivers.can_links import can_links
+
+    links = can_links()
+    print("\n".join(described(links)))
+    return 0 if links else 1
+
+
+def find_cameras() -> int:
+    """List the RealSense cameras by serial number (exit status 1 if there is none)."""
+    from syvla.apps.doctor_devices import connected_cameras
+    from syvla.apps.machine import this_machine
+
+    found = connected_cameras(this_machine())
+    if isinstance(found, str):
+        print(f"the cameras cannot be listed: {found}")
+        return 1
+    for camera in found:
+        print(f"{camera.serial_number}  {camera.name}, USB {camera.usb_type or '?'}, firmware {camera.firmware or '?'}")
+    if not found:
+        print("none: plug the cameras in; syvla doctor says whether the SDK may open them")
+    return 0 if found else 1
+
+
 def report(recording: Positional[Path], out: Path | None = None) -> int:
     """Make the summary, the timeline and the video of a recording.
 
@@ -309,8 +389,6 @@ def stage(name: Positional[str], folder: Positional[Path], parent: Positional[in
     return 0
 
 
-SIM_PACKAGES = ("av", "matplotlib", "mujoco")  # not on the robot's computer
-
 COMMANDS: dict[str, Callable[..., int]] = {
     "demo": demo,
     "eval": evaluate,
@@ -318,6 +396,10 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "scenes": scenes,
     "bench": bench,
     "report": report,
+    "doctor": doctor,
+    "setup-can": setup_can,
+    "find-can": find_can,
+    "find-cameras": find_cameras,
     "stage": stage,
 }
 
@@ -366,6 +448,8 @@ def main() -> None:
         print(f"syvla: {error}", file=sys.stderr)
         status = 2
     except ModuleNotFoundError as error:
+        from syvla.rig import SIM_PACKAGES
+
         if error.name not in SIM_PACKAGES:
             raise
         print(

@@ -91,6 +91,7 @@ class ArmConfig(Section, frozen=True):
 class CamerasConfig(Section, frozen=True):
     """The three cameras. An uncompressed image must fit a frame of the bus."""
 
+    serials: dict[str, str] = {}  # camera -> serial number, as printed on it; a twin needs none
     width: int = 640
     height: int = 480
     rate_hz: float = 30.0

@@ -45,6 +45,7 @@ STAGES = ("twin", "cameras", "planner", "expert", "robot", "recorder")
 POLICIES = ("reference", "learned")
 LEARNED = "syvla-tiny"  # the checkpoint that ships
 LEARN_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors")
+SIM_PACKAGES = ("av", "matplotlib", "mujoco")  # not on the robot's computer
 
 
 # ---------------------------------------------------------------- rigs and run folders
@@ -77,25 +78,45 @@ def shipped_checkpoint() -> Path:
     return _shipped("models/checkpoints", "_checkpoints") / LEARNED
 
 
-def find_policy(name: str) -> str:
-    """``reference``, or the folder of the checkpoint that ``name`` means; ConfigError if it cannot be run here."""
-    if name == "reference":
-        return name
+def policy_folder(name: str) -> Path:
+    """The folder of the checkpoint that ``name`` means; ConfigError if it holds none."""
     folder = shipped_checkpoint() if name == "learned" else Path(name)
     if not (folder / "syvla.json").is_file():
         choices = f"there are {', '.join(POLICIES)}, or give the folder of a checkpoint"
         if folder.is_dir() or name == "learned":
             raise ConfigError(f"policy {name!r}: {folder} holds no checkpoint (no syvla.json); {choices}")
         raise ConfigError(f"no policy {name!r}; {choices}")
+    return folder.resolve()
+
+
+def find_policy(name: str) -> str:
+    """``reference``, or the folder of the checkpoint that ``name`` means; ConfigError if it cannot be run here."""
+    if name == "reference":
+        return name
+    folder = policy_folder(name)
     for package in LEARN_PACKAGES:
         if importlib.util.find_spec(package) is None:
             raise ConfigError(f"{package} is missing; a learned policy needs: pip install 'syvla[learn]'")
-    return str(folder.resolve())
+    return str(folder)
 
 
 def default_policy() -> str:
     """``learned`` where the checkpoint that ships is here, else ``reference``."""
     return "learned" if shipped_checkpoint().is_dir() else "reference"
+
+
+class PolicyLabel(NamedTuple):
+    """What a checkpoint says about itself: its model_id, the rig it was made for, and its weight files' sha256."""
+
+    model_id: str
+    rig: str
+    sha256: Mapping[str, str]
+
+
+def policy_label(folder: Path) -> PolicyLabel:
+    """The label of a checkpoint's folder; ConfigError if it cannot be read. Needs no torch."""
+    spec = _read_spec(folder)
+    return PolicyLabel(spec.model_id, spec.rig, spec.sha256)
 
 
 def policy_cameras(run: RunConfig) -> tuple[str, ...]:
@@ -112,11 +133,13 @@ def policy_model_id(run: RunConfig) -> str:
 
 def _spec(run: RunConfig) -> "PolicySpec | None":
     """What the checkpoint of a learned policy says about itself; this needs no torch."""
-    if run.policy_name == "reference":
-        return None
+    return None if run.policy_name == "reference" else _read_spec(Path(run.policy_name))
+
+
+def _read_spec(folder: Path) -> "PolicySpec":
     from syvla_models.spec import SPEC_FILE, PolicySpec, load_json
 
-    return load_json(Path(run.policy_name) / SPEC_FILE, PolicySpec)
+    return load_json(folder / SPEC_FILE, PolicySpec)
 
 
 class RunFolder(NamedTuple):

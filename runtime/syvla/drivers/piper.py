@@ -18,6 +18,7 @@ from piper_sdk import C_PiperInterface_V2, LogLevel
 from syvla.config import ArmConfig
 from syvla.drivers import piper_protocol as can_id
 from syvla.drivers.piper_protocol import (
+    BITRATE,
     DRIVER_ENABLED,
     DRIVER_FAULTS,
     GRIPPER_FAULTS,
@@ -34,7 +35,6 @@ from syvla.errors import ConfigError, DriverError
 from syvla.message import Float64
 from syvla.messages import ArmName, ArmState
 
-BITRATE = 1_000_000
 SPEED_PERCENT = 100  # of the arm's own profile; the safety gate limits the speed
 GRIPPER_EFFORT = 1000  # 0.001 Nm
 GRIPPER_ENABLE = 0x01

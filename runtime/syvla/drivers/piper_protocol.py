@@ -2,6 +2,8 @@
 
 import math
 
+BITRATE = 1_000_000  # bit/s
+
 EMERGENCY_STOP = 0x150
 MODE = 0x151
 JOINTS_12, JOINTS_34, JOINTS_56 = 0x155, 0x156, 0x157

@@ -48,6 +48,7 @@ class PlannerEnd(LinkEnd):
         self._identity = b""
         self._conversation: Conversation | None = None
         self._conversations = 0
+        self._waiting: dict[bytes, Note] = {}  # robots that want the seat, and what they said
         self._heard_ns = 0
         self._doorkeeper: Doorkeeper | None = None
         try:
@@ -86,6 +87,7 @@ class PlannerEnd(LinkEnd):
                     self.passed_over += 1
             except MessageError as error:
                 self._refuse(str(error))
+        self._answer_waiting(now_ns)
         self._say(now_ns)
         return accepted
 
@@ -97,23 +99,39 @@ class PlannerEnd(LinkEnd):
 
     def _hear(self, identity: bytes, note: Note, now_ns: int) -> None:
         conversation = self._conversation
-        if conversation is not None and identity != self._identity:
-            if now_ns - self._heard_ns < SILENT_NS:
-                self._tell(identity, encode_note(self.epoch, NO_SEAT))
-                return
-            self._leave("is silent")
-            conversation = None
         if conversation is None:
-            self._conversations += 1
-            conversation = self._conversation = Conversation(self._conversations, note.epoch, UP)
-            self._identity = identity
-            self._newest.clear()  # it was for somebody else
-            _log.warning("robot connected (conversation %d)", conversation.number)
+            conversation = self._seat(identity, note)
+        elif identity != self._identity:
+            self._waiting[identity] = note
+            return
         self._heard_ns = now_ns
         if note.number == conversation.number:
             conversation.hear(note)
         else:
             conversation.owed = True
+
+    def _seat(self, identity: bytes, note: Note) -> Conversation:
+        self._conversations += 1
+        self._identity = identity
+        self._newest.clear()  # it was for somebody else
+        self._conversation = Conversation(self._conversations, note.epoch, UP)
+        _log.warning("robot connected (conversation %d)", self._conversations)
+        return self._conversation
+
+    def _answer_waiting(self, now_ns: int) -> None:
+        """Give the seat to a robot that waits, or tell it that it is taken.
+
+        Only once everything was read that had come: when it was this process that stood still, the robot in the seat
+        is not to blame.
+        """
+        for identity, note in self._waiting.items():
+            if self._conversation is not None and now_ns - self._heard_ns > SILENT_NS:
+                self._leave("is silent")
+            if self._conversation is None:
+                self._hear(identity, note, now_ns)
+            else:
+                self._tell(identity, encode_note(self.epoch, NO_SEAT))
+        self._waiting.clear()
 
     def _leave(self, why: str) -> None:
         if self._conversation is not None:

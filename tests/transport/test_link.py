@@ -388,6 +388,25 @@ def test_hostile_frames_are_counted_and_outlived(link: Link) -> None:
         raw.close()
 
 
+def test_a_robot_that_waits_and_lies_does_not_end_the_planner(link: Link) -> None:
+    """What a note claims to have taken is only looked at in a conversation that there is."""
+    planner = link.planner()
+    first = link.robot(planner)
+    link.until(lambda: first.connected)
+    raw: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
+    raw.setsockopt(zmq.LINGER, 0)
+    try:
+        raw.connect(planner.address)
+        raw.send(encode_note(9, 2, {"intent": 5}))
+        link.rest()
+        link.leave(first)
+        raw.send(encode_note(9, 2, {"intent": 5}))
+        link.until(lambda: not planner.connected or planner._conversations == 2)
+        link.rest()
+    finally:
+        raw.close()
+
+
 def test_a_hostile_planner_is_counted_and_outlived(link: Link) -> None:
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
     router = context.socket(zmq.ROUTER)

@@ -100,23 +100,22 @@ class PlannerEnd(LinkEnd):
     def _hear(self, identity: bytes, note: Note, now_ns: int) -> None:
         conversation = self._conversation
         if conversation is None:
-            conversation = self._seat(identity, note)
+            self._seat(identity, note, now_ns)
         elif identity != self._identity:
             self._waiting[identity] = note
-            return
-        self._heard_ns = now_ns
-        if note.number == conversation.number:
-            conversation.hear(note)
         else:
-            conversation.owed = True
+            self._heard_ns = now_ns
+            if note.number == conversation.number:
+                conversation.hear(note)
+            else:
+                conversation.owed = True
 
-    def _seat(self, identity: bytes, note: Note) -> Conversation:
+    def _seat(self, identity: bytes, note: Note, now_ns: int) -> None:
         self._conversations += 1
-        self._identity = identity
+        self._identity, self._heard_ns = identity, now_ns
         self._newest.clear()  # it was for somebody else
         self._conversation = Conversation(self._conversations, note.epoch, UP)
         _log.warning("robot connected (conversation %d)", self._conversations)
-        return self._conversation
 
     def _answer_waiting(self, now_ns: int) -> None:
         """Give the seat to a robot that waits, or tell it that it is taken.
@@ -128,7 +127,7 @@ class PlannerEnd(LinkEnd):
             if self._conversation is not None and now_ns - self._heard_ns > SILENT_NS:
                 self._leave("is silent")
             if self._conversation is None:
-                self._hear(identity, note, now_ns)
+                self._seat(identity, note, now_ns)
             else:
                 self._tell(identity, encode_note(self.epoch, NO_SEAT))
         self._waiting.clear()
@@ -146,7 +145,7 @@ class PlannerEnd(LinkEnd):
         except zmq.Again:
             return
         except zmq.ZMQError as error:
-            self._check_gone(error)
+            self._check_gone(error, self._identity)
 
     def _say(self, now_ns: int) -> None:
         conversation = self._conversation
@@ -163,11 +162,11 @@ class PlannerEnd(LinkEnd):
         except zmq.Again:
             return False
         except zmq.ZMQError as error:
-            if identity == self._identity:
-                self._check_gone(error)
+            self._check_gone(error, identity)
         return True
 
-    def _check_gone(self, error: zmq.ZMQError) -> None:
+    def _check_gone(self, error: zmq.ZMQError, identity: bytes) -> None:
         if error.errno != zmq.EHOSTUNREACH:
             raise error
-        self._leave("disconnected")
+        if identity == self._identity:
+            self._leave("disconnected")

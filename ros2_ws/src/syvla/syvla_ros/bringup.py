@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from syvla.config import RunConfig
+from syvla.config import RemotePlannerConfig, RunConfig
 from syvla.errors import ConfigError
 from syvla.rig import RunFolder, default_policy, realtime_run
 
@@ -29,6 +29,8 @@ ARGUMENTS = (
         "enable", "", "true: enable the arms by itself when both systems run; only with sim, and there the default"
     ),
     Argument("record", "false", "true: record from the start"),
+    Argument("planner", "", "tcp://host:port where `syvla planner` runs the same policy; else it runs here"),
+    Argument("keys", "", "the folder of keys for that planner (`syvla keys`)"),
     Argument("runs", "runs", "the folder in which the run gets a folder of its own"),
 )
 STAND_INS_S = {"reference": (0.3, 0.03)}  # latencies of the two systems where no model takes the time
@@ -62,7 +64,7 @@ def plan(values: Mapping[str, str]) -> Plan:
         raise ConfigError("enable: real arms are enabled at the robot (service /syvla/enable), never by a launch")
     rig = "twin" if sim and values["rig"] == ARGUMENTS[0].default else values["rig"]
     policy = values["policy"] or default_policy()
-    run = realtime_run(rig, *STAND_INS_S.get(policy, (0.0, 0.0)), policy)
+    run = realtime_run(rig, *STAND_INS_S.get(policy, (0.0, 0.0)), policy, _remote_planner(values))
     if (run.rig.kind == "twin") is not sim:
         raise ConfigError(f"rig {run.rig.name!r} is a {run.rig.kind}: it needs sim:={str(not sim).lower()}")
     instruction = values["instruction"]
@@ -83,6 +85,15 @@ def plan(values: Mapping[str, str]) -> Plan:
         NodePlan("recorder", (path, *(("--record",) if record else ()))),
     ]
     return Plan(folder, run, tuple(nodes))
+
+
+def _remote_planner(values: Mapping[str, str]) -> RemotePlannerConfig | None:
+    keys = values["keys"]
+    if values["planner"]:
+        return RemotePlannerConfig(address=values["planner"], keys_folder=str(Path(keys).resolve()) if keys else "")
+    if keys:
+        raise ConfigError("keys are for a planner on another machine: give planner:=tcp://host:port too")
+    return None
 
 
 def _truth(name: str, values: Mapping[str, str]) -> bool:

@@ -1,6 +1,9 @@
 """The two ends of a link: who gets in, what crosses, and what becomes of it when either end goes and comes back."""
 
+import contextlib
 import shutil
+import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
@@ -295,6 +298,103 @@ def test_a_busy_robot_gets_the_newest_intent_next(link: Link) -> None:
     assert link.numbers(robot, "intent") == [0, 49]
 
 
+# ---------------------------------------------------------------- a long way
+
+
+class Wire:
+    """A wire to ``port`` on which everything takes ``delay_s``; what is on its way up is counted, and can be stopped."""
+
+    def __init__(self, port: int, delay_s: float) -> None:
+        self.delay_s = delay_s
+        self.stopped = False
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.address = f"tcp://127.0.0.1:{self._server.getsockname()[1]}"
+        self._far = port
+        self._ends: list[tuple[socket.socket, socket.socket, list[tuple[float, bytes]]]] = []
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._carry)
+
+    @property
+    def up_bytes(self) -> int:
+        """What has left the robot and not arrived."""
+        return sum(len(data) for _, data in list(self._ends[0][2])) if self._ends else 0
+
+    def __enter__(self) -> "Wire":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+        for near, far, _ in self._ends:
+            near.close()
+            far.close()
+        self._server.close()
+
+    def _carry(self) -> None:
+        self._server.setblocking(False)
+        while not self._over.wait(0.002):
+            with contextlib.suppress(BlockingIOError):
+                near, _ = self._server.accept()
+                far = socket.create_connection(("127.0.0.1", self._far))
+                for end in (near, far):
+                    end.setblocking(False)
+                self._ends += [(near, far, []), (far, near, [])]
+            for source, sink, on_way in self._ends:
+                with contextlib.suppress(OSError):
+                    while data := source.recv(1 << 20):
+                        on_way.append((time.monotonic() + self.delay_s, data))
+                while on_way and not self.stopped and on_way[0][0] <= time.monotonic():
+                    with contextlib.suppress(OSError):
+                        sink.setblocking(True)
+                        sink.sendall(on_way[0][1])
+                        sink.setblocking(False)
+                    del on_way[0]
+
+
+def test_a_long_way_lets_everything_through_and_each_answer_has_the_whole_of_it_in_its_age(
+    link: Link, keys: Keys
+) -> None:
+    planner = link.planner(keys=keys[0])
+    delay_s = 0.06
+    with Wire(int(planner.address.rpartition(":")[2]), delay_s) as wire:
+        robot = link.robot(wire.address, keys[1])
+        sent_s: dict[int, float] = {}
+        answered: list[int] = []
+
+        def five_answers() -> bool:
+            stamp = len(sent_s) + 1
+            sent_s[stamp] = time.monotonic()
+            robot.publish("observation", observation(stamp), 0, 0)
+            for stamp in link.numbers(planner, "observation")[len(answered) :]:
+                answered.append(stamp)
+                planner.publish("intent", intent(stamp, stamp), 0, 0)
+            return len(link.numbers(robot, "intent")) >= 5
+
+        link.until(five_answers)
+        last = link.got[robot][-1]
+        assert last.received_ns * 1e-9 - sent_s[number(last.message)] >= 2 * delay_s
+        link.leave(robot)
+
+
+def test_nothing_queues_behind_a_link_that_is_stuck(link: Link, keys: Keys) -> None:
+    planner = link.planner(keys=keys[0])
+    size = 2 * 200 * 300 * 3
+    with Wire(int(planner.address.rpartition(":")[2]), 0.0) as wire:
+        robot = link.robot(wire.address, keys[1])
+        link.until(lambda: robot.connected)
+        wire.stopped = True
+        for stamp in range(1, 101):
+            robot.publish("observation", observation(stamp, (200, 300)), 0, 0)
+            link.turn()
+        link.until(lambda: wire.up_bytes > size)
+        link.rest()
+        assert wire.up_bytes < 1.5 * size, "one observation, and notes"
+        wire.stopped = False
+        link.until(lambda: link.numbers(planner, "observation")[-1:] in ([1], [100]))
+        link.leave(robot)
+
+
 # ---------------------------------------------------------------- going and coming back
 
 
@@ -319,6 +419,27 @@ def test_a_restarted_planner_is_followed_also_when_its_clock_began_anew(link: Li
     before, after = link.got[robot]
     assert (after.header.epoch, after.header.sequence) > (before.header.epoch, before.header.sequence)
     assert after.header.epoch > before.header.epoch
+
+
+def test_a_planner_that_counts_anew_in_the_same_run_cannot_go_back(link: Link) -> None:
+    """Whoever passes its messages on would have been given one that was older than the last, and ended."""
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
+    router = context.socket(zmq.ROUTER)
+    router.setsockopt(zmq.LINGER, 0)
+    router.setsockopt(zmq.RCVTIMEO, 5000)
+    port = router.bind_to_random_port("tcp://127.0.0.1")
+    try:
+        robot = link.robot(f"tcp://127.0.0.1:{port}")
+        link.until(lambda: bool(router.poll(0)))
+        identity = router.recv_multipart()[0]
+        for conversation in (1, 2):
+            router.send_multipart([identity, encode_note(4, conversation)])
+            router.send_multipart([identity, *map(bytes, encode(Header("intent", 4, 0, 0, 0), intent(0)))])
+        link.until(lambda: len(link.got[robot]) == 2)
+        first, second = (received.header.epoch for received in link.got[robot])
+        assert second > first
+    finally:
+        router.close()
 
 
 def test_a_robot_whose_clock_began_anew_is_served(link: Link) -> None:

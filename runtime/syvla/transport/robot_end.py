@@ -38,8 +38,8 @@ class RobotEnd(LinkEnd):
     """The robot's end: connects to the planner at ``address``, and again whenever it was lost.
 
     What it receives is in the robot's own terms: a header's ``sent_ns`` is when the message came, since another
-    machine's clock says nothing here, and its ``epoch`` is when that run of the planner was first heard, so that a
-    planner whose machine was started anew is later than the one before. Sequence and step duration are the sender's.
+    machine's clock says nothing here, and its ``epoch`` is when this conversation with the planner began, so that one
+    whose machine was started anew is later than the one before. Sequence and step duration are the sender's.
 
     Args:
         address: Where the planner listens; off loopback only with keys.
@@ -59,7 +59,6 @@ class RobotEnd(LinkEnd):
         self._conversation: Conversation | None = None
         self._failed = False  # whether the newest attempt came as far as a handshake
         self._heard_ns = self._tried_ns = clock.monotonic_ns()
-        self._planner_epoch: int | None = None
         self._session_ns = epoch
         self._socket.setsockopt(zmq.IMMEDIATE, 1)  # nothing waits for a connection that is not there
         try:
@@ -110,9 +109,7 @@ class RobotEnd(LinkEnd):
             return
         known = self._conversation
         if known is None or (note.epoch, note.number) != (known.epoch, known.number):
-            if note.epoch != self._planner_epoch:
-                self._planner_epoch = note.epoch
-                self._session_ns = now_ns
+            self._session_ns = max(now_ns, self._session_ns + 1)
             known = self._conversation = Conversation(note.number, note.epoch, DOWN)
             self._newest = {topic: self._newest[topic] for topic in LASTING if topic in self._newest}
         self._heard_ns = now_ns

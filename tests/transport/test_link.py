@@ -302,7 +302,7 @@ def test_a_busy_robot_gets_the_newest_intent_next(link: Link) -> None:
 
 
 class Wire:
-    """A wire to ``port`` on which everything takes ``delay_s``; what is on its way up is counted, and can be stopped."""
+    """A wire to ``port`` that takes ``delay_s``; it can be stopped, and what is on its way up is counted."""
 
     def __init__(self, port: int, delay_s: float) -> None:
         self.delay_s = delay_s
@@ -323,7 +323,7 @@ class Wire:
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *raised: object) -> None:
         self._over.set()
         self._thread.join()
         for near, far, _ in self._ends:

@@ -197,11 +197,22 @@ def test_the_arms_hold_in_time_and_do_not_go_on_when_the_planner_comes_back(
     tmp_path: Path, address: str, keys: Path, number: signal.Signals
 ) -> None:
     with planner(address, keys, latency_s=0.1) as process:
-        flags = ("--planner", address, "--keys", str(keys / "robot"))
-        run = Run(start(tmp_path, "snack_loading", flags=flags), tmp_path)
+        light = tmp_path / "light.toml"  # small images, that much else may be going on
+        twin = Path("calibration/rigs/twin.toml").read_text()
+        for had, has in (
+            ("width = 320", "width = 160"),
+            ("height = 240", "height = 120"),
+            ("rate_hz = 15", "rate_hz = 8"),
+        ):
+            assert had in twin
+            twin = twin.replace(had, has)
+        light.write_text(twin)
+        runs = tmp_path / "runs"
+        flags = ("--planner", address, "--keys", str(keys / "robot"), "--rig", str(light))
+        run = Run(start(runs, "snack_loading", flags=flags), runs)
         try:
             deadline_s = time.monotonic() + LIMIT_S
-            while not list(tmp_path.glob("*/recordings/*.mcap*")):
+            while not list(runs.glob("*/recordings/*.mcap*")):
                 assert time.monotonic() < deadline_s, "no recording was started"
                 assert run.process.poll() is None, run.process.communicate()[0]
                 time.sleep(0.05)

@@ -33,6 +33,14 @@ def status(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
         (("demo", "--policy", "."), "holds no checkpoint (no syvla.json)"),
         (("eval", "--episodes", "0"), "episodes must be at least 1"),
         (("eval", "--planner-latency", "-1"), "planner latency must be 0 to 10 s"),
+        (("demo", "--planner", "tcp://10.0.0.1:5570", "--policy", "reference"), "encrypted links are required"),
+        (("demo", "--planner", "tcp://10.0.0.1:5570", "--keys", "nowhere"), "no folder of keys; 'syvla keys"),
+        (("demo", "--keys", "nowhere"), "give --planner tcp://host:port too"),
+        (("demo", "--jpeg", "96"), "jpeg must be 1 to 95, or 0 for raw images, not 96"),
+        (("demo", "--planner", "tcp://127.0.0.1:1", "--planner-latency", "1"), "has its own --latency"),
+        (("planner", "--policy", "reference", "--bind", "tcp://0.0.0.0:5570"), "encrypted links are required"),
+        (("planner", "--policy", "reference", "--keys", "nowhere"), "no folder of keys; 'syvla keys"),
+        (("planner", "--policy", "genius"), "no policy 'genius'; there are reference"),
         (("demo", "--rig", "nonesuch"), "no rig 'nonesuch'; there are cobot_magic, twin"),
         (("demo", "--rig", "cobot_magic"), "only a twin can be run so far"),
         (("bench", "nothing"), "no benchmark 'nothing'; there are transport"),
@@ -73,6 +81,24 @@ def test_eval_prints_and_writes_what_it_measured(
     assert rate["low"] < rate["rate"] <= rate["high"]
     assert f"{rate['successes']}/2" in printed.replace(" ", "")
     assert len(result["episodes"]) == 2
+
+
+def test_keys_are_made_once_and_shown_with_what_to_do_with_them(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "keys"
+    assert status(monkeypatch, "keys", str(folder)) == 0
+    first = capsys.readouterr().out
+    assert "never leaves this machine" in first
+    assert "no robot may connect" in first
+    (folder / "allowed" / "robot-1.key").write_bytes((folder / "own.key").read_bytes())
+    assert status(monkeypatch, "keys", str(folder)) == 0
+    second = capsys.readouterr().out
+    assert "never leaves this machine" not in second
+    assert "allowed/robot-1.key" in second
+    secret = (folder / "own.key_secret").read_text().split('"')[3]
+    assert secret not in first + second
+    assert first.splitlines()[1] == second.splitlines()[0], "the same key"
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -1,6 +1,7 @@
 """The ``syvla`` command."""
 
 import contextlib
+import functools
 import json
 import signal
 import sys
@@ -32,6 +33,9 @@ def demo(
     rig: str = "twin",
     planner_latency: float | None = None,
     expert_latency: float | None = None,
+    planner: str | None = None,
+    keys: Path | None = None,
+    jpeg: int = 90,
     runs: Path = Path("runs"),
 ) -> int:
     """Run the whole loop on the twin at real time: one episode of each task, with a live panel and a report.
@@ -45,6 +49,9 @@ def demo(
         planner_latency: how long the slow system takes to think [s]; 0 is its own time. By default 0 for a learned
             policy and 0.3 for the reference, which has nothing to compute.
         expert_latency: how long the fast system takes for a chunk [s]; by default 0 or 0.03.
+        planner: tcp://host:port where `syvla planner` runs the same policy; the slow system is not started here then.
+        keys: the folder of keys for it (`syvla keys`); needed unless it is on this machine.
+        jpeg: quality of the images that it is sent, 1 to 95; 0 sends them raw.
         runs: the folder in which the run's folder is made.
     """
     with _ended_by_ctrl_c():
@@ -52,14 +59,24 @@ def demo(
 
         from syvla.apps.demo import demo as run_demo
         from syvla.apps.director import Episode
+        from syvla.config import RemotePlannerConfig
         from syvla.rig import RunFolder, chosen_tasks, default_policy, realtime_run
 
+    if not 0 <= jpeg <= 95:
+        raise ConfigError(f"jpeg must be 1 to 95, or 0 for raw images, not {jpeg}")
+    if keys is not None and planner is None:
+        raise ConfigError("keys are for a planner on another machine: give --planner tcp://host:port too")
+    if planner is not None and planner_latency is not None:
+        raise ConfigError("planner-latency is that of a planner here; 'syvla planner' has its own --latency")
+    remote = planner and RemotePlannerConfig(
+        address=planner, keys_folder=str(keys.resolve()) if keys else "", jpeg_quality=jpeg
+    )
     names = chosen_tasks(tasks, (split,))
     policy = policy or default_policy()
     planner_s, expert_s = (0.3, 0.03) if policy == "reference" else (0.0, 0.0)
     planner_s = planner_s if planner_latency is None else planner_latency
     expert_s = expert_s if expert_latency is None else expert_latency
-    run = realtime_run(rig, planner_s, expert_s, policy)
+    run = realtime_run(rig, planner_s, expert_s, policy, remote or None)
     folder = RunFolder.create(runs, "demo")
     episodes = [Episode(task, split, seed, f"{task}-{split}-{seed}") for task in names]
     return run_demo(run, episodes, folder, Console())
@@ -259,11 +276,49 @@ def scenes(
     return 0
 
 
+def planner(
+    policy: Policy | None = None,
+    bind: str = "tcp://127.0.0.1:5570",
+    keys: Path | None = None,
+    latency: float | None = None,
+    rig: str = "twin",
+) -> int:
+    """Run the slow system by itself, for a robot on another machine; Ctrl-C ends it.
+
+    Args:
+        policy: reference, learned, or the folder of a checkpoint; learned by default where that checkpoint is here.
+        bind: tcp://address:port to listen at; other machines reach it only where there are keys.
+        keys: the folder of keys (`syvla keys`): its own pair, and in allowed/ the robots that may connect.
+        latency: how long it takes to think [s], where no model takes the time; 0.3 for the reference, else 0.
+        rig: the rig of a reference policy.
+    """
+    with _ended_by_ctrl_c():
+        from syvla.apps.planner import serve_planner
+        from syvla.rig import default_policy, lockstep_run
+
+    policy = policy or default_policy()
+    latency_s = latency if latency is not None else 0.3 if policy == "reference" else 0.0
+    serve_planner(lockstep_run(rig, latency_s, 0.0, policy), bind, keys, functools.partial(print, flush=True))
+    return 0
+
+
+def keys(folder: Positional[Path]) -> int:
+    """Make a pair of keys for the link between a robot and its planner, and show the public ones.
+
+    Args:
+        folder: where they are kept; keys that are there already are shown, never replaced.
+    """
+    from syvla.apps.planner import show_keys
+
+    show_keys(folder, print)
+    return 0
+
+
 def bench(name: Positional[str], json: Json = None, repeats: int = 0, quick: bool = False) -> int:
     """Run one benchmark and say whether it reached its target (exit status 1 if not).
 
     Args:
-        name: transport, loop, lockstep, demonstrator or closed-loop.
+        name: transport, link, loop, lockstep, demonstrator or closed-loop.
         json: also write the result to this file.
         repeats: how often to measure; 0 for the benchmark's own number.
         quick: a short run, to see that it works; its figures mean little.
@@ -400,6 +455,8 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "setup-can": setup_can,
     "find-can": find_can,
     "find-cameras": find_cameras,
+    "planner": planner,
+    "keys": keys,
     "stage": stage,
 }
 

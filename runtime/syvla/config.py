@@ -140,6 +140,18 @@ class RigConfig(Section, frozen=True):
     ros: RosConfig = RosConfig()
 
 
+class RemotePlannerConfig(Section, frozen=True):
+    """A planner on another machine, as the robot's machine sees it."""
+
+    address: str  # tcp://host:port where it listens
+    keys_folder: str = ""  # own pair and planner.key; without one only loopback is accepted
+    jpeg_quality: int = 90  # of the images that it is sent; 0: raw
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.jpeg_quality <= 95:
+            raise ValueError(f"jpeg_quality must be 1..95, or 0 for raw images, not {self.jpeg_quality}")
+
+
 class RunConfig(Section, frozen=True):
     """One run: a rig and a policy. It is written into the run's folder and into every recording."""
 
@@ -150,6 +162,7 @@ class RunConfig(Section, frozen=True):
     astray_m: float = 0.0  # the reference's hand first comes this far beside a thing (deviation of x and of y)
     misses: float = 0.0  # how often it first closes on nothing beside the thing
     takeover: bool = False  # whether the reference acts in turn with the policy, to show what to do from where it got
+    remote_planner: RemotePlannerConfig | None = None  # None: the planner is a process of this machine
     bus_folder: str = ""  # where the processes' sockets are; chosen when the run starts
     wall_offset_ns: int = 0  # the wall clock minus the monotonic one when the run started
 

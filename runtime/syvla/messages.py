@@ -44,7 +44,7 @@ class CameraFrame(Message, frozen=True):
 
 
 class CompressedFrame(Message, frozen=True):
-    """A CameraFrame in a recording: its colour image as JPEG. Depth stays as it was measured."""
+    """A CameraFrame with its colour image as JPEG, whose size it tells. Depth stays as it was measured."""
 
     camera: str
     frame_id: int
@@ -59,6 +59,12 @@ class CompressedFrame(Message, frozen=True):
         "depth_mm": ArraySpec("u2", ((1, 2160), (1, 3840))),
     }
     TEXT_LIMITS: ClassVar[dict[str, int]] = {"camera": MAX_NAME}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for field, value, most in (("width", self.width, 3840), ("height", self.height, 2160)):
+            if not 1 <= value <= most:
+                raise MessageError(f"CompressedFrame.{field} must be 1..{most}, not {value}")
 
 
 class ArmState(Message, frozen=True):
@@ -90,6 +96,17 @@ class Observation(Message, frozen=True):
     observation_ns: int
     proprioception: Float64
     frames: tuple[CameraFrame, ...]
+    source_age_s: dict[str, float]
+
+    ARRAYS: ClassVar[dict[str, ArraySpec]] = {"proprioception": ArraySpec("f8", (PROPRIOCEPTION,))}
+
+
+class CompressedObservation(Message, frozen=True):
+    """An Observation on its way to another machine: its colour images as JPEG."""
+
+    observation_ns: int
+    proprioception: Float64
+    frames: tuple[CompressedFrame, ...]
     source_age_s: dict[str, float]
 
     ARRAYS: ClassVar[dict[str, ArraySpec]] = {"proprioception": ArraySpec("f8", (PROPRIOCEPTION,))}

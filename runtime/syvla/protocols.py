@@ -20,13 +20,6 @@ from syvla.messages import (
 # ---------------------------------------------------------------- stages and hosts
 
 
-class Emit(NamedTuple):
-    """One message that a stage sends."""
-
-    topic: str
-    message: Message
-
-
 class Header(NamedTuple):
     """The envelope, made by the host that sent the message."""
 
@@ -44,6 +37,14 @@ class Received(NamedTuple):
     message: Message
     received_ns: int
     wire: Callable[[], Sequence[bytes | memoryview]]
+
+
+class Emit(NamedTuple):
+    """One message that a stage sends; one that it passes on goes out with its ``origin``'s header and bytes."""
+
+    topic: str
+    message: Message
+    origin: Received | None = None
 
 
 class Inbox:
@@ -193,6 +194,10 @@ class Outgoing(Protocol):
 
     def publish(self, topic: str, message: Message, sent_ns: int, step_ns: int) -> None:
         """Send to whoever subscribes."""
+        ...
+
+    def relay(self, received: Received) -> None:
+        """Send what another process said, under its own header and in its own bytes."""
         ...
 
     def poll(self) -> None:

@@ -15,9 +15,10 @@ import msgspec
 import numpy as np
 
 from syvla.clock import monotonic_ns, wall_offset_ns
-from syvla.config import Blank, PolicyConfig, RealtimeConfig, RigConfig, RunConfig, load_toml
+from syvla.config import Blank, PolicyConfig, RealtimeConfig, RemotePlannerConfig, RigConfig, RunConfig, load_toml
 from syvla.control.kinematics import Base, arm_distance_m
 from syvla.errors import ConfigError
+from syvla.hosts.linked import LinkedInlet, LinkedOutlet
 from syvla.hosts.lockstep import LockstepHost
 from syvla.hosts.process import ProcessHost, stop_with_parent
 from syvla.hosts.realtime import go_realtime
@@ -26,12 +27,18 @@ from syvla.protocols import ArmDriver, Expert, Incoming, Outgoing, Planner, Stag
 from syvla.stages.blank import BlankedPlanner
 from syvla.stages.cameras import CamerasStage
 from syvla.stages.expert import ExpertStage
+from syvla.stages.observer import Delivered, Observer
 from syvla.stages.planner import PlannerStage
 from syvla.stages.recorder import RecorderStage
+from syvla.stages.remote_planner import RemotePlannerStage
 from syvla.stages.robot import RobotStage
 from syvla.stages.twin import TwinStage
 from syvla.topics import CAMERAS, topic
+from syvla.transport.addresses import check_address
 from syvla.transport.bus import Inlet, Mode, Outlet, Subscription, ipc_directory
+from syvla.transport.keys import PlannerKeys, RobotKeys, robot_keys
+from syvla.transport.planner_end import PlannerEnd
+from syvla.transport.robot_end import RobotEnd
 
 if TYPE_CHECKING:
     from syvla.sim.reference import ReferencePlanner
@@ -215,10 +222,21 @@ def lockstep_run(
     return msgspec.structs.replace(run, blank=blank)
 
 
-def realtime_run(rig: str, planner_latency_s: float, expert_latency_s: float, policy: str = "reference") -> RunConfig:
-    """The configuration of a run on the bus, with the twin's CAN channels and the sockets' folder chosen."""
+def realtime_run(
+    rig: str,
+    planner_latency_s: float,
+    expert_latency_s: float,
+    policy: str = "reference",
+    remote_planner: RemotePlannerConfig | None = None,
+) -> RunConfig:
+    """The configuration of a run on the bus, with the twin's CAN channels and the sockets' folder chosen.
+
+    The address and the keys of a planner on another machine are checked here, before any process is started.
+    """
     from syvla.drivers.simcan import free_channels
 
+    if remote_planner is not None:
+        check_address(remote_planner.address, encrypted=_robot_keys(remote_planner) is not None)
     config = load_rig(rig)
     if config.kind != "twin":
         raise ConfigError(f"rig {config.name!r} is a {config.kind}; only a twin can be run so far")
@@ -230,7 +248,9 @@ def realtime_run(rig: str, planner_latency_s: float, expert_latency_s: float, po
     )
     run = _run(config, planner_latency_s, expert_latency_s, policy)
     folder = ipc_directory(f"{os.getpid():x}-{time.monotonic_ns():x}")
-    return msgspec.structs.replace(run, bus_folder=str(folder), wall_offset_ns=wall_offset_ns())
+    return msgspec.structs.replace(
+        run, bus_folder=str(folder), wall_offset_ns=wall_offset_ns(), remote_planner=remote_planner
+    )
 
 
 def _run(rig: RigConfig, planner_latency_s: float, expert_latency_s: float, policy: str) -> RunConfig:
@@ -246,6 +266,16 @@ def _run(rig: RigConfig, planner_latency_s: float, expert_latency_s: float, poli
 
 def _planner_stage(run: RunConfig, cameras: Sequence[str], threads: int | None = None) -> PlannerStage:
     """``cameras`` are those that a planner without views of its own waits for."""
+    return PlannerStage(_planner(run, threads), Observer(policy_cameras(run) or cameras), run.policy)
+
+
+def _remote_planner_stage(run: RunConfig, remote: RemotePlannerConfig) -> RemotePlannerStage:
+    """What stands in the planner's place on this machine."""
+    observer = Observer(policy_cameras(run) or CAMERAS)
+    return RemotePlannerStage(observer, run.policy, remote.jpeg_quality, truth=run.policy_name == "reference")
+
+
+def _planner(run: RunConfig, threads: int | None) -> Planner:
     planner: Planner = _reference_planner(run) if run.policy_name == "reference" else _learned_planner(run, threads)
     if run.takeover:
         from syvla.sim.takeover import TakeoverPlanner
@@ -253,7 +283,7 @@ def _planner_stage(run: RunConfig, cameras: Sequence[str], threads: int | None =
         planner = TakeoverPlanner(planner, _reference_planner(run))
     if run.blank != "none":
         planner = BlankedPlanner(planner, run.blank)
-    return PlannerStage(planner, policy_cameras(run) or cameras, run.policy)
+    return planner
 
 
 def _reference_planner(run: RunConfig) -> "ReferencePlanner":
@@ -334,7 +364,11 @@ def build_stage(name: str, run: RunConfig, folder: RunFolder) -> Stage:
     builders: dict[str, Callable[[], Stage]] = {
         "twin": lambda: _twin(run),
         "cameras": lambda: _twin_cameras(run, policy_cameras(run) or CAMERAS),  # rendering is dear: what is looked at
-        "planner": lambda: _planner_stage(run, CAMERAS),
+        "planner": lambda: (
+            _planner_stage(run, CAMERAS)
+            if run.remote_planner is None
+            else _remote_planner_stage(run, run.remote_planner)
+        ),
         "expert": lambda: _expert_stage(run),
         "robot": lambda: _piper_robot(run),
         "recorder": lambda: _recorder(run, folder),
@@ -377,9 +411,23 @@ def stage_host(
 ) -> ProcessHost:
     """The host of a stage of a run in this process; ``realtime`` says what :func:`ask_realtime` was granted."""
     latency_s = {"planner": run.policy.planner_latency_s, "expert": run.policy.expert_latency_s}.get(name, 0.0)
+    if name == "planner" and run.remote_planner is not None:
+        link = RobotEnd(run.remote_planner.address, monotonic_ns(), _robot_keys(run.remote_planner))
+        inlet, outlet, latency_s = LinkedInlet(inlet, link), LinkedOutlet(outlet, link), 0.0
     return ProcessHost(
         stage, inlet, outlet, realtime, latency_s, frozen=name in ("robot", "twin"), linger_s=LINGER_S.get(name, 0.0)
     )
+
+
+def _robot_keys(remote: RemotePlannerConfig) -> RobotKeys | None:
+    return robot_keys(Path(remote.keys_folder)) if remote.keys_folder else None
+
+
+def planner_host(run: RunConfig, address: str, keys: PlannerKeys | None) -> ProcessHost:
+    """The run's planner by itself, for a robot that connects to ``address``; ready when this returns."""
+    stage = PlannerStage(_planner(run, None), Delivered(policy_cameras(run)), run.policy)
+    end = PlannerEnd(address, monotonic_ns(), keys)
+    return ProcessHost(stage, end, end, "SCHED_OTHER", run.policy.planner_latency_s)
 
 
 def ask_realtime(name: str, config: RealtimeConfig) -> str:

@@ -25,7 +25,8 @@ STAGES: tuple[str, ...] = ("twin", "cameras", "planner", "expert", "robot", "tel
 _ROWS = (
     *(Topic(f"camera/{camera}", m.CameraFrame, 30.0, 0.2, "cameras") for camera in CAMERAS),
     *(Topic(f"arm/{arm}", m.ArmState, 200.0, 0.05, "robot") for arm in m.ARMS),
-    Topic("observation", m.Observation, None, None, "cameras", recorded=False),  # to a policy on another machine
+    Topic("observation", m.Observation, None, None, "planner", recorded=False),  # these two: to another machine
+    Topic("observation/jpeg", m.CompressedObservation, None, None, "planner", recorded=False),
     Topic("task", m.Task, None, None, "console"),
     Topic("thought", m.Thought, None, None, "planner"),
     Topic("intent", m.Intent, 3.0, 1.0, "planner"),

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -58,10 +58,10 @@ class Run(NamedTuple):
         return self.process.returncode
 
 
-def start(parent: Path, *tasks: str) -> subprocess.Popen[str]:
+def start(parent: Path, *tasks: str, flags: Sequence[str] = ()) -> subprocess.Popen[str]:
     """A demo of ``tasks``, one after the other."""
     arguments = [sys.executable, "-m", "syvla.cli", "demo", "--policy", "reference"]
-    arguments += ["--tasks", *tasks, "--runs", str(parent)]
+    arguments += ["--tasks", *tasks, "--runs", str(parent), *flags]
     return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 

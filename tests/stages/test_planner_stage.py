@@ -20,6 +20,7 @@ from syvla.messages import (
 )
 from syvla.protocols import PartialThought
 from syvla.stages.blank import BlankedPlanner
+from syvla.stages.observer import Observer
 from syvla.stages.planner import PlannerStage
 
 
@@ -46,7 +47,7 @@ class Thinker:
 
 
 def test_the_planner_sends_its_thoughts_as_they_grow_and_then_the_intent() -> None:
-    stage = PlannerStage(Thinker(), (), PolicyConfig())
+    stage = PlannerStage(Thinker(), Observer(()), PolicyConfig())
     topics = Topics().arms(100 * MS).put("task", task())
     emits = list(stage.step(101 * MS, topics.take()))
     assert [emit.topic for emit in emits] == ["thought", "thought", "thought", "intent"]
@@ -59,7 +60,7 @@ def test_the_planner_sends_its_thoughts_as_they_grow_and_then_the_intent() -> No
 
 
 def test_the_planner_does_nothing_without_task_or_arms() -> None:
-    stage = PlannerStage(Thinker(), (), PolicyConfig())
+    stage = PlannerStage(Thinker(), Observer(()), PolicyConfig())
     assert not list(stage.step(0, Topics().put("task", task()).take()))
     assert not list(stage.step(0, Topics().arms(0).take()))
     assert not list(stage.step(60 * MS, Topics().arms(0).put("task", task()).take()))
@@ -70,7 +71,7 @@ def test_the_planner_does_nothing_without_task_or_arms() -> None:
 @pytest.mark.parametrize("lacking", ["none", "stale", "missing"])
 def test_the_planner_needs_every_camera_fresh(lacking: str) -> None:
     thinker = Thinker()
-    stage = PlannerStage(thinker, ("cam_high", "cam_left_wrist"), PolicyConfig())
+    stage = PlannerStage(thinker, Observer(("cam_high", "cam_left_wrist")), PolicyConfig())
     now_ns = 1000 * MS
     topics = Topics().arms(now_ns).put("task", task()).put("camera/cam_high", frame("cam_high", now_ns))
     if lacking != "missing":
@@ -84,21 +85,21 @@ def test_the_planner_needs_every_camera_fresh(lacking: str) -> None:
 
 def test_the_planner_wakes_on_cameras_where_there_are_any_and_names_unknown_ones() -> None:
     policy = PolicyConfig(planner_min_period_s=0.25)
-    blind = PlannerStage(Thinker(), (), policy)
+    blind = PlannerStage(Thinker(), Observer(()), policy)
     assert blind.trigger.topics == ("arm/left", "arm/right", "task")
     assert blind.trigger.min_period_ns == 250 * MS
     assert "sim/truth" not in blind.reads
-    seeing = PlannerStage(Thinker(reads_truth=True), ("cam_high",), policy)
+    seeing = PlannerStage(Thinker(reads_truth=True), Observer(("cam_high",)), policy)
     assert seeing.trigger.topics == ("camera/cam_high", "task")
     assert {"sim/truth", "camera/cam_high", "task", "arm/left", "arm/right"} == set(seeing.reads)
     with pytest.raises(ConfigError, match="camera/cam_low"):
-        PlannerStage(Thinker(), ("cam_low",), policy)
+        PlannerStage(Thinker(), Observer(("cam_low",)), policy)
 
 
 def test_the_truth_is_only_for_a_planner_that_wants_it_and_then_it_waits_for_it() -> None:
     for reads_truth in (False, True):
         thinker = Thinker(reads_truth=reads_truth)
-        stage = PlannerStage(thinker, (), PolicyConfig())
+        stage = PlannerStage(thinker, Observer(()), PolicyConfig())
         topics = Topics().arms(0).put("task", task())
         assert bool(list(stage.step(0, topics.take()))) is not reads_truth
         assert list(stage.step(0, topics.put("sim/truth", truth(0)).take()))
@@ -107,7 +108,7 @@ def test_the_truth_is_only_for_a_planner_that_wants_it_and_then_it_waits_for_it(
 
 def test_an_intent_of_another_task_than_was_asked_is_not_sent() -> None:
     topics = Topics().arms(0).put("task", task(1))
-    stage = PlannerStage(Thinker(task_id=9), (), PolicyConfig())
+    stage = PlannerStage(Thinker(task_id=9), Observer(()), PolicyConfig())
     assert [emit.topic for emit in stage.step(0, topics.take())] == ["thought", "thought"]
 
 
@@ -121,7 +122,7 @@ def test_an_intent_that_cannot_be_said_is_dropped_and_the_next_one_is_sent() -> 
                 raise MessageError("the query states of intent 0 are not finite in float16")
             yield from super().think(observation, task, intent_id, truth)
 
-    stage = PlannerStage(Overflowing(), (), PolicyConfig())
+    stage = PlannerStage(Overflowing(), Observer(()), PolicyConfig())
     topics = Topics().arms(0).put("task", task())
     assert [emit.topic for emit in stage.step(0, topics.take())] == ["thought"]
     assert stage.dropped == 1
@@ -130,7 +131,7 @@ def test_an_intent_that_cannot_be_said_is_dropped_and_the_next_one_is_sent() -> 
 
 
 def test_a_newer_task_ends_a_thought() -> None:
-    assert PlannerStage(Thinker(), ("cam_high",), PolicyConfig()).trigger.preempted_by == ("task",)
+    assert PlannerStage(Thinker(), Observer(("cam_high",)), PolicyConfig()).trigger.preempted_by == ("task",)
 
 
 @pytest.mark.parametrize("blank", ["instruction", "images"])
@@ -163,7 +164,7 @@ def test_a_blanked_planner_sees_all_but_what_is_kept_from_it(blank: Literal["ins
 
 
 def test_a_planner_may_want_nothing() -> None:
-    stage = PlannerStage(Thinker(nothing=True), (), PolicyConfig())
+    stage = PlannerStage(Thinker(nothing=True), Observer(()), PolicyConfig())
     assert [e.topic for e in stage.step(0, Topics().arms(0).put("task", task()).take())] == ["thought", "thought"]
     stage.request_stop()
     assert stage.stopped

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from syvla.errors import TransportError
-from syvla.transport.addresses import check_address, ipc_directory
+from syvla.transport.addresses import check_address, ipc_directory, is_loopback
 
 
 @pytest.fixture(autouse=True)
@@ -91,6 +91,32 @@ def test_loopback_is_allowed(address: str) -> None:
 def test_beyond_loopback_encryption_is_required(address: str) -> None:
     with pytest.raises(TransportError, match="encrypted links are required"):
         check_address(address)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["tcp://192.168.1.2:5555", "tcp://*:*", "tcp://gpu-box.local:5555", "tcp://[fe80::1%eth0]:5555", "tcp://eth0:1"],
+)
+def test_an_encrypted_link_may_go_beyond_loopback(address: str) -> None:
+    assert check_address(address, encrypted=True) == address
+    assert not is_loopback(address)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "udp://10.0.0.1:5555",
+        "tcp://10.0.0.1",
+        "tcp://10.0.0.1:5;10.0.0.2:5",
+        "tcp://a b:5",
+        "tcp://:5",
+        "inproc://x",
+        "",
+    ],
+)
+def test_an_encrypted_link_is_tcp_to_a_host_and_port(address: str) -> None:
+    with pytest.raises(TransportError, match="tcp://host:port"):
+        check_address(address, encrypted=True)
 
 
 def test_an_ipc_address_is_a_short_absolute_path_in_a_directory_that_exists() -> None:

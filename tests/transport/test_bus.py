@@ -263,6 +263,50 @@ def test_overflow_is_counted_in_bytes_too(ends: Ends, address: str) -> None:
     assert outlet.dropped == inlet.dropped > 10
 
 
+# ---------------------------------------------------------------- passing on
+
+
+def came(epoch: int, sequence: int) -> Received:
+    """A task that another process sent."""
+    header = Header("task", epoch, sequence, 5, 6)
+    body = encode(header, task(sequence))[1:]
+    return Received(header, task(sequence), 7, lambda: body)
+
+
+@pytest.mark.parametrize("mode", ["latest", "lossless"])
+def test_what_is_relayed_keeps_its_header_and_its_bytes_across_restarts_of_its_sender(
+    ends: Ends, address: str, mode: Mode
+) -> None:
+    """Under the header of the one who passes it on, a sender that had begun anew would have looked like an old one."""
+    outlet, inlet = ends.outlet(address, epoch=10), ends.inlet(address, mode=mode, window=2)
+    positions = [(epoch, sequence) for epoch in (11, 30, 31) for sequence in range(40)]
+    for position in positions:
+        outlet.relay(came(*position))
+        ends.until(lambda position=position: bool(ends.got[inlet]) and ends.got[inlet][-1].header[1:3] == position)  # type: ignore[misc]
+    assert [received.header[1:] for received in ends.got[inlet]] == [(*position, 5, 6) for position in positions]
+    assert [bytes(frame) for frame in ends.got[inlet][-1].wire()] == [bytes(frame) for frame in came(31, 39).wire()]
+    assert (inlet.dropped, inlet.replayed, inlet.refused, outlet.refused) == (0, 0, 0, 0)
+
+
+def test_a_lossless_reader_behind_a_restart_of_the_sender_gets_the_rest_of_both(ends: Ends, address: str) -> None:
+    outlet, inlet = ends.outlet(address, epoch=10), ends.inlet(address, mode="lossless", window=2)
+    outlet.relay(came(11, 0))
+    ends.until(lambda: len(ends.got[inlet]) == 1)
+    rest = [*((11, n) for n in range(1, 30)), *((12, n) for n in range(30))]
+    for position in rest:
+        outlet.relay(came(*position))
+    ends.until(lambda: len(ends.got[inlet]) == 60)
+    assert [received.header[1:3] for received in ends.got[inlet][1:]] == rest
+
+
+def test_what_is_not_newer_is_not_relayed(ends: Ends, address: str) -> None:
+    outlet = ends.outlet(address, epoch=10)
+    outlet.relay(came(11, 5))
+    for stale in ((11, 5), (11, 4), (10, 99), (9, 0)):
+        with pytest.raises(MessageError, match="cannot be relayed"):
+            outlet.relay(came(*stale))
+
+
 # ---------------------------------------------------------------- restarts and deaths
 
 

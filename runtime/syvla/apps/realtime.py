@@ -192,8 +192,8 @@ class _Desk:
 
     def _direct(self, now_ns: int) -> None:
         known = len(self._director.outcomes)
-        for topic, message in self._director.step(now_ns, Inbox(self._latest, ())):
-            self._say(topic, message, now_ns)
+        for emit in self._director.step(now_ns, Inbox(self._latest, ())):
+            self._say(emit.topic, emit.message, now_ns)
         for outcome in self._director.outcomes[known:]:
             self._tell(outcome)
 

@@ -3,12 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
-from syvla.bench import closed_loop, demonstrator, lockstep, loop, transport
+from syvla.bench import closed_loop, demonstrator, link, lockstep, loop, transport
 
 Benchmark = Callable[[int | None, bool], tuple[dict[str, Any], list[str]]]
 
 BENCHMARKS: dict[str, Benchmark] = {
     "transport": transport.run,
+    "link": link.run,
     "loop": loop.run,
     "lockstep": lockstep.run,
     "demonstrator": demonstrator.run,

@@ -170,7 +170,7 @@ class LockstepHost:
         heapq.heappush(self._heap, _Event(now_ns + seat.latency_ns, seat.rank, -self._count, None))
 
     def _deliver(self, emit: Emit, step_ns: int) -> None:
-        topic, message = emit
+        topic, message = emit.topic, emit.message
         sequence = self._sequence.get(topic, 0)
         self._sequence[topic] = sequence + 1
         header = Header(topic, 0, sequence, self.now_ns, step_ns)

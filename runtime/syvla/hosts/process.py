@@ -170,7 +170,10 @@ class ProcessHost:
     # ------------------------------------------------------------ both
 
     def _publish(self, emit: Emit, step_ns: int) -> None:
-        self._outlet.publish(emit.topic, emit.message, time.monotonic_ns(), step_ns)
+        if emit.origin is None:
+            self._outlet.publish(emit.topic, emit.message, time.monotonic_ns(), step_ns)
+        else:
+            self._outlet.relay(emit.origin)
 
     def _report_health(self, now_ns: int) -> None:
         if self._meter.due(now_ns):

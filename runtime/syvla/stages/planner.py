@@ -1,15 +1,14 @@
 """The planner stage: the slow system, free-running on the newest observation of the current task."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from syvla.clock import to_ns
 from syvla.config import PolicyConfig
-from syvla.control.observation import observe
 from syvla.errors import MessageError
-from syvla.messages import ArmState, CameraFrame, Intent, Observation, SimTruth, Task, Thought
+from syvla.messages import Intent, Observation, SimTruth, Task, Thought
 from syvla.protocols import Emit, Inbox, OnNew, Planner
-from syvla.topics import topic
+from syvla.stages.observer import Senses
 
 _log = logging.getLogger(__name__)
 
@@ -22,7 +21,7 @@ class PlannerStage:
 
     Args:
         planner: the slow system.
-        cameras: names of the cameras it looks at; none on a twin without cameras.
+        senses: where its observations come from.
         policy: ``planner_min_period_s`` is the shortest time from one step to the next.
     """
 
@@ -30,14 +29,12 @@ class PlannerStage:
     writes: tuple[str, ...] = ("thought", "intent")
     lossless = False
 
-    def __init__(self, planner: Planner, cameras: Sequence[str], policy: PolicyConfig) -> None:
+    def __init__(self, planner: Planner, senses: Senses, policy: PolicyConfig) -> None:
         self._planner = planner
-        self._camera_topics = tuple(topic(f"camera/{camera}") for camera in cameras)
-        names = tuple(row.name for row in self._camera_topics)
+        self._senses = senses
         truth = ("sim/truth",) if planner.reads_truth else ()
-        self.reads: tuple[str, ...] = ("task", "arm/left", "arm/right", *names, *truth)
-        wakes = (*(names or ("arm/left", "arm/right")), "task")
-        self.trigger = OnNew(wakes, to_ns(policy.planner_min_period_s), preempted_by=("task",))
+        self.reads: tuple[str, ...] = ("task", *senses.reads, *truth)
+        self.trigger = OnNew(senses.wakes, to_ns(policy.planner_min_period_s), preempted_by=("task",))
         self._next_id = 0
         self.dropped = 0
 
@@ -45,7 +42,7 @@ class PlannerStage:
         """Think once."""
         task = inbox.get("task")
         truth = inbox.get("sim/truth") if self._planner.reads_truth else None
-        observation = self._observation(now_ns, inbox)
+        observation = self._senses.observation(now_ns, inbox)
         if not isinstance(task, Task) or not task.instruction.strip() or observation is None:
             return
         if self._planner.reads_truth and not isinstance(truth, SimTruth):
@@ -79,22 +76,6 @@ class PlannerStage:
             text=text,
             complete=complete,
         )
-
-    def _observation(self, now_ns: int, inbox: Inbox) -> Observation | None:
-        """The newest senses, or None if one is missing or stale."""
-        left, right = inbox.get("arm/left"), inbox.get("arm/right")
-        if not isinstance(left, ArmState) or not isinstance(right, ArmState):
-            return None
-        oldest_ns = now_ns - to_ns(topic("arm/left").stale_after_s or 0.0)
-        if min(left.measured_ns, right.measured_ns) < oldest_ns:
-            return None
-        frames: list[CameraFrame] = []
-        for row in self._camera_topics:
-            frame = inbox.get(row.name)
-            if not isinstance(frame, CameraFrame) or frame.exposure_ns < now_ns - to_ns(row.stale_after_s or 0.0):
-                return None
-            frames.append(frame)
-        return observe(left, right, frames)
 
     def request_stop(self) -> None:
         """Nothing to prepare."""

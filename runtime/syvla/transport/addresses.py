@@ -1,4 +1,4 @@
-"""Where a bus may live: ipc in a directory of our own, or tcp on the loopback interface."""
+"""Where a bus may live: ipc in a directory of our own, tcp on loopback, and with keys tcp anywhere."""
 
 import os
 import re
@@ -11,6 +11,8 @@ from syvla.errors import TransportError
 MAX_PATH = 100  # of a Unix socket; the kernel's limit is 107
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
 _LOOPBACK = re.compile(r"tcp://(127\.0\.0\.1|\[::1\]):(\*|\d{1,5})")
+_HOST = r"\*|[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+(%[A-Za-z0-9]+)?\]"
+_ANYWHERE = re.compile(rf"tcp://({_HOST}):(\*|\d{{1,5}})")
 
 
 def ipc_directory(run_id: str) -> Path:
@@ -30,33 +32,41 @@ def ipc_directory(run_id: str) -> Path:
         path.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
         raise TransportError(f"{path}: {error.strerror}") from error
-    _check_private(path)
+    check_private(path)
     _check_length(path / ("x" * 16))  # room for a name
     return path
 
 
-def check_address(address: str) -> str:
+def check_address(address: str, encrypted: bool = False) -> str:
     """``address`` if a bus may use it.
 
     Raises:
-        TransportError: it leaves this machine, or its ipc directory is not ours alone.
+        TransportError: it leaves this machine without being ``encrypted``, or its ipc directory is not ours alone.
     """
     if address.startswith("ipc://"):
         path = Path(address[len("ipc://") :])
         if not path.is_absolute():
             raise TransportError(f"{address}: an ipc address must be an absolute path")
         _check_length(path)
-        _check_private(path.parent)
+        check_private(path.parent)
         return address
-    if _LOOPBACK.fullmatch(address):
+    if is_loopback(address) or (encrypted and _ANYWHERE.fullmatch(address)):
         return address
+    if encrypted:
+        raise TransportError(f"{address}: must be ipc:///path or tcp://host:port")
     raise TransportError(
         f"{address}: must be ipc:///path or tcp://127.0.0.1:port; "
-        "beyond the loopback interface encrypted links are required, which are not available yet"
+        "beyond the loopback interface encrypted links are required, which take keys"
     )
 
 
-def _check_private(directory: Path) -> None:
+def is_loopback(address: str) -> bool:
+    """Whether ``address`` is one of tcp that no other machine reaches."""
+    return _LOOPBACK.fullmatch(address) is not None
+
+
+def check_private(directory: Path) -> None:
+    """TransportError unless ``directory`` is one, belongs to this user and is closed to everybody else."""
     try:
         status = directory.lstat()
     except OSError as error:

@@ -80,11 +80,15 @@ def encode(header: Header, message: Message) -> list[Buffer]:
     Raises:
         MessageError: the topic is unknown or has another type, or a limit of size is exceeded.
     """
-    topic = header.topic
-    _expect_type(topic, type(message))
+    _expect_type(header.topic, type(message))
     frames = encode_body(message)
-    envelope = (VERSION, topic, header.epoch, header.sequence, header.sent_ns, header.step_ns, len(frames) - 1)
-    return [_HEADER_ENCODER.encode(envelope), *frames]
+    return [encode_header(header, len(frames) - 1), *frames]
+
+
+def encode_header(header: Header, arrays: int) -> bytes:
+    """The first frame of a message with so many array frames."""
+    envelope = (VERSION, header.topic, header.epoch, header.sequence, header.sent_ns, header.step_ns, arrays)
+    return _HEADER_ENCODER.encode(envelope)
 
 
 def encode_body(message: Message) -> list[Buffer]:

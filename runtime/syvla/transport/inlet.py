@@ -123,7 +123,7 @@ class Inlet:
             if not has_input(socket):
                 break
             first = socket.recv(zmq.NOBLOCK)
-            body, excess = _receive_rest(socket)
+            body, excess = receive_rest(socket)
             try:
                 header, arrays = decode_header(first)
                 feed = link.feeds.get(header.topic)
@@ -174,7 +174,7 @@ class Inlet:
         self.last_refusal = str(error)
 
 
-def _receive_rest(socket: Socket) -> tuple[list[Buffer], bool]:
+def receive_rest(socket: Socket) -> tuple[list[Buffer], bool]:
     """The frames after the first: the body copied, array frames not; and whether there were too many."""
     if not socket.getsockopt(zmq.RCVMORE):
         return [], False

@@ -2,15 +2,16 @@
 
 from collections import deque
 from collections.abc import Sequence
+from typing import Final, TypeAlias
 
 import zmq
 
 from syvla import clock
 from syvla.errors import MessageError, TransportError
 from syvla.message import Message
-from syvla.protocols import Header
+from syvla.protocols import Header, Received
 from syvla.transport.addresses import check_address
-from syvla.transport.codec import encode
+from syvla.transport.codec import encode, encode_header
 from syvla.transport.credit import MAX_GRANT, WINDOW_BYTES, Grant, Mode, Socket, configure, decode_grants, has_input
 from syvla.transport.wire import Buffer
 
@@ -23,13 +24,17 @@ GRANTS_PER_POLL = 256
 ZERO_COPY_BYTES = 65_536  # below it libzmq's copy costs less than keeping account of the buffer
 
 
+Position: TypeAlias = tuple[int, int]  # epoch, sequence
+_NOTHING: Final = (-1, -1)
+
+
 class _Packet:
     """One encoded message."""
 
-    __slots__ = ("frames", "sequence", "size")
+    __slots__ = ("frames", "position", "size")
 
-    def __init__(self, sequence: int, frames: list[Buffer]) -> None:
-        self.sequence = sequence
+    def __init__(self, position: Position, frames: list[Buffer]) -> None:
+        self.position = position
         self.frames = frames
         self.size = sum(map(len, frames))
 
@@ -39,18 +44,18 @@ class _Reader:
 
     __slots__ = ("flying", "flying_bytes", "mode", "queue", "queue_bytes", "sent", "window")
 
-    def __init__(self, mode: Mode, window: int, sent: int) -> None:
+    def __init__(self, mode: Mode, window: int, sent: Position) -> None:
         self.mode = mode
         self.window = window
-        self.sent = sent  # newest sequence that it has or that is on its way
-        self.flying: deque[tuple[int, int]] = deque()  # (sequence, size)
+        self.sent = sent  # the newest that it has or that is on its way
+        self.flying: deque[tuple[Position, int]] = deque()  # position, size
         self.flying_bytes = 0
         self.queue: deque[_Packet] = deque()
         self.queue_bytes = 0
 
-    def acknowledge(self, sequence: int) -> None:
+    def acknowledge(self, position: Position) -> None:
         flying = self.flying
-        while flying and flying[0][0] <= sequence:
+        while flying and flying[0][0] <= position:
             self.flying_bytes -= flying.popleft()[1]
 
     def has_room(self, size: int) -> bool:
@@ -61,10 +66,10 @@ class _Reader:
 class _Topic:
     """One published topic."""
 
-    __slots__ = ("next_sequence", "readers", "slot")
+    __slots__ = ("next", "readers", "slot")
 
-    def __init__(self) -> None:
-        self.next_sequence = 0
+    def __init__(self, epoch: int) -> None:
+        self.next: Position = (epoch, 0)
         self.slot: _Packet | None = None
         self.readers: dict[bytes, _Reader] = {}
 
@@ -136,13 +141,33 @@ class Outlet:
             MessageError: the message is not of the topic's type, or too large.
         """
         state = self._topics.get(topic)
-        sequence = 0 if state is None else state.next_sequence
-        frames = encode(Header(topic, self.epoch, sequence, sent_ns, step_ns), message)
+        epoch, sequence = position = (self.epoch, 0) if state is None else state.next
+        frames = encode(Header(topic, epoch, sequence, sent_ns, step_ns), message)
+        self._put(self._topic(topic), _Packet(position, frames))
+
+    def relay(self, received: Received) -> None:
+        """Publish what another process said, under its own header and in its own bytes.
+
+        A topic that is relayed is not published besides.
+
+        Raises:
+            MessageError: it is not newer, by epoch and sequence, than what was sent of its topic.
+        """
+        header, body = received.header, received.wire()
+        state, position = self._topic(header.topic), (header.epoch, header.sequence)
+        if position < state.next:
+            raise MessageError(f"{header.topic}: {position} cannot be relayed after {state.next} was expected")
+        self._put(state, _Packet(position, [encode_header(header, len(body) - 1), *body]))
+
+    def _topic(self, name: str) -> _Topic:
+        state = self._topics.get(name)
         if state is None:
-            state = self._topics[topic] = _Topic()
-        packet = _Packet(sequence, frames)
+            state = self._topics[name] = _Topic(self.epoch)
+        return state
+
+    def _put(self, state: _Topic, packet: _Packet) -> None:
         state.slot = packet
-        state.next_sequence = sequence + 1
+        state.next = (packet.position[0], packet.position[1] + 1)
         gone = []
         for identity, reader in state.readers.items():
             if reader.mode == "lossless":
@@ -189,17 +214,16 @@ class Outlet:
             self._forget(quietest)
         self._heard_ns[identity] = now_ns
         for grant in grants:
-            position = grant.sequence if grant.epoch == self.epoch else -1
-            topic = self._topics.get(grant.topic)
-            if topic is None:
-                topic = self._topics[grant.topic] = _Topic()
-            if position >= topic.next_sequence:
-                self._refuse(f"grant: {grant.topic} {position} was never sent")
+            topic = self._topic(grant.topic)
+            epoch, following = topic.next
+            position = (grant.epoch, grant.sequence) if grant.epoch <= epoch else _NOTHING
+            if grant.epoch == epoch and grant.sequence >= following:
+                self._refuse(f"grant: {grant.topic} {grant.sequence} was never sent")
                 continue
             reader = topic.readers.get(identity)
             if reader is None or reader.mode != grant.mode:
                 reader = topic.readers[identity] = _Reader(grant.mode, grant.window, position)
-                if reader.mode == "lossless" and topic.slot is not None and topic.slot.sequence > position:
+                if reader.mode == "lossless" and topic.slot is not None and topic.slot.position > position:
                     self._enqueue(reader, topic.slot)
             reader.window = grant.window
             reader.acknowledge(position)
@@ -238,7 +262,7 @@ class Outlet:
         """Send what ``reader`` has room for; False if it is gone."""
         try:
             if reader.mode == "latest":
-                if newest.sequence > reader.sent and reader.has_room(newest.size):
+                if newest.position > reader.sent and reader.has_room(newest.size):
                     self._send(identity, reader, newest)
             else:
                 queue = reader.queue
@@ -260,6 +284,6 @@ class Outlet:
         for frame in first:
             send(frame, zmq.SNDMORE | zmq.NOBLOCK, copy=len(frame) < ZERO_COPY_BYTES)
         send(last, zmq.NOBLOCK, copy=len(last) < ZERO_COPY_BYTES)
-        reader.sent = packet.sequence
-        reader.flying.append((packet.sequence, packet.size))
+        reader.sent = packet.position
+        reader.flying.append((packet.position, packet.size))
         reader.flying_bytes += packet.size

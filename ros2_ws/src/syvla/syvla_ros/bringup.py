@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from syvla.config import RunConfig
+from syvla.config import RemotePlannerConfig, RunConfig
 from syvla.errors import ConfigError
 from syvla.hosts.supervisor import ONE_THREAD
 from syvla.rig import RunFolder, default_policy, realtime_run
@@ -33,6 +33,8 @@ ARGUMENTS = (
     ),
     Argument("record", "false", "true: record from the start"),
     Argument("discovery", "localhost", "who finds the nodes: localhost, or subnet, where any machine may command them"),
+    Argument("planner", "", "tcp://host:port where `syvla planner` runs the same policy; else it runs here"),
+    Argument("keys", "", "the folder of keys for that planner (`syvla keys`)"),
     Argument("runs", "runs", "the folder in which the run gets a folder of its own"),
 )
 STAND_INS_S = {"reference": (0.3, 0.03)}  # latencies of the two systems where no model takes the time
@@ -67,7 +69,7 @@ def plan(values: Mapping[str, str]) -> Plan:
         raise ConfigError("enable: real arms are enabled at the robot (service /syvla/enable), never by a launch")
     rig = "twin" if sim and values["rig"] == ARGUMENTS[0].default else values["rig"]
     policy = values["policy"] or default_policy()
-    run = realtime_run(rig, *STAND_INS_S.get(policy, (0.0, 0.0)), policy)
+    run = realtime_run(rig, *STAND_INS_S.get(policy, (0.0, 0.0)), policy, _remote_planner(values))
     if (run.rig.kind == "twin") is not sim:
         raise ConfigError(f"rig {run.rig.name!r} is a {run.rig.kind}: it needs sim:={str(not sim).lower()}")
     seed, episodes = _count("seed", values), _count("episodes", values)
@@ -107,6 +109,15 @@ def _discovery(reach: str) -> dict[str, str]:
         raise ConfigError(f"discovery must be {' or '.join(choices)}, not {reach!r}")
     humble = os.environ.get("ROS_DISTRO") == "humble"
     return {"ROS_LOCALHOST_ONLY": str(int(reach == "localhost"))} if humble else choices[reach]
+
+
+def _remote_planner(values: Mapping[str, str]) -> RemotePlannerConfig | None:
+    keys = values["keys"]
+    if values["planner"]:
+        return RemotePlannerConfig(address=values["planner"], keys_folder=str(Path(keys).resolve()) if keys else "")
+    if keys:
+        raise ConfigError("keys are for a planner on another machine: give planner:=tcp://host:port too")
+    return None
 
 
 def _truth(name: str, values: Mapping[str, str]) -> bool:

@@ -233,6 +233,13 @@ class JoinedOutlet:
         self._bus.publish(topic, message, sent_ns, step_ns)
         self._ros.publish(topic, message)
 
+    def relay(self, received: Received) -> None:
+        """Pass on what another process sent, on either."""
+        topic = received.header.topic
+        self.seen[topic] = received.message
+        self._bus.relay(received)
+        self._ros.publish(topic, received.message)
+
     def poll(self) -> None:
         """Serve the bus."""
         self._bus.poll()

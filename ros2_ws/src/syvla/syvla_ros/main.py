@@ -27,7 +27,7 @@ def cameras() -> None:
 
 
 def planner() -> None:
-    """The slow system, in a process of its own on this machine."""
+    """The slow system, or the link to it on another machine."""
     _main("planner", _stage("planner"))
 
 

@@ -299,7 +299,7 @@ def _twin_cameras(run: RunConfig, cameras: Sequence[str] = CAMERAS) -> Stage:
     from syvla.sim.tasks import ALL_TASKS
 
     source = TwinCameras(run.rig, ALL_TASKS, cameras)
-    return CamerasStage(source, cameras, run.rig.cameras.rate_hz, source)
+    return CamerasStage(source, run.rig.cameras, cameras, policy_cameras(run) or cameras, follower=source)
 
 
 def _recorder(run: RunConfig, folder: RunFolder) -> Stage:

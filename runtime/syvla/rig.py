@@ -202,7 +202,7 @@ def realtime_run(rig: str, planner_latency_s: float, expert_latency_s: float, po
     if config.kind != "twin":
         raise ConfigError(f"rig {config.name!r} is a {config.kind}; only a twin can be run so far")
     if config.cameras.source == "realsense":
-        _check_realsense()
+        check_realsense()
     left, right = free_channels(*ARMS)
     config = msgspec.structs.replace(
         config,
@@ -301,7 +301,7 @@ def _cameras(run: RunConfig) -> Stage:
     """The cameras of a run on the bus."""
     if run.rig.kind == "twin":
         return _twin_cameras(run, policy_cameras(run) or CAMERAS)  # rendering is dear: only what is looked at
-    _check_realsense()
+    check_realsense()
     from syvla.drivers.realsense import RealSenseCameras, usb_devices
 
     cameras = RealSenseCameras(run.rig.cameras, usb_devices())
@@ -323,7 +323,7 @@ def _twin_cameras(run: RunConfig, cameras: Sequence[str], in_process: bool = Fal
 
 
 def _under_realsense(run: RunConfig, pictures: CameraSource, cameras: Sequence[str]) -> CameraSource:
-    _check_realsense()
+    check_realsense()
     from syvla.drivers.realsense import RealSenseCameras
     from syvla.drivers.realsense_emulator import EmulatedCameras, RealSenseEmulator
 
@@ -333,7 +333,7 @@ def _under_realsense(run: RunConfig, pictures: CameraSource, cameras: Sequence[s
     return EmulatedCameras(pictures, emulator, driver)
 
 
-def _check_realsense() -> None:
+def check_realsense() -> None:
     """ConfigError where the vendor's SDK cannot be loaded."""
     try:
         import pyrealsense2  # noqa: F401

@@ -108,7 +108,7 @@ def test_of_several_waiting_pictures_the_newest_counts(start: Start) -> None:
 def test_what_was_sent_stays_as_it_was_when_the_sdk_uses_its_buffers_again(start: Start) -> None:
     camera = SoftwareCamera("101", ONE)
     driver = start(ONE, lambda: [camera.device])
-    frames = []
+    frames: list[CameraFrame] = []
     for k in range(40):
         camera.send(picture(k), S + k * PERIOD)
         frames += driver.read(S + k * PERIOD)

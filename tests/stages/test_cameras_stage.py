@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from camera_bench import MS, PluggedCameras
 
 from syvla.config import CamerasConfig
 from syvla.errors import ConfigError
@@ -12,8 +13,6 @@ from syvla.protocols import Header, Inbox, Periodic, Received
 from syvla.stages.cameras import CamerasStage
 from syvla.topics import CAMERAS
 
-MS = 1_000_000
-PERIOD = 33_333_333
 TWO = ("cam_high", "cam_left_wrist")
 TEN_HZ = CamerasConfig(rate_hz=10.0)
 
@@ -84,34 +83,10 @@ def test_settings_that_cannot_be_are_refused(
         CamerasStage(_Source(), CamerasConfig(), cameras, watched, poll_hz)
 
 
-class _Plugged:
-    """Real cameras, each with noise of its own, that can be unplugged and frozen."""
-
-    def __init__(self, *cameras: str) -> None:
-        self.cameras = list(cameras)
-        self.frozen: set[str] = set()
-        self._next_ns = 0
-        self._noise = np.random.default_rng(0)
-
-    def read(self, now_ns: int) -> Sequence[CameraFrame]:
-        if now_ns < self._next_ns:
-            return ()
-        self._next_ns += PERIOD
-        return [self._frame(camera, now_ns) for camera in self.cameras]
-
-    def _frame(self, camera: str, now_ns: int) -> CameraFrame:
-        rgb = np.zeros((16, 16, 3), np.uint8)
-        rgb[0, 0, 0] = 0 if camera in self.frozen else self._noise.integers(1, 255)
-        return CameraFrame(camera=camera, frame_id=0, exposure_ns=now_ns - 10 * MS, rgb=rgb)
-
-    def close(self) -> None:
-        """Nothing to stop."""
-
-
 class _Lookout:
     """A cameras' stage at 200 Hz under a clock that the test turns."""
 
-    def __init__(self, source: _Plugged, *watched: str) -> None:
+    def __init__(self, source: PluggedCameras, *watched: str) -> None:
         self.stage = CamerasStage(source, CamerasConfig(), CAMERAS, watched, poll_hz=200.0)
         self.now_ns = 0
         self.states: list[CamerasState] = []
@@ -134,7 +109,7 @@ class _Lookout:
 
 @pytest.mark.parametrize("phase", range(0, 35, 5))
 def test_an_unplugged_camera_is_said_within_200_ms_and_that_it_is_back(phase: int) -> None:
-    source = _Plugged(*CAMERAS)
+    source = PluggedCameras(*CAMERAS)
     lookout = _Lookout(source, *CAMERAS)
     assert lookout.run(1.0 + phase * 1e-3) == set()
     source.cameras.remove("cam_left_wrist")
@@ -145,7 +120,7 @@ def test_an_unplugged_camera_is_said_within_200_ms_and_that_it_is_back(phase: in
 
 
 def test_a_frozen_camera_is_said_within_400_ms_and_that_it_moves_again() -> None:
-    source = _Plugged(*CAMERAS)
+    source = PluggedCameras(*CAMERAS)
     lookout = _Lookout(source, *CAMERAS)
     lookout.run(1.0)
     source.frozen.add("cam_high")
@@ -156,7 +131,7 @@ def test_a_frozen_camera_is_said_within_400_ms_and_that_it_moves_again() -> None
 
 
 def test_a_camera_that_the_policy_does_not_look_at_is_not_missed() -> None:
-    source = _Plugged(*CAMERAS)
+    source = PluggedCameras(*CAMERAS)
     lookout = _Lookout(source, "cam_high")
     lookout.run(1.0)
     source.cameras.remove("cam_left_wrist")
@@ -164,7 +139,7 @@ def test_a_camera_that_the_policy_does_not_look_at_is_not_missed() -> None:
 
 
 def test_the_state_is_said_at_20_hz_and_at_once_when_it_changes() -> None:
-    source = _Plugged(*CAMERAS)
+    source = PluggedCameras(*CAMERAS)
     lookout = _Lookout(source, *CAMERAS)
     lookout.run(1.0)
     stamps = [state.stamp_ns for state in lookout.states]

@@ -4,9 +4,14 @@ Each test of a rule fails when the rule is taken out.
 """
 
 import pytest
+from camera_bench import MS, PluggedCameras
 from robot_bench import TICK, Bench
 
+from syvla.config import CamerasConfig, IntentPolicy
 from syvla.messages import CameraFault, CamerasState, Mode
+from syvla.protocols import Inbox
+from syvla.stages.cameras import CamerasStage
+from syvla.topics import CAMERAS
 
 SILENT_S = 0.15  # the rig's default
 
@@ -92,3 +97,29 @@ def test_cameras_that_never_spoke_are_not_missed() -> None:
     bench = Bench().move()
     bench.run(0.3)
     assert bench.mode() is Mode.ENABLED
+
+
+@pytest.mark.parametrize(("fault", "limit_ms"), [("unplugged", 200), ("frozen", 400)])
+@pytest.mark.parametrize("phase", range(0, 7, 2))
+def test_from_the_fault_of_a_camera_to_the_hold(fault: str, limit_ms: int, phase: int) -> None:
+    """The cameras' stage at 200 Hz; the robot hears of it a tick later. The fault comes anywhere between two frames."""
+    bench = Bench(intent=IntentPolicy(time_to_live_s=5.0)).move()  # the intent is not what holds here
+    source = PluggedCameras(*CAMERAS)
+    stage = CamerasStage(source, CamerasConfig(), poll_hz=200.0)
+
+    def tick() -> None:
+        emits = list(stage.step(bench.now_ns, Inbox({}, ())))
+        bench.tick(*[emit.message for emit in emits if isinstance(emit.message, CamerasState)])
+
+    for _ in range(60 + phase):
+        tick()
+    assert bench.mode() is Mode.ENABLED
+    if fault == "unplugged":
+        source.cameras.remove("cam_left_wrist")
+    else:
+        source.frozen.add("cam_left_wrist")
+    fault_ns = bench.now_ns
+    while bench.mode() is Mode.ENABLED:
+        tick()
+        assert bench.now_ns - fault_ns <= limit_ms * MS
+    bench.assert_holds("camera_lost" if fault == "unplugged" else "camera_frozen")

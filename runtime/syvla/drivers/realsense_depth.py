@@ -37,4 +37,4 @@ class DepthAligner:
         mm_per_unit = aligned.get_units() * _MM_PER_M
         if abs(mm_per_unit - 1.0) < 1e-3:
             return np.array(units)
-        return np.minimum(np.rint(units * np.float32(mm_per_unit)), _FARTHEST_MM).astype(np.uint16)
+        return np.asarray(np.minimum(np.rint(units * np.float32(mm_per_unit)), _FARTHEST_MM), np.uint16)

@@ -194,6 +194,19 @@ def test_two_devices_with_one_serial_number_are_refused(start: Start) -> None:
         start(ONE, lambda: [camera.device for camera in twins])
 
 
+def test_devices_without_a_serial_number_are_passed_over(start: Start) -> None:
+    camera = SoftwareCamera("101", ONE)
+    start(ONE, lambda: [rs.software_device(), camera.device, rs.software_device()])
+
+
+def test_an_sdk_that_cannot_look_is_an_error_that_says_why(start: Start) -> None:
+    def refuse() -> list[Any]:
+        raise RuntimeError("failed to set power state")
+
+    with pytest.raises(DriverError, match="looking for cameras: failed to set power state"):
+        start(ONE, refuse)
+
+
 def test_a_camera_that_has_not_the_size_asked_for_says_what_it_has(start: Start) -> None:
     camera = SoftwareCamera("101", CamerasConfig())
     with pytest.raises(DriverError, match=r"cam_high .*color stream of 96x64 at 30 Hz; it has 640x480 at 30 Hz"):

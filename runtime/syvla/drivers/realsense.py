@@ -25,7 +25,7 @@ from syvla.messages import CAMERAS, CameraFrame
 
 COLOUR_FORMATS = (rs.format.rgb8, rs.format.bgr8, rs.format.yuyv)  # best first
 ON_WALL_CLOCK = (rs.timestamp_domain.global_time, rs.timestamp_domain.system_time)
-NEWEST_AGE_NS = 200_000_000  # a stamp on the wall clock is believed if it makes a frame no older than this, nor newer
+BELIEVED_AGE_NS = 200_000_000  # a stamp on the wall clock that makes a frame older, or of the future, is not believed
 MAX_EXPOSURE_US = 200_000
 SEARCH_AFTER_NS = 1_000_000_000  # of silence: is the camera still there?
 SEARCH_PERIOD_NS = 2_000_000_000  # looking takes the SDK a while, in which nothing is read
@@ -67,7 +67,7 @@ class RealSenseCameras:
             ConfigError: the rig names no serial number; those connected are listed.
             DriverError: a camera is not connected, or cannot send what the rig asks for.
         """
-        found = _by_serial(self._connected())
+        found = self._found()
         if not self._cameras:
             raise ConfigError(
                 f"cameras.serials is empty; give {', '.join(CAMERAS)} the serial numbers of their cameras: "
@@ -102,10 +102,16 @@ class RealSenseCameras:
         """Frames that were not what the camera was asked for."""
         return sum(camera.refused for camera in self._cameras)
 
+    def _found(self) -> dict[str, Any]:
+        try:
+            return _by_serial(self._connected())
+        except RuntimeError as error:
+            raise DriverError(f"looking for cameras: {error}") from error
+
     def _search(self, silent: Sequence["_Camera"]) -> None:
         """Open those again that went away and came back."""
         try:
-            found = _by_serial(self._connected())
+            found = self._found()
             for camera in silent:
                 if camera.serial not in found or not camera.connected:
                     camera.stop()
@@ -244,7 +250,7 @@ class _Camera:
         at_ns = self._clock.host_ns(stamp_ns, now_ns)
         if frame.get_frame_timestamp_domain() in ON_WALL_CLOCK:
             told_ns = stamp_ns - self._wall_offset()
-            if 0 <= now_ns - told_ns <= NEWEST_AGE_NS:
+            if 0 <= now_ns - told_ns <= BELIEVED_AGE_NS:
                 at_ns = told_ns
         exposure_us = 0
         if frame.supports_frame_metadata(rs.frame_metadata_value.actual_exposure):
@@ -284,10 +290,12 @@ class _Colour(NamedTuple):
 
 
 def _by_serial(devices: Sequence[Any]) -> dict[str, Any]:
-    """The devices by their serial numbers. DriverError where two have the same."""
+    """The devices that have serial numbers, by them. DriverError where two have the same."""
     found: dict[str, Any] = {}
     for device in devices:
-        serial = _info(device, rs.camera_info.serial_number)
+        if not device.supports(rs.camera_info.serial_number):
+            continue
+        serial = device.get_info(rs.camera_info.serial_number)
         if serial in found:
             raise DriverError(f"two cameras with serial number {serial}: which is which cannot be told")
         found[serial] = device

@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip
 TORCH_CPU := https://download.pytorch.org/whl/cpu
-APT_PACKAGES := libegl1 libegl-mesa0 libgl1-mesa-dri libosmesa6 libgles2
+APT_PACKAGES := libegl1 libegl-mesa0 libgl1-mesa-dri libosmesa6 libgles2 libusb-1.0-0
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; do \
 	$$p -c 'import sys; sys.exit(not (3,10) <= sys.version_info < (3,14))' 2>/dev/null && { echo $$p; break; }; done)
 
@@ -19,12 +19,14 @@ help:
 
 setup: system $(VENV)/.installed
 
-# Off-screen rendering needs Mesa; venv needs ensurepip. Debian has both; what is missing is installed if we may.
+# Off-screen rendering needs Mesa, the cameras' SDK needs libusb, venv needs ensurepip. Debian has them; what is missing
+# is installed if we may.
 system:
 	@[ -n "$(PYTHON)" ] || { echo "Python 3.10 to 3.13 is needed; try: sudo apt-get install python3 python3-venv"; exit 1; }
 	@need=""; \
 	export PATH="$$PATH:/usr/sbin:/sbin"; \
-	ldconfig -p | grep -q libOSMesa && ldconfig -p | grep -q 'libEGL\.so\.1' || need="$(APT_PACKAGES)"; \
+	for library in libOSMesa 'libEGL\.so\.1' 'libusb-1\.0\.so\.0'; do \
+		ldconfig -p | grep -q "$$library" || need="$(APT_PACKAGES)"; done; \
 	$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 		need="$$need $$(basename $$($(PYTHON) -c 'import sys; print("python%d.%d" % sys.version_info[:2])'))-venv"; \
 	[ -z "$$need" ] && exit 0; \
@@ -43,7 +45,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt | system
 	@echo "Installing into $(VENV) (a few minutes the first time: torch is large)"
 	@[ "$$(uname -s)" != Linux ] || command -v nvidia-smi >/dev/null || $(PIP) install --no-deps --retries 2 --timeout 10 \
 		--index-url $(TORCH_CPU) $$(sed -n 's/^torch==[^ ]*/&/p' constraints.txt) >/dev/null 2>&1 || true
-	@PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(PIP) install -q -e '.[sim,learn,ros,dev]'
+	@PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(PIP) install -q -e '.[sim,learn,robot,ros,dev]'
 	@touch $@
 
 demo: setup
@@ -60,7 +62,7 @@ lint: setup
 
 bench: setup
 	@mkdir -p runs
-	@status=0; for name in transport link lockstep loop demonstrator closed-loop; do \
+	@status=0; for name in transport link lockstep loop demonstrator closed-loop cameras; do \
 		$(BIN)/syvla bench $$name --json runs/bench-$$name.json || status=1; done; exit $$status
 
 clean:

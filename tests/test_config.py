@@ -26,6 +26,14 @@ def test_shipped_rigs_load() -> None:
         ("[intent]\nstale_policy = 'panic'\n", "stale_policy"),
         ("[safety]\nvelocity_rad_s = [1.0]\n", "$.safety.velocity_rad_s"),
         ("[cameras]\nwidth = 1280\nheight = 720\n", "$.cameras"),
+        ("[cameras.serials]\ncam_low = '1'\n", "no camera 'cam_low'; there are cam_high"),
+        ("[cameras.serials]\ncam_high = 123\n", "$.cameras.serials"),
+        ("[cameras.serials]\ncam_high = ''\n", "serials.cam_high must be a number of its own"),
+        ("[cameras.serials]\ncam_high = '1'\ncam_left_wrist = '1'\n", "which is cam_left_wrist's"),
+        ("[cameras]\nsource = 'webcam'\n", "$.cameras.source"),
+        ("[cameras]\nrate_hz = 5\n", "silent_s must be above the 0.200 s"),
+        ("[cameras]\nsilent_s = nan\n", "silent_s"),
+        ("[cameras]\nfrozen_frames = 1\n", "frozen_frames must be 0 or"),
         ("this is not toml", "line"),
     ],
 )
@@ -35,6 +43,13 @@ def test_a_wrong_key_or_value_is_named(tmp_path: Path, text: str, where: str) ->
     with pytest.raises(ConfigError, match=r"rig\.toml") as refusal:
         load_toml(path, RigConfig)
     assert where in str(refusal.value)
+
+
+def test_only_a_twin_may_render_its_cameras(tmp_path: Path) -> None:
+    path = tmp_path / "rig.toml"
+    path.write_text(RIG.replace("twin", "cobot_magic") + "[cameras]\nsource = 'render'\n")
+    with pytest.raises(ConfigError, match=r"cameras\.source must be realsense"):
+        load_toml(path, RigConfig)
 
 
 def test_an_unknown_rig_lists_the_known_ones() -> None:

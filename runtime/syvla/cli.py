@@ -318,7 +318,7 @@ def bench(name: Positional[str], json: Json = None, repeats: int = 0, quick: boo
     """Run one benchmark and say whether it reached its target (exit status 1 if not).
 
     Args:
-        name: transport, link, loop, lockstep, demonstrator or closed-loop.
+        name: transport, link, loop, lockstep, demonstrator, closed-loop or cameras.
         json: also write the result to this file.
         repeats: how often to measure; 0 for the benchmark's own number.
         quick: a short run, to see that it works; its figures mean little.

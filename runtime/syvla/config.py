@@ -6,6 +6,7 @@ from typing import Literal, TypeVar
 import msgspec
 
 from syvla.errors import ConfigError
+from syvla.messages import CAMERAS
 
 T = TypeVar("T")
 MAX_IMAGE_BYTES = 2 * 1024 * 1024
@@ -91,16 +92,37 @@ class ArmConfig(Section, frozen=True):
 class CamerasConfig(Section, frozen=True):
     """The three cameras. An uncompressed image must fit a frame of the bus."""
 
+    source: Literal["realsense", "render"] = "realsense"  # a twin may render past the vendor's SDK; lockstep does
     serials: dict[str, str] = {}  # camera -> serial number, as printed on it; a twin needs none
     width: int = 640
     height: int = 480
     rate_hz: float = 30.0
+    depth: bool = False  # aligned to colour; measured at 3 ms of one core a frame
+    silent_s: float = 0.15  # a picture older than this, and none newer: the arms hold
+    frozen_frames: int = 10  # so many equal pictures in a row: the arms hold; 0: they may be equal
 
     def __post_init__(self) -> None:
         if not (self.width >= 1 and self.height >= 1 and 3 * self.width * self.height <= MAX_IMAGE_BYTES):
             raise ValueError(f"width x height x 3 must be 1..{MAX_IMAGE_BYTES} bytes, not {self.width}x{self.height}")
         if not 0.1 <= self.rate_hz <= 120.0:
             raise ValueError(f"rate_hz must be 0.1..120, not {self.rate_hz}")
+        for camera, serial in self.serials.items():
+            if camera not in CAMERAS:
+                raise ValueError(f"serials: no camera {camera!r}; there are {', '.join(CAMERAS)}")
+            others = [name for name, other in self.serials.items() if other == serial and name != camera]
+            if not serial or others:
+                raise ValueError(f"serials.{camera} must be a number of its own, not {serial!r}{_also(others)}")
+        if not 1.0 / self.rate_hz < self.silent_s <= 60.0:
+            raise ValueError(
+                f"silent_s must be above the {1.0 / self.rate_hz:.3f} s between two frames and at most 60, "
+                f"not {self.silent_s}"
+            )
+        if self.frozen_frames != 0 and not 2 <= self.frozen_frames <= 10_000:
+            raise ValueError(f"frozen_frames must be 0 or 2..10000, not {self.frozen_frames}")
+
+
+def _also(names: list[str]) -> str:
+    return f", which is {names[0]}'s" if names else ""
 
 
 class RecorderConfig(Section, frozen=True):
@@ -138,6 +160,10 @@ class RigConfig(Section, frozen=True):
     realtime: RealtimeConfig = RealtimeConfig()
     recorder: RecorderConfig = RecorderConfig()
     ros: RosConfig = RosConfig()
+
+    def __post_init__(self) -> None:
+        if self.kind != "twin" and self.cameras.source == "render":
+            raise ValueError(f"cameras.source must be realsense, not render: a {self.kind} has real cameras")
 
 
 class RemotePlannerConfig(Section, frozen=True):

@@ -22,6 +22,8 @@ MAX_TEXT = 8192
 MAX_NAME = 128
 ArmName = Literal["left", "right"]
 ARMS: tuple[ArmName, ArmName] = ("left", "right")
+CameraName = Literal["cam_high", "cam_left_wrist", "cam_right_wrist"]
+CAMERAS: tuple[CameraName, ...] = ("cam_high", "cam_left_wrist", "cam_right_wrist")
 
 
 # ---------------------------------------------------------------- senses
@@ -41,6 +43,21 @@ class CameraFrame(Message, frozen=True):
         "depth_mm": ArraySpec("u2", ((1, 2160), (1, 3840))),
     }
     TEXT_LIMITS: ClassVar[dict[str, int]] = {"camera": MAX_NAME}
+
+
+class CameraFault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A camera that is lost (no newer picture comes) or frozen (the same picture comes again and again)."""
+
+    camera: CameraName
+    what: Literal["lost", "frozen"]
+    for_s: float  # since the last picture that was new
+
+
+class CamerasState(Message, frozen=True):
+    """What is wrong with the cameras that the policy needs, sent when it changes and at 20 Hz."""
+
+    stamp_ns: int
+    faults: tuple[CameraFault, ...]
 
 
 class CompressedFrame(Message, frozen=True):

@@ -23,7 +23,7 @@ from syvla.hosts.lockstep import LockstepHost
 from syvla.hosts.process import ProcessHost, stop_with_parent
 from syvla.hosts.realtime import go_realtime
 from syvla.messages import ARMS, ArmName
-from syvla.protocols import ArmDriver, Expert, Incoming, Outgoing, Planner, Stage
+from syvla.protocols import ArmDriver, CameraSource, Expert, Incoming, Outgoing, Planner, Stage
 from syvla.stages.blank import BlankedPlanner
 from syvla.stages.cameras import CamerasStage
 from syvla.stages.expert import ExpertStage
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 TWIN_PERIOD_NS = 5_000_000
 TWIN_BELOW_ROBOT = 20  # of FIFO priority
 RECORDER_NICE = 10
+REALSENSE_POLL_HZ = 200.0  # a frame waits 5 ms at most
 LINGER_S = {"twin": 1.0, "recorder": 0.7}  # after the supervisor's death: the robot needs up to 0.2 s to stand
 STAGES = ("twin", "cameras", "planner", "expert", "robot", "recorder")
 POLICIES = ("reference", "learned")
@@ -240,6 +241,8 @@ def realtime_run(
     config = load_rig(rig)
     if config.kind != "twin":
         raise ConfigError(f"rig {config.name!r} is a {config.kind}; only a twin can be run so far")
+    if config.cameras.source == "realsense":
+        check_realsense()
     left, right = free_channels(*ARMS)
     config = msgspec.structs.replace(
         config,
@@ -347,12 +350,51 @@ def _twin(run: RunConfig) -> Stage:
     return TwinStage(world, emulators, TWIN_PERIOD_NS)
 
 
-def _twin_cameras(run: RunConfig, cameras: Sequence[str] = CAMERAS) -> Stage:
+def _cameras(run: RunConfig) -> Stage:
+    """The cameras of a run on the bus."""
+    if run.rig.kind == "twin":
+        return _twin_cameras(run, policy_cameras(run) or CAMERAS)  # rendering is dear: only what is looked at
+    check_realsense()
+    from syvla.drivers.realsense import RealSenseCameras, usb_devices
+
+    cameras = RealSenseCameras(run.rig.cameras, usb_devices())
+    cameras.open()
+    here = tuple(run.rig.cameras.serials)
+    return CamerasStage(cameras, run.rig.cameras, here, policy_cameras(run) or here, poll_hz=REALSENSE_POLL_HZ)
+
+
+def _twin_cameras(run: RunConfig, cameras: Sequence[str], in_process: bool = False) -> Stage:
+    """Rendered cameras; unless they are wanted ``in_process`` or the rig says otherwise, under the vendor's SDK."""
     from syvla.sim.cameras import TwinCameras
     from syvla.sim.tasks import ALL_TASKS
 
-    source = TwinCameras(run.rig, ALL_TASKS, cameras)
-    return CamerasStage(source, cameras, run.rig.cameras.rate_hz, source)
+    pictures = TwinCameras(run.rig, ALL_TASKS, cameras)
+    source: CameraSource = pictures
+    if not in_process and run.rig.cameras.source == "realsense":
+        source = _under_realsense(run, pictures, cameras)
+    return CamerasStage(source, run.rig.cameras, cameras, policy_cameras(run) or cameras, follower=pictures)
+
+
+def _under_realsense(run: RunConfig, pictures: CameraSource, cameras: Sequence[str]) -> CameraSource:
+    check_realsense()
+    from syvla.drivers.realsense import RealSenseCameras
+    from syvla.drivers.realsense_emulator import EmulatedCameras, RealSenseEmulator
+
+    emulator = RealSenseEmulator(cameras, run.rig.cameras)
+    driver = RealSenseCameras(msgspec.structs.replace(run.rig.cameras, serials=emulator.serials), emulator.connected)
+    driver.open()
+    return EmulatedCameras(pictures, emulator, driver)
+
+
+def check_realsense() -> None:
+    """ConfigError where the vendor's SDK cannot be loaded."""
+    try:
+        import pyrealsense2  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(
+            f"{error}; the cameras need: pip install 'syvla[robot]', and Debian's libusb-1.0-0 "
+            '(a twin does without where its rig says cameras.source = "render")'
+        ) from error
 
 
 def _recorder(run: RunConfig, folder: RunFolder) -> Stage:
@@ -363,7 +405,7 @@ def build_stage(name: str, run: RunConfig, folder: RunFolder) -> Stage:
     """One stage of a run on the bus."""
     builders: dict[str, Callable[[], Stage]] = {
         "twin": lambda: _twin(run),
-        "cameras": lambda: _twin_cameras(run, policy_cameras(run) or CAMERAS),  # rendering is dear: what is looked at
+        "cameras": lambda: _cameras(run),
         "planner": lambda: (
             _planner_stage(run, CAMERAS)
             if run.remote_planner is None
@@ -467,7 +509,7 @@ def lockstep_host(run: RunConfig, extra: Sequence[Stage] = (), cameras: Sequence
     stages: list[Stage] = [
         TwinStage(world, (), TWIN_PERIOD_NS),
         robot_stage(run, {arm: TwinArm(arm, world.plant(arm)) for arm in ARMS}),
-        *([_twin_cameras(run, seen)] if seen else []),
+        *([_twin_cameras(run, seen, in_process=True)] if seen else []),
         _planner_stage(run, seen, threads=1),
         _expert_stage(run, threads=1),
         *extra,

@@ -19,11 +19,12 @@ class Topic(NamedTuple):
     every: bool = False  # every single message counts, also for a stage that otherwise reads the latest
 
 
-CAMERAS: tuple[str, ...] = ("cam_high", "cam_left_wrist", "cam_right_wrist")
+CAMERAS: tuple[str, ...] = m.CAMERAS
 STAGES: tuple[str, ...] = ("twin", "cameras", "planner", "expert", "robot", "teleop", "recorder", "console")
 
 _ROWS = (
     *(Topic(f"camera/{camera}", m.CameraFrame, 30.0, 0.2, "cameras") for camera in CAMERAS),
+    Topic("cameras", m.CamerasState, 20.0, None, "cameras"),  # how old it may get is the rig's
     *(Topic(f"arm/{arm}", m.ArmState, 200.0, 0.05, "robot") for arm in m.ARMS),
     Topic("observation", m.Observation, None, None, "planner", recorded=False),  # these two: to another machine
     Topic("observation/jpeg", m.CompressedObservation, None, None, "planner", recorded=False),

@@ -18,6 +18,7 @@ from syvla.messages import (
     ActionChunk,
     ArmName,
     ArmState,
+    CamerasState,
     JointCommand,
     Mode,
     OperatorCommand,
@@ -37,7 +38,13 @@ LIMITS, INTENT, CONTROL = SafetyLimits(), IntentPolicy(), ControlConfig()
 LEAST, MOST = np.array(LIMITS.position_min_rad * 2), np.array(LIMITS.position_max_rad * 2)
 SPEED, ACCELERATION = np.array(LIMITS.velocity_rad_s * 2), np.array(LIMITS.acceleration_rad_s2 * 2)
 HOME = np.array([0.0, 1.0, -1.0, 0.0, 0.0, 0.0] * 2)
-TOPIC = {Task: "task", ActionChunk: "chunk", TeleopCommand: "teleop", OperatorCommand: "operator"}
+TOPIC = {
+    CamerasState: "cameras",
+    Task: "task",
+    ActionChunk: "chunk",
+    TeleopCommand: "teleop",
+    OperatorCommand: "operator",
+}
 
 
 class IdealArm:

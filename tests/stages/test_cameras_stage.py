@@ -4,11 +4,17 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from camera_bench import MS, PluggedCameras
 
+from syvla.config import CamerasConfig
 from syvla.errors import ConfigError
-from syvla.messages import CameraFrame, SimState
+from syvla.messages import CameraFrame, CamerasState, SimState
 from syvla.protocols import Header, Inbox, Periodic, Received
 from syvla.stages.cameras import CamerasStage
+from syvla.topics import CAMERAS
+
+TWO = ("cam_high", "cam_left_wrist")
+TEN_HZ = CamerasConfig(rate_hz=10.0)
 
 
 class _Source:
@@ -40,27 +46,104 @@ def _inbox(*stamps: int) -> Inbox:
 
 def test_the_twins_state_reaches_the_renderer_before_it_is_read() -> None:
     source = _Source()
-    stage = CamerasStage(source, ("cam_high", "cam_left_wrist"), 10.0, follower=source)
+    stage = CamerasStage(source, TEN_HZ, TWO, TWO, follower=source)
     assert stage.reads == ("sim/state",)
-    assert stage.writes == ("camera/cam_high", "camera/cam_left_wrist")
+    assert stage.writes == ("camera/cam_high", "camera/cam_left_wrist", "cameras")
     assert stage.trigger == Periodic(100_000_000)
     emits = list(stage.step(50, _inbox(42)))
-    assert [emit.topic for emit in emits] == ["camera/cam_high", "camera/cam_left_wrist"]
-    assert all(isinstance(e.message, CameraFrame) and e.message.exposure_ns == 42 for e in emits)
+    assert [emit.topic for emit in emits] == ["camera/cam_high", "camera/cam_left_wrist", "cameras"]
+    assert all(isinstance(e.message, CameraFrame) and e.message.exposure_ns == 42 for e in emits[:2])
 
 
 def test_real_cameras_read_no_topic() -> None:
     source = _Source()
-    stage = CamerasStage(source)
+    stage = CamerasStage(source, CamerasConfig(), poll_hz=200.0)
     assert stage.reads == ()
-    assert len(list(stage.step(7, _inbox()))) == 2
+    assert stage.trigger == Periodic(5_000_000)
+    assert len(list(stage.step(7, _inbox()))) == 3
     stage.request_stop()
     assert stage.stopped
     stage.close()
     assert source.closed
 
 
-@pytest.mark.parametrize(("cameras", "rate_hz"), [(("cam_low",), 30.0), (("cam_high",), 0.0), (("cam_high",), np.nan)])
-def test_settings_that_cannot_be_are_refused(cameras: tuple[str, ...], rate_hz: float) -> None:
-    with pytest.raises(ConfigError):
-        CamerasStage(_Source(), cameras, rate_hz)
+@pytest.mark.parametrize(
+    ("cameras", "watched", "poll_hz"),
+    [
+        (("cam_low",), ("cam_low",), 30.0),
+        (("cam_high",), ("cam_left_wrist",), 30.0),
+        (TWO, TWO, 0.0),
+        (TWO, TWO, float("nan")),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(
+    cameras: tuple[str, ...], watched: tuple[str, ...], poll_hz: float
+) -> None:
+    with pytest.raises(ConfigError, match=r"cam_high|poll_hz"):
+        CamerasStage(_Source(), CamerasConfig(), cameras, watched, poll_hz)
+
+
+class _Lookout:
+    """A cameras' stage at 200 Hz under a clock that the test turns."""
+
+    def __init__(self, source: PluggedCameras, *watched: str) -> None:
+        self.stage = CamerasStage(source, CamerasConfig(), CAMERAS, watched, poll_hz=200.0)
+        self.now_ns = 0
+        self.states: list[CamerasState] = []
+
+    def run(self, seconds: float) -> set[tuple[str, str]]:
+        """What is wrong in the end."""
+        for _ in range(round(seconds * 200)):
+            self.now_ns += 5 * MS
+            emits = self.stage.step(self.now_ns, _inbox())
+            self.states += [emit.message for emit in emits if isinstance(emit.message, CamerasState)]
+        return {(fault.camera, fault.what) for fault in self.states[-1].faults}
+
+    def until_fault_s(self) -> float:
+        """How long it takes until something is wrong."""
+        start_ns = self.now_ns
+        while not self.run(0.005):
+            assert self.now_ns < start_ns + 10**9, "nothing was noticed"
+        return (self.now_ns - start_ns) * 1e-9
+
+
+@pytest.mark.parametrize("phase", range(0, 35, 5))
+def test_an_unplugged_camera_is_said_within_200_ms_and_that_it_is_back(phase: int) -> None:
+    source = PluggedCameras(*CAMERAS)
+    lookout = _Lookout(source, *CAMERAS)
+    assert lookout.run(1.0 + phase * 1e-3) == set()
+    source.cameras.remove("cam_left_wrist")
+    assert lookout.until_fault_s() < 0.19
+    assert lookout.run(0.5) == {("cam_left_wrist", "lost")}
+    source.cameras.append("cam_left_wrist")
+    assert lookout.run(0.1) == set()
+
+
+def test_a_frozen_camera_is_said_within_400_ms_and_that_it_moves_again() -> None:
+    source = PluggedCameras(*CAMERAS)
+    lookout = _Lookout(source, *CAMERAS)
+    lookout.run(1.0)
+    source.frozen.add("cam_high")
+    assert lookout.until_fault_s() < 0.39
+    assert lookout.run(0.1) == {("cam_high", "frozen")}
+    source.frozen.clear()
+    assert lookout.run(0.1) == set()
+
+
+def test_a_camera_that_the_policy_does_not_look_at_is_not_missed() -> None:
+    source = PluggedCameras(*CAMERAS)
+    lookout = _Lookout(source, "cam_high")
+    lookout.run(1.0)
+    source.cameras.remove("cam_left_wrist")
+    assert lookout.run(1.0) == set()
+
+
+def test_the_state_is_said_at_20_hz_and_at_once_when_it_changes() -> None:
+    source = PluggedCameras(*CAMERAS)
+    lookout = _Lookout(source, *CAMERAS)
+    lookout.run(1.0)
+    stamps = [state.stamp_ns for state in lookout.states]
+    assert max(np.diff(stamps)) == 50 * MS
+    source.cameras.clear()
+    lookout.until_fault_s()
+    assert lookout.states[-1].stamp_ns == lookout.now_ns

@@ -29,7 +29,8 @@ POLL_S = 0.01  # not at each of a thousand messages a second: the two systems wa
 HOLDS_WHEN_DEAD = ("expert", "cameras", "twin")
 AFTER_DEATH_S = 3.0  # how long the arms are watched holding when a process has died
 HOLD_LIMIT_S = 1.0  # for the arms to come to rest after Ctrl-C
-AWAITED = ("health/planner", "health/expert")  # a model takes a while to load, and enabled arms do not wait for it
+# A model takes a while to load, and enabled arms do not wait for it; cameras that see nothing yet would hold them.
+AWAITED = ("health/planner", "health/expert", "cameras")
 READY_LIMIT_S = 120.0
 STOP_ORDER = ("planner", "expert", "robot", "cameras", "recorder", "twin")
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

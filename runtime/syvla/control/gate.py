@@ -17,7 +17,17 @@ from syvla.control.limiter import Limiter
 from syvla.control.mode import CAUSES, LATCHED, MOVING, Event, next_mode, reason
 from syvla.errors import ConfigError
 from syvla.message import Float64
-from syvla.messages import ARMS, BOTH_ARMS_JOINTS, ActionChunk, ArmState, Mode, OperatorCommand, Reason, Source
+from syvla.messages import (
+    ARMS,
+    BOTH_ARMS_JOINTS,
+    ActionChunk,
+    ArmState,
+    CameraFault,
+    Mode,
+    OperatorCommand,
+    Reason,
+    Source,
+)
 
 ArmDistance = Callable[[Float64, Float64], float]  # left (6,) and right (6,) rad -> metres between the arms
 
@@ -43,8 +53,8 @@ class Request(NamedTuple):
 class Gate:
     """The rules, the mode and the set-points of one robot.
 
-    Called once a tick in this order: :meth:`begin`, :meth:`feedback`, :meth:`driver_error`, the messages
-    (:meth:`operate`, :meth:`check_chunk`, :meth:`switch`), :meth:`command`.
+    Called once a tick in this order: :meth:`begin`, :meth:`feedback`, :meth:`driver_error`, :meth:`cameras`, the
+    messages (:meth:`operate`, :meth:`check_chunk`, :meth:`switch`), :meth:`command`.
     """
 
     def __init__(self, limits: SafetyLimits, intent: IntentPolicy, period_ns: int, distance: ArmDistance) -> None:
@@ -182,6 +192,15 @@ class Gate:
     def driver_error(self, arm: int, detail: str) -> None:
         """A driver did not do what was asked of it."""
         self._condition("driver_error", f"the {ARMS[arm]} arm: {detail}", arm)
+
+    def cameras(self, faults: Sequence[CameraFault], silent_ns: int) -> None:
+        """Judge what was last said of the cameras; ``silent_ns`` above 0: nothing is said any more, for so long."""
+        if silent_ns > 0:
+            self._condition("camera_lost", f"nothing has been heard of the cameras for {silent_ns / 1e6:.0f} ms")
+        for what in ("lost", "frozen"):
+            words = [f"{fault.camera} ({fault.for_s:.2f} s)" for fault in faults if fault.what == what]
+            if words:
+                self._condition(f"camera_{what}", f"no new picture from {' and '.join(words)}")
 
     # ------------------------------------------------------------ people
 

@@ -69,6 +69,8 @@ CAUSES: dict[str, Cause] = {
     "teleop_stale": Cause(Event.HOLD, "Plug the joystick in again; resume lets the policy go on."),
     "teleop_not_finite": Cause(Event.HOLD, "Check the joystick or leader arms, then resume."),
     "teleop_hold": Cause(Event.HOLD, "The joystick asked for it; resume when ready."),
+    "camera_lost": Cause(Event.HOLD, "Check the camera's cable and that the cameras' process runs, then resume."),
+    "camera_frozen": Cause(Event.HOLD, "Unplug the camera and plug it in again, then resume."),
     "arm_distance_hold": Cause(Event.HOLD, "Resume, then move the arms apart: only motion that does so will pass."),
     "missed_ticks": Cause(Event.HOLD, "Check the load of the robot's computer, then resume."),
     # faults

@@ -1,6 +1,7 @@
 """The robot stage: owns the arms and is the only one that commands them, 200 times a second."""
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from syvla.messages import (
     ActionChunk,
     ArmName,
     ArmState,
+    CamerasState,
     JointCommand,
     Mode,
     OperatorCommand,
@@ -36,12 +38,12 @@ class RobotStage:
 
     Args:
         arms: the opened drivers of both arms; the stage owns them from now on.
-        config: the rig; its sections ``control``, ``safety`` and ``intent`` are used.
+        config: the rig; its sections ``control``, ``safety``, ``intent`` and ``cameras`` are used.
         distance: metres between the arms at joint positions left (6,), right (6,) rad.
     """
 
     name = "robot"
-    reads: tuple[str, ...] = ("task", "chunk", "teleop", "operator")
+    reads: tuple[str, ...] = ("cameras", "task", "chunk", "teleop", "operator")
     writes: tuple[str, ...] = ("arm/left", "arm/right", "command", "splice", "safety")
     lossless = False
 
@@ -57,6 +59,9 @@ class RobotStage:
         self._arbiter = Arbiter(self.gate, self._timeline)
         self._drivers: tuple[ArmDriver, ArmDriver] = (arms["left"], arms["right"])
         self._states: list[ArmState | None] = [None, None]
+        self._cameras: CamerasState | None = None
+        self._cameras_ns = 0  # when it was heard: the sender's stamp could lie ahead
+        self._silent_ns = to_ns(config.cameras.silent_s)
         self._enable_timeout_ns = to_ns(config.control.enable_timeout_s)
         self._enable_until_ns: int | None = None
         self._operator_key: tuple[int, int] | None = None
@@ -73,6 +78,7 @@ class RobotStage:
         if self._stopping:
             gate.trip("stopping", "the runtime was asked to stop")
         self._read(now_ns, emits)
+        self._judge_cameras(now_ns, inbox)
         self._take_in(now_ns, inbox, emits)
         if self._enable_until_ns is not None:
             self._enable(now_ns)
@@ -99,6 +105,14 @@ class RobotStage:
                     emits.append(Emit(self.writes[arm], state))
                 states[arm] = state
         self.gate.feedback(states)
+
+    def _judge_cameras(self, now_ns: int, inbox: Inbox) -> None:
+        """Before the messages: a resume is judged by what the cameras are now. Once heard of, they must go on."""
+        for message in inbox.new("cameras"):
+            self._cameras, self._cameras_ns = cast(CamerasState, message), now_ns
+        if self._cameras is not None:
+            silent_ns = now_ns - self._cameras_ns
+            self.gate.cameras(self._cameras.faults, silent_ns if silent_ns > self._silent_ns else 0)
 
     def _take_in(self, now_ns: int, inbox: Inbox, emits: list[Emit]) -> None:
         for received in inbox.fresh:

@@ -95,7 +95,8 @@ def ros_stage(name: str, run: RunConfig, folder: RunFolder, node: Node) -> Stage
         return robot_stage(run, {arm: RosArm(arm, node, names, clock, limits) for arm in ARMS})
     if name == "cameras" and run.rig.ros.cameras == "ros":
         cameras = policy_cameras(run) or CAMERAS
-        return CamerasStage(RosCameras(node, cameras, names, clock), cameras, POLL_HZ)
+        source = RosCameras(node, cameras, names, clock)
+        return CamerasStage(source, run.rig.cameras, cameras, cameras, poll_hz=POLL_HZ)
     return build_stage(name, run, folder)
 
 

@@ -30,7 +30,8 @@ from syvla_ros.routes import TASK
 
 WATCHED = ("expert", "cameras", "planner")
 HELD_FOR = ("expert", "cameras")  # without these the arms hold at once; an intent lives on for a while
-AWAITED = {"health/planner", "health/expert"}  # a model takes a while to load, and enabled arms do not wait for it
+# A model takes a while to load, and enabled arms do not wait for it; cameras that see nothing yet would hold them.
+AWAITED = {"health/planner", "health/expert", "cameras"}
 ENABLED_MARK = "enabled-by-itself"
 BY_ITSELF_PERIOD_S = 0.2
 FEEDBACK_LIMIT_S = 3.0  # for both arms to be heard

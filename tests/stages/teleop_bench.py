@@ -1,10 +1,9 @@
 """A robot with ideal arms, a scripted policy and a person at a scripted controller, under the virtual clock."""
 
 from collections.abc import Iterable, Sequence
-from math import nan
 
 import numpy as np
-from robot_bench import HOME, LIMITS, MS, PERIOD, IdealArm
+from robot_bench import LIMITS, MS, PERIOD, IdealArm
 
 from syvla.clock import NS_PER_S
 from syvla.config import ArmConfig, RigConfig, TeleopConfig
@@ -24,7 +23,7 @@ from syvla.messages import (
     Splice,
     TeleopCommand,
 )
-from syvla.protocols import ArmDriver, Emit, GamepadState, Guide, Inbox, OnNew, Periodic
+from syvla.protocols import ArmDriver, Emit, GamepadState, Guide, Inbox, OnNew, Periodic, Stage
 from syvla.stages.robot import RobotStage
 from syvla.stages.teleop import PERIOD_NS, TeleopStage
 from syvla.teleop.jog import Jogger
@@ -141,7 +140,7 @@ class Witness:
 class Takeover:
     """The whole of it; time passes in :meth:`run`."""
 
-    def __init__(self, guide: Guide | None = None, config: TeleopConfig | None = None) -> None:
+    def __init__(self, guide: Guide | None = None, extra: Sequence[Stage] = ()) -> None:
         self.pad = ScriptedPad()
         self.policy = Policy()
         self.witness = Witness()
@@ -149,11 +148,10 @@ class Takeover:
         rig = RigConfig(name="bench", kind="twin", left=ArmConfig(), right=ArmConfig())
         drivers: dict[ArmName, ArmDriver] = {"left": self.arms[0], "right": self.arms[1]}
         self.robot = RobotStage(drivers, rig, lambda left, right: 1.0)
-        teleop = TeleopStage(self.pad, guide or Jogger(*BASES, LIMITS, PERIOD_NS), config or TeleopConfig())
-        self.host = LockstepHost([self.robot, teleop, self.policy, self.witness], start_ns=1000 * NS_PER_S)
+        teleop = TeleopStage(self.pad, guide or Jogger(*BASES, LIMITS, PERIOD_NS), TeleopConfig())
+        self.host = LockstepHost([*extra, self.robot, teleop, self.policy, self.witness], start_ns=1000 * NS_PER_S)
         self.sent = 0
 
-    @property
     def mode(self) -> Mode:
         """The mode of the gate."""
         return self.robot.gate.mode
@@ -188,7 +186,7 @@ class Takeover:
     def moving(self) -> "Takeover":
         """Enable, and let the policy move the arms."""
         self.run(0.02).operate("enable").run(0.5)
-        assert self.mode is Mode.ENABLED
+        assert self.mode() is Mode.ENABLED
         assert self.source is Source.POLICY
         assert self.speed() > 0.1
         return self
@@ -199,7 +197,7 @@ class Takeover:
         self.pad.down.add(LB)
         self.pad.axes[1] = -stick
         self.run(0.3)
-        assert self.mode is Mode.OVERRIDE
+        assert self.mode() is Mode.OVERRIDE
         return self
 
     def speed(self) -> float:
@@ -210,6 +208,3 @@ class Takeover:
     def since(self, at_ns: int) -> list[JointCommand]:
         """The commands later than that."""
         return [c for c in self.commands if c.commanded_ns > at_ns]
-
-
-__all__ = ["HOME", "LB", "START", "Policy", "ScriptedPad", "Takeover", "Witness", "nan"]

@@ -56,7 +56,7 @@ def test_let_go_the_arms_stand_and_the_policy_does_not_take_them() -> None:
     assert run.speed() == 0.0
     rest_ns = run.host.now_ns
     run.run(3.0)
-    assert run.mode is Mode.OVERRIDE
+    assert run.mode() is Mode.OVERRIDE
     assert run.speed() == 0.0
     assert sources(run, rest_ns) == {Source.TELEOP}
     run.pad.down.add(LB)
@@ -84,7 +84,7 @@ def test_start_gives_back_without_a_jump_and_only_to_chunks_made_of_what_was_see
     run.pad.down.clear()
     run.pad.axes[1] = 0.0
     run.run(1.0)
-    assert run.mode is Mode.ENABLED
+    assert run.mode() is Mode.ENABLED
     assert run.source is Source.POLICY
     back_ns = next(s.stamp_ns for s in run.witness.safety if s.stamp_ns > asked_ns and s.mode is Mode.ENABLED)
     by_policy = [c for c in run.since(back_ns) if c.provenance.source is Source.POLICY]
@@ -106,12 +106,12 @@ def test_takeover_and_return_jump_by_no_more_than_a_ticks_limit_whatever_both_wa
         run.pad.axes = [*rng.uniform(-1.0, 1.0, 4).tolist(), *rng.uniform(0.0, 1.0, 2).tolist()]
         run.pad.down = {LB, *([Button.X] if i % 3 == 0 else [Button.RIGHT_SHOULDER] if i % 3 == 1 else [])}
         run.run(float(rng.uniform(0.1, 0.6)))
-        assert run.mode is Mode.OVERRIDE
+        assert run.mode() is Mode.OVERRIDE
         run.pad.down = {LB, START} if i % 2 else {START}
         run.run(0.02)
         run.pad.down = set()
         run.run(float(rng.uniform(0.1, 0.6)))
-        assert run.mode is Mode.ENABLED
+        assert run.mode() is Mode.ENABLED
     overrides = {c.provenance.override_id for c in run.commands if c.provenance.source is Source.TELEOP}
     assert overrides == set(range(12))
     assert_within_limits(run.commands)
@@ -123,14 +123,14 @@ def test_a_controller_that_is_unplugged_during_a_takeover_holds_and_does_not_giv
     run.pad.plugged = False
     gone_ns = run.host.now_ns
     run.run(0.3)
-    assert run.mode is Mode.HOLD
+    assert run.mode() is Mode.HOLD
     assert "teleop_lost" in run.codes
     held = next(c for c in run.since(gone_ns) if c.provenance.source is Source.HOLD)
     assert held.commanded_ns - gone_ns <= 15 * MS
     assert run.speed() == 0.0
     run.pad.plugged = True
     run.run(2.0)
-    assert run.mode is Mode.HOLD
+    assert run.mode() is Mode.HOLD
     assert sources(run, held.commanded_ns) == HELD
     assert_within_limits(run.commands)
 
@@ -163,7 +163,7 @@ def test_an_axis_that_cannot_be_holds_a_takeover_and_names_its_cause(way: float)
     run = Takeover().taken(stick=1.0)
     run.pad.axes[2] = way
     run.run(0.02)
-    assert run.mode is Mode.HOLD
+    assert run.mode() is Mode.HOLD
     assert "teleop_not_finite" in run.codes
     run.pad.axes[2] = 0.0
     run.run(0.5)
@@ -175,12 +175,12 @@ def test_b_holds_whoever_commands() -> None:
     for run in (Takeover().moving(), Takeover().taken(stick=1.0)):
         run.pad.down.add(Button.B)
         run.run(0.3)
-        assert run.mode is Mode.HOLD
+        assert run.mode() is Mode.HOLD
         assert "teleop_hold" in run.codes
         assert run.speed() == 0.0
         run.pad.down.discard(Button.B)
         run.run(0.5)
-        assert run.mode is Mode.HOLD
+        assert run.mode() is Mode.HOLD
 
 
 def test_back_and_start_together_clear_a_hold_and_one_alone_does_not() -> None:
@@ -192,12 +192,12 @@ def test_back_and_start_together_clear_a_hold_and_one_alone_does_not() -> None:
         run.run(0.1)
         run.pad.down = set()
         run.run(0.1)
-    assert run.mode is Mode.HOLD
+    assert run.mode() is Mode.HOLD
     run.pad.axes[1] = 0.0
     held_ns = run.host.now_ns
     run.pad.down = {Button.BACK, START}
     run.run(0.5)
-    assert run.mode is Mode.ENABLED
+    assert run.mode() is Mode.ENABLED
     assert [c.action for c in run.witness.operator] == ["resume"]
     by_policy = [c for c in run.since(held_ns) if c.provenance.source is Source.POLICY]
     assert all(c.provenance.observation_ns > held_ns for c in by_policy)
@@ -208,7 +208,7 @@ def test_a_fault_takes_the_chord_twice_and_only_when_its_cause_is_gone() -> None
     run = Takeover().moving()
     run.arms[0].faults = ("joint 3 collision",)
     run.run(0.3)
-    assert run.mode is Mode.FAULT
+    assert run.mode() is Mode.FAULT
 
     def strike() -> None:
         run.pad.down = {Button.BACK, START}
@@ -217,12 +217,12 @@ def test_a_fault_takes_the_chord_twice_and_only_when_its_cause_is_gone() -> None
         run.run(0.1)
 
     strike()
-    assert run.mode is Mode.FAULT, "it is still there"
+    assert run.mode() is Mode.FAULT, "it is still there"
     run.arms[0].faults = ()
     strike()
-    assert run.mode is Mode.HOLD
+    assert run.mode() is Mode.HOLD
     strike()
-    assert run.mode is Mode.ENABLED
+    assert run.mode() is Mode.ENABLED
     assert [c.action for c in run.witness.operator] == ["clear_fault", "clear_fault", "resume"]
 
 
@@ -235,7 +235,7 @@ def test_a_deadman_pressed_during_a_hold_has_the_arms_when_it_is_cleared() -> No
     held_ns = run.host.now_ns
     run.pad.down = {LB, Button.BACK, START}
     run.run(0.5)
-    assert run.mode is Mode.OVERRIDE
+    assert run.mode() is Mode.OVERRIDE
     assert Source.POLICY not in sources(run, held_ns)
     assert run.commands[-1].provenance.override_id == 1
 
@@ -277,14 +277,14 @@ def test_a_guide_that_is_lost_holds_a_takeover_and_cannot_begin_one() -> None:
     run = Takeover(guide).taken()
     guide.there = False
     run.run(0.1)
-    assert run.mode is Mode.HOLD
+    assert run.mode() is Mode.HOLD
     assert "teleop_lost" in run.codes
     guide = LostGuide()
     guide.there = False
     run = Takeover(guide).moving()
     run.pad.down.add(LB)
     run.run(0.3)
-    assert run.mode is Mode.ENABLED
+    assert run.mode() is Mode.ENABLED
     run.host.stop()
     assert guide.closed
 
@@ -293,10 +293,9 @@ def test_a_teleop_process_that_dies_during_a_takeover_holds() -> None:
     """Nothing is said any more: only the age of the last sample tells."""
     run = Takeover().taken(stick=1.0)
     died_ns = run.host.now_ns
-    seat = run.host._seats[1]
-    seat.stage.step = lambda now_ns, inbox: ()  # type: ignore[method-assign]
+    run.host._seats[1].stage.step = lambda now_ns, inbox: ()  # type: ignore[method-assign]
     run.run(0.5)
-    assert run.mode is Mode.HOLD
+    assert run.mode() is Mode.HOLD
     assert "teleop_stale" in run.codes
     held = next(c for c in run.since(died_ns) if c.provenance.source is Source.HOLD)
     assert held.commanded_ns - died_ns <= 155 * MS

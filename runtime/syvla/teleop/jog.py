@@ -147,7 +147,7 @@ class Jogger:
         axes = self._bases[k].rotation
         if jog.in_hand:
             axes = self._pose(k).rotation().as_matrix() @ _HAND_AXES
-        return (np.reshape(jog.twist[k], (2, 3)) @ axes.T).ravel()
+        return np.asarray((np.reshape(jog.twist[k], (2, 3)) @ axes.T).ravel(), np.float64)
 
     def _smoothed(self, wanted: Sequence[Float64]) -> Float64:
         """The twists (2, 6) of this step, on their way to the ``wanted`` ones."""

@@ -60,7 +60,7 @@ lint: setup
 
 bench: setup
 	@mkdir -p runs
-	@status=0; for name in transport lockstep loop demonstrator closed-loop; do \
+	@status=0; for name in transport lockstep loop takeover demonstrator closed-loop; do \
 		$(BIN)/syvla bench $$name --json runs/bench-$$name.json || status=1; done; exit $$status
 
 clean:

@@ -100,7 +100,7 @@ class Policy:
 class Witness:
     """Keeps what was said."""
 
-    name = "recorder"
+    name = "witness"
     reads: tuple[str, ...] = ("command", "safety", "splice", "teleop", "teleop/operator")
     writes: tuple[str, ...] = ()
     trigger = OnNew(reads)

@@ -4,17 +4,23 @@ Robot, teleop stage and policy run together under the virtual clock.
 """
 
 from math import nan
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 from robot_bench import MS, assert_within_limits
 from teleop_bench import LB, START, Takeover
 
+from syvla.config import ArmConfig, RigConfig, RunConfig
 from syvla.control.gamepad import SPEEDS, Button
 from syvla.control.kinematics import forward_tcp
 from syvla.message import Float64
-from syvla.messages import Mode, Source
+from syvla.messages import EpisodeControl, JointCommand, Mode, Source, TeleopCommand
 from syvla.protocols import Jog
+from syvla.recording.mcap_read import read
+from syvla.report.summary import summarise
+from syvla.stages.recorder import RecorderStage
 
 HELD = {Source.HOLD}
 
@@ -251,6 +257,37 @@ def test_the_triggers_work_the_grippers() -> None:
     run.run(0.5)
     assert run.commands[-1].gripper_width_m[0] > left
     assert run.speed() == 0.0
+
+
+def test_an_override_is_recorded_as_an_intervention_with_the_persons_commands(tmp_path: Path) -> None:
+    rig = RigConfig(name="bench", kind="twin", left=ArmConfig(), right=ArmConfig())
+    run = Takeover(extra=[RecorderStage(tmp_path, RunConfig(rig=rig))])
+
+    def say(action: Literal["start", "success"]) -> None:
+        run.host.inject("episode", EpisodeControl(action=action, name="taken", issued_ns=run.host.now_ns))
+
+    say("start")
+    run.taken(stick=1.0)
+    run.run(0.7)
+    run.pad.down = {START}
+    run.run(0.5)
+    say("success")
+    run.run(0.1)
+    run.host.stop()
+    path = tmp_path / "taken.mcap"
+    found = summarise(path)["interventions"]
+    assert found["count"] == 1
+    assert found["total_s"] == pytest.approx(1.0, abs=0.03)
+    by_person = [
+        entry.message
+        for entry in read(path)
+        if isinstance(entry.message, JointCommand) and entry.message.provenance.source is Source.TELEOP
+    ]
+    assert {c.provenance.override_id for c in by_person} == {0}
+    assert len(by_person) == pytest.approx(200, abs=5)
+    asked = [entry.message for entry in read(path) if isinstance(entry.message, TeleopCommand)]
+    moving = [c for c in asked if c.deadman and np.abs(c.joint_velocity_rad_s[:6]).max() > 0.05]
+    assert len(moving) > 150
 
 
 class LostGuide:

@@ -127,14 +127,14 @@ def test_a_hand_moves_straight_and_does_not_turn(k: int, part: int, sign: float)
 @pytest.mark.parametrize("part", range(3))
 def test_a_hand_turns_about_its_grasp_point(part: int, sign: float) -> None:
     start = HOME.copy()
-    start[[4, 10]] = 0.5
+    start[[4, 10]] = 0.8
     arms = Arms(start)
     twist = [0.0] * 6
     twist[3 + part] = 0.5 * sign
     arms.jog(0.6, left=twist)
     (before, rotation), (after, now) = arms.hand(0, 0), arms.hand(0)
     angle = turned(rotation, now)
-    assert angle[part] * sign == pytest.approx(0.3, abs=0.04)
+    assert angle[part] * sign == pytest.approx(0.27, abs=0.02)
     assert np.abs(np.delete(angle, part)).max() < 0.03
     assert np.abs(after - before).max() < 0.005
 
@@ -153,14 +153,14 @@ def test_in_the_hands_axes_forward_is_where_its_fingers_point() -> None:
 
 
 def test_the_zero_pose_names_the_hands_axes_as_the_bases() -> None:
-    zero = np.clip(np.zeros(12), LEAST, MOST)
-    for part in range(3):
+    """But for the 5 degrees by which the hand does not point straight ahead there."""
+    jogger = Arms(np.zeros(12)).jogger
+    jogger._configuration.update(np.zeros(12))
+    for part in range(6):
         twist = [0.0] * 6
-        twist[part] = 0.02
-        one, other = (Arms(zero) for _ in range(2))
-        one.jog(0.05, left=twist)
-        other.jog(0.05, left=twist, in_hand=True)
-        assert other.asked[-1] == pytest.approx(one.asked[-1], abs=0.1 * np.abs(one.asked[-1]).max() + 1e-6)
+        twist[part] = 1.0
+        in_base, in_hand = (jogger._in_world(0, Jog((twist, STILL), (0.0, 0.0), way)) for way in (False, True))
+        assert in_hand == pytest.approx(in_base, abs=0.1)
 
 
 def test_both_hands_move_at_once_and_a_base_may_be_turned() -> None:
@@ -248,7 +248,7 @@ def test_a_hand_that_cannot_follow_turns_round_at_once() -> None:
 def test_the_arms_come_to_a_stop_before_each_other(left: Sequence[float], right: Sequence[float]) -> None:
     arms = Arms().jog(2.5, left=left, right=right)
     assert min(arms.distances()) > LEAST_DISTANCE_M - 0.003
-    assert LEAST_DISTANCE_M - 0.003 > LIMITS.arm_distance_hold_m
+    assert LIMITS.arm_distance_hold_m < LEAST_DISTANCE_M - 0.003
     arms.assert_smooth()
 
 

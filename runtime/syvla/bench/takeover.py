@@ -1,8 +1,8 @@
 """How long from a press of the deadman to the first command of a person, over the bus.
 
 The twin, the robot and the teleop stage are processes of their own. SDL's virtual controller exists inside one process
-only, so that of the teleop stage also presses its buttons, in a second thread, at moments that know nothing of any loop.
-A press is stamped before SDL is told of it, the command after it was sent to both arms.
+only, so that of the teleop stage also presses its buttons, in a second thread and at moments that no loop knows of. A
+press is stamped before SDL is told of it, the command after it was sent to both arms.
 """
 
 import contextlib

@@ -108,10 +108,11 @@ class Jogger:
         driven = [k for k in range(2) if np.abs(wanted[k]).max() > _STANDS]
         for k in range(2):
             self._lead(k, wanted[k] if k in driven else None)
-        self._joints = self._towards(self._solve(driven))
+        solution = self._solve(driven)
         for k in range(2):
             if k not in driven:
-                self._joints[ARM_JOINTS * k : ARM_JOINTS * (k + 1)] = 0.0
+                solution[ARM_JOINTS * k : ARM_JOINTS * (k + 1)] = 0.0
+        self._joints = self._towards(solution)
         return np.concatenate((self._joints, jog.gripper_m_s))
 
     def _solve(self, driven: Sequence[int]) -> Float64:

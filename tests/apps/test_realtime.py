@@ -206,7 +206,9 @@ def test_when_the_supervisor_is_killed_the_arms_hold_and_nobody_lives_on(demo: R
 
 
 def test_when_the_recorder_dies_the_robot_goes_on(demo: Run) -> None:
-    inlet, outlet = open_bus(RunFolder(demo.folder).load(), "bystander", ("command",))  # a place on the bus that is free
+    inlet, outlet = open_bus(
+        RunFolder(demo.folder).load(), "bystander", ("command",)
+    )  # a place on the bus that is free
     try:
         fault_ns = strike(demo, "recorder", signal.SIGKILL)
         sources = set()

@@ -37,17 +37,17 @@ class Arms:
         self.jogger = Jogger(*bases, LIMITS, round(DT * 1e9))
         self.limiter = Limiter(LIMITS)
         for arm in range(2):
-            self.limiter.anchor(arm, start[6 * arm : 6 * arm + 6], 0.03)
+            self.limiter.anchor(arm, start[6 * arm : 6 * arm + 6].tolist(), 0.03)
         self.asked: list[Float64] = []
         self.poses = [np.array(self.limiter.position)]
 
     def jog(
-        self, seconds: float, left: Sequence[float] = STILL, right: Sequence[float] = STILL, **change: bool
+        self, seconds: float, left: Sequence[float] = STILL, right: Sequence[float] = STILL, in_hand: bool = False
     ) -> "Arms":
         """Push the sticks for a while."""
         for _ in range(round(seconds / DT)):
             seen = self.poses[max(0, len(self.poses) - 2)]
-            wanted = self.jogger.velocity(0, seen, Jog((left, right), (0.0, 0.0), change.get("in_hand", False)))
+            wanted = self.jogger.velocity(0, seen, Jog((left, right), (0.0, 0.0), in_hand))
             self.asked.append(wanted)
             self.limiter.move(wanted.tolist(), DT)
             self.poses.append(np.array(self.limiter.position))
@@ -114,7 +114,7 @@ def test_a_hand_moves_straight_and_does_not_turn(k: int, part: int, sign: float)
     arms = Arms(start)
     twist = [0.0] * 6
     twist[part] = 0.1 * sign
-    arms.jog(0.8, **{ARMS[k]: twist})
+    arms.jog(0.8, *((twist, STILL) if k == 0 else (STILL, twist)))
     (before, rotation), (after, now) = arms.hand(k, 0), arms.hand(k)
     moved = after - before
     assert moved[part] * sign == pytest.approx(0.1 * 0.8, abs=0.008), "but for the time to come up to speed"
@@ -232,7 +232,7 @@ def test_a_hand_that_cannot_follow_turns_round_at_once() -> None:
     arms = Arms().jog(3.0, left=(0.25, 0, 0, 0, 0, 0))
     before = arms.hand(0)[0]
     arms.jog(0.6, left=(-0.25, 0, 0, 0, 0, 0))
-    assert arms.hand(0)[0][0] < before[0] - 0.05
+    assert arms.hand(0)[0][0] < before[0] - 0.02
 
 
 @pytest.mark.parametrize(
@@ -254,9 +254,10 @@ def test_the_arms_come_to_a_stop_before_each_other(left: Sequence[float], right:
 
 def test_arms_that_are_too_near_may_be_moved_apart() -> None:
     start = HOME.copy()
-    start[0], start[6] = -0.75, 0.75
-    near = arm_distance_m(start[:6], start[6:], *BASES)
-    assert near < LEAST_DISTANCE_M
+    near = 1.0
+    while near > LEAST_DISTANCE_M - 0.004:
+        start[0], start[6] = start[0] - 0.01, start[6] + 0.01
+        near = arm_distance_m(start[:6], start[6:], *BASES)
     arms = Arms(start).jog(1.0, left=(0, 0.1, 0, 0, 0, 0))
     assert arms.distances()[-1] > near + 0.03
     arms = Arms(start).jog(1.0, left=(0, -0.1, 0, 0, 0, 0))

@@ -227,6 +227,13 @@ def test_as_far_as_it_goes_it_stays_smooth(way: str) -> None:
     arms.assert_smooth()
 
 
+def test_no_hand_is_faster_than_a_full_stick_also_while_it_comes_back_to_its_line() -> None:
+    """ISO 10218-1: 250 mm/s. Here a hand is held up by the other arm, then has its way again."""
+    arms = Arms().jog(1.5, left=(0, -0.25, 0, 0, 0, 0)).jog(0.5, left=(0.2, 0.15, 0, 0, 0, 0))
+    hands = np.array([arms.hand(0, i)[0] for i in range(len(arms.poses))])
+    assert np.linalg.norm(np.diff(hands, axis=0), axis=1).max() / DT < 0.26
+
+
 def test_a_hand_that_cannot_follow_turns_round_at_once() -> None:
     """What it could not do is not made up for: the way back begins where it is."""
     arms = Arms().jog(3.0, left=(0.25, 0, 0, 0, 0, 0))

@@ -137,12 +137,12 @@ class Episode:
     @property
     def interventions(self) -> list[Intervention]:
         """When a person had the arms, one after the other."""
-        by_person = np.flatnonzero(self.commands.source == m.Source.TELEOP.value)
-        ids, first = np.unique(self.commands.override_id[by_person], return_index=True)
-        last = [*(first[1:] - 1), len(by_person) - 1]
-        rows = zip(ids.tolist(), by_person[first].tolist(), by_person[last].tolist(), strict=True)
-        at_ns = self.commands.at_ns.tolist()
-        return [Intervention(number, at_ns[start], at_ns[end]) for number, start, end in rows]
+        by_person = self.commands.source == m.Source.TELEOP.value
+        spans: dict[int, tuple[int, int]] = {}
+        rows = zip(self.commands.override_id[by_person].tolist(), self.commands.at_ns[by_person].tolist(), strict=True)
+        for number, at_ns in rows:
+            spans[number] = spans.get(number, (at_ns,))[0], at_ns
+        return [Intervention(number, start_ns, end_ns) for number, (start_ns, end_ns) in spans.items()]
 
     def seconds(self, at_ns: Int64) -> Float64:
         """Instants as seconds since the start."""

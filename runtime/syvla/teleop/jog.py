@@ -19,6 +19,7 @@ from mink.exceptions import NoSolutionFound
 
 from syvla.clock import NS_PER_S
 from syvla.config import SafetyLimits
+from syvla.control.gamepad import SPEEDS
 from syvla.control.kinematics import Base
 from syvla.message import Float64
 from syvla.messages import ARM_JOINTS, ARMS, BOTH_ARMS_JOINTS
@@ -35,7 +36,7 @@ RETURN_PER_S = 8.0  # k
 BRAKE_PER_S = 6.0  # b
 LEAST_DISTANCE_M = 0.03  # between the arms: more than the gate's hold
 SEEN_FROM_M = 0.20  # where the other arm begins to matter
-LEASH = (0.02, 0.1)  # m, rad: a hand that cannot follow does not run after what it missed
+LEASH = (0.01, 0.1)  # m, rad: a hand that cannot follow does not run after what it missed
 _STANDS = 1e-6
 # The hand's axes at the zero pose, where its z points forward: forward, left and up are its z, y and -x.
 _HAND_AXES = np.array([[0.0, 0.0, -1.0], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
@@ -54,6 +55,11 @@ class Jogger:
     def __init__(self, left: Base, right: Base, limits: SafetyLimits, period_ns: int) -> None:
         self._dt_s = period_ns / NS_PER_S
         self._bases = (left, right)
+        fastest = SPEEDS[-1]
+        self._fastest = (
+            fastest.linear_m_s * self._dt_s,
+            fastest.angular_rad_s * self._dt_s,
+        )  # also while it comes back to its line
         model = two_arms(left, right, limits)
         self._least, self._most = model.jnt_range.T
         self._configuration = mink.Configuration(model)
@@ -166,23 +172,25 @@ class Jogger:
         if twist is None:
             self._aims[k] = None
             return
-        here = self._pose(k)
-        aim = self._aims[k]
-        aim = here if aim is None else aim
-        move = twist * self._dt_s
-        aim = mink.SE3.from_rotation_and_translation(
-            mink.SO3.exp(move[3:]) @ aim.rotation(), aim.translation() + move[:3]
-        )
+        here, aim, move = self._pose(k), self._aims[k], twist * self._dt_s
+        aim = _moved(here if aim is None else aim, move)
         away = np.concatenate(
             (aim.translation() - here.translation(), (aim.rotation() @ here.rotation().inverse()).log())
         )
-        for part, leash in zip((away[:3], away[3:]), LEASH, strict=True):
-            part *= min(1.0, leash / max(float(np.linalg.norm(part)), 1e-12))
+        away = _at_most(away, LEASH)
         self._aims[k] = _moved(here, away)
-        self._tasks[k].set_target(_moved(here, move + (away - move) * RETURN_PER_S * self._dt_s))
+        step = move + (away - move) * RETURN_PER_S * self._dt_s
+        self._tasks[k].set_target(_moved(here, _at_most(step, self._fastest)))
 
     def _pose(self, k: int) -> mink.SE3:
         return self._configuration.get_transform_frame_to_world(f"{ARMS[k]}/tcp", "site")
+
+
+def _at_most(twist: Float64, most: Sequence[float]) -> Float64:
+    """``twist`` (6,) with its straight and its turning part no longer than ``most`` says."""
+    parts = np.reshape(twist, (2, 3))
+    lengths = np.maximum(np.linalg.norm(parts, axis=1), 1e-12)
+    return np.asarray((parts * np.minimum(1.0, np.divide(most, lengths))[:, None]).ravel(), np.float64)
 
 
 def _moved(pose: mink.SE3, by: Float64) -> mink.SE3:

@@ -58,5 +58,5 @@ def test_leader_arms_come_in_pairs_and_a_controllers_silence_is_found_before_the
         {"dead_zone": -0.1},
         {"dead_zone": 1},
     ):
-        with pytest.raises(ValueError, match="leader_left|silent_s|dead_zone"):
+        with pytest.raises(ValueError, match=r"leader_left|silent_s|dead_zone"):
             TeleopConfig(**wrong)  # type: ignore[arg-type]

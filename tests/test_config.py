@@ -59,4 +59,4 @@ def test_leader_arms_come_in_pairs_and_a_controllers_silence_is_found_before_the
         {"dead_zone": 1},
     ):
         with pytest.raises(ValueError, match=r"leader_left|silent_s|dead_zone"):
-            TeleopConfig(**wrong)  # type: ignore[arg-type]
+            TeleopConfig(**wrong)

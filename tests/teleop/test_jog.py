@@ -264,7 +264,8 @@ def test_arms_that_are_too_near_may_be_moved_apart_and_not_together() -> None:
     near = arm_distance_m(HOME[:6], HOME[6:], *bases)
     assert 0.0 < near < LEAST_DISTANCE_M
     arms = Arms(bases=bases).jog(0.6, left=(0, 0.1, 0, 0, 0, 0))
-    assert arms.distances()[-1] > near + 0.03
+    assert max(arms.distances()) > near + 0.02
+    assert min(arms.distances()) > near - 0.001
     arms = Arms(bases=bases).jog(0.6, left=(0, -0.1, 0, 0, 0, 0))
     assert min(arms.distances()) > near - 0.003
 
@@ -452,7 +453,8 @@ def test_arms_that_are_too_near_may_be_moved_apart() -> None:
         start[0], start[6] = start[0] - 0.01, start[6] + 0.01
         near = arm_distance_m(start[:6], start[6:], *BASES)
     arms = Arms(start).jog(1.0, left=(0, 0.1, 0, 0, 0, 0))
-    assert arms.distances()[-1] > near + 0.03
+    assert max(arms.distances()) > near + 0.02
+    assert min(arms.distances()) > near - 0.001
     arms = Arms(start).jog(1.0, left=(0, -0.1, 0, 0, 0, 0))
     assert min(arms.distances()) > near - 0.003
 

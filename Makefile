@@ -45,7 +45,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt | system
 	@echo "Installing into $(VENV) (a few minutes the first time: torch is large)"
 	@[ "$$(uname -s)" != Linux ] || command -v nvidia-smi >/dev/null || $(PIP) install --no-deps --retries 2 --timeout 10 \
 		--index-url $(TORCH_CPU) $$(sed -n 's/^torch==[^ ]*/&/p' constraints.txt) >/dev/null 2>&1 || true
-	@PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(PIP) install -q -e '.[sim,learn,robot,ros,dev]'
+	@PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(PIP) install -q -e '.[sim,teleop,learn,robot,ros,dev]'
 	@touch $@
 
 demo: setup
@@ -62,7 +62,7 @@ lint: setup
 
 bench: setup
 	@mkdir -p runs
-	@status=0; for name in transport link lockstep loop demonstrator closed-loop cameras; do \
+	@status=0; for name in transport link lockstep loop takeover demonstrator closed-loop cameras; do \
 		$(BIN)/syvla bench $$name --json runs/bench-$$name.json || status=1; done; exit $$status
 
 clean:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from syvla.config import RigConfig, load_toml
+from syvla.config import ArmConfig, RigConfig, SafetyLimits, TeleopConfig, load_toml
 from syvla.errors import ConfigError
 from syvla.rig import load_rig, rig_names
 from syvla.topics import STAGES, TOPICS, topic
@@ -61,3 +61,17 @@ def test_every_topic_has_a_writer_among_the_stages_and_an_unknown_one_is_refused
     assert all(row.writer in STAGES for row in TOPICS.values())
     with pytest.raises(ConfigError, match="arm/left"):
         topic("arm/middle")
+
+
+def test_leader_arms_come_in_pairs_and_a_controllers_silence_is_found_before_the_gates() -> None:
+    arm = ArmConfig(can_channel="can_leader")
+    assert TeleopConfig(leader_left=arm, leader_right=arm).silent_s < SafetyLimits().teleop_stale_s
+    for wrong in (
+        {"leader_left": arm},
+        {"leader_right": arm},
+        {"silent_s": 0.2},
+        {"dead_zone": -0.1},
+        {"dead_zone": 1},
+    ):
+        with pytest.raises(ValueError, match=r"leader_left|silent_s|dead_zone"):
+            TeleopConfig(**wrong)

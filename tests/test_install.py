@@ -5,7 +5,7 @@ import sys
 from importlib.metadata import requires
 from pathlib import Path
 
-HEAVY = ("torch", "transformers", "tokenizers", "safetensors", "mujoco", "matplotlib", "av")
+HEAVY = ("torch", "transformers", "tokenizers", "safetensors", "mujoco", "matplotlib", "av", "mink", "scipy", "sdl2")
 
 
 def test_the_robots_install_names_nothing_heavy() -> None:
@@ -30,6 +30,20 @@ def test_without_the_twins_packages_a_command_says_what_to_install() -> None:
     assert done.stderr.splitlines() == [
         "syvla: mujoco is missing; the twin and the reports need: pip install 'syvla[sim]'"
     ]
+
+
+def test_without_its_packages_a_joystick_says_what_to_install(tmp_path: Path) -> None:
+    program = (
+        "import importlib.util as u; found = u.find_spec; "
+        "u.find_spec = lambda name, *a: None if name == 'ruckig' else found(name, *a); import sys; "
+        "sys.argv[1:] = ['demo', '--joystick', '--policy', 'reference']; from syvla.cli import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path
+    )
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == ["syvla: ruckig is missing; a joystick needs: pip install 'syvla[teleop]'"]
+    assert not list(tmp_path.iterdir())
 
 
 def test_without_its_packages_a_learned_policy_says_what_to_install(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import msgspec
 import tyro
 from tyro.conf import Positional
 
+from syvla.control.gamepad import CONTROLS
 from syvla.errors import ConfigError, SyvlaError
 from syvla.topics import CAMERAS
 
@@ -21,8 +22,18 @@ if TYPE_CHECKING:
     from syvla.apps.director import Outcome
 
 Json = Annotated[Path | None, tyro.conf.arg(help="also write the result to this file")]
+Joystick = Annotated[
+    bool,
+    tyro.conf.arg(
+        help="let a person take over with a game controller while the policy runs. "
+        + "; ".join(f"{control.strip()}: {does}" for control, does in CONTROLS)
+    ),
+]
 Policy = Annotated[str, tyro.conf.arg(metavar="reference|learned|FOLDER")]
 Tasks = tuple[str, ...]
+
+
+_UNATTENDED_S, _ATTENDED_S = 60.0, 600.0  # an episode's time; a person may want to try things
 
 
 def demo(
@@ -36,6 +47,7 @@ def demo(
     planner: str | None = None,
     keys: Path | None = None,
     jpeg: int = 90,
+    joystick: Joystick = False,
     runs: Path = Path("runs"),
 ) -> int:
     """Run the whole loop on the twin at real time: one episode of each task, with a live panel and a report.
@@ -52,6 +64,7 @@ def demo(
         planner: tcp://host:port where `syvla planner` runs the same policy; the slow system is not started here then.
         keys: the folder of keys for it (`syvla keys`); needed unless it is on this machine.
         jpeg: quality of the images that it is sent, 1 to 95; 0 sends them raw.
+        joystick: let a person take over with a game controller while the policy runs.
         runs: the folder in which the run's folder is made.
     """
     with _ended_by_ctrl_c():
@@ -76,9 +89,10 @@ def demo(
     planner_s, expert_s = (0.3, 0.03) if policy == "reference" else (0.0, 0.0)
     planner_s = planner_s if planner_latency is None else planner_latency
     expert_s = expert_s if expert_latency is None else expert_latency
-    run = realtime_run(rig, planner_s, expert_s, policy, remote or None)
+    run = realtime_run(rig, planner_s, expert_s, policy, remote or None, joystick=joystick)
     folder = RunFolder.create(runs, "demo")
-    episodes = [Episode(task, split, seed, f"{task}-{split}-{seed}") for task in names]
+    limit_s = _ATTENDED_S if joystick else _UNATTENDED_S
+    episodes = [Episode(task, split, seed, f"{task}-{split}-{seed}", limit_s) for task in names]
     return run_demo(run, episodes, folder, Console())
 
 
@@ -318,7 +332,7 @@ def bench(name: Positional[str], json: Json = None, repeats: int = 0, quick: boo
     """Run one benchmark and say whether it reached its target (exit status 1 if not).
 
     Args:
-        name: transport, link, loop, lockstep, demonstrator, closed-loop or cameras.
+        name: transport, link, loop, lockstep, takeover, demonstrator, closed-loop or cameras.
         json: also write the result to this file.
         repeats: how often to measure; 0 for the benchmark's own number.
         quick: a short run, to see that it works; its figures mean little.

@@ -133,6 +133,24 @@ class RecorderConfig(Section, frozen=True):
     chunk_bytes: int = 262_144
 
 
+class TeleopConfig(Section, frozen=True):
+    """How a person takes over: the controller, and leader arms if there are any."""
+
+    controller: str = ""  # its name or GUID; "": the first one that is found
+    dead_zone: float = 0.15  # of a stick's or trigger's way
+    silent_s: float = 0.1  # a controller or leader arm that says nothing for so long is lost
+    leader_left: ArmConfig | None = None  # both or none: arms that are read, never commanded
+    leader_right: ArmConfig | None = None
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.dead_zone <= 0.9:
+            raise ValueError(f"dead_zone must be 0..0.9, not {self.dead_zone}")
+        if not 0.02 <= self.silent_s <= 0.14:  # the gate holds at 0.15 s
+            raise ValueError(f"silent_s must be 0.02..0.14, not {self.silent_s}")
+        if (self.leader_left is None) is not (self.leader_right is None):
+            raise ValueError("leader_left and leader_right must be given both or not at all")
+
+
 class RosConfig(Section, frozen=True):
     """What ROS calls this robot's topics and joints, and which of its devices other nodes drive.
 
@@ -159,6 +177,7 @@ class RigConfig(Section, frozen=True):
     intent: IntentPolicy = IntentPolicy()
     realtime: RealtimeConfig = RealtimeConfig()
     recorder: RecorderConfig = RecorderConfig()
+    teleop: TeleopConfig = TeleopConfig()
     ros: RosConfig = RosConfig()
 
     def __post_init__(self) -> None:
@@ -189,6 +208,7 @@ class RunConfig(Section, frozen=True):
     misses: float = 0.0  # how often it first closes on nothing beside the thing
     takeover: bool = False  # whether the reference acts in turn with the policy, to show what to do from where it got
     remote_planner: RemotePlannerConfig | None = None  # None: the planner is a process of this machine
+    joystick: bool = False  # whether a person can take over
     bus_folder: str = ""  # where the processes' sockets are; chosen when the run starts
     wall_offset_ns: int = 0  # the wall clock minus the monotonic one when the run started
 

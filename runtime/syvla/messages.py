@@ -216,22 +216,27 @@ class ActionChunk(Message, frozen=True):
 
 
 class TeleopCommand(Message, frozen=True):
-    """The joystick or leader arms, sampled. Without the deadman nothing moves. NaN is judged by the gate."""
+    """The joystick or leader arms, sampled. Without the deadman nothing moves. NaN is judged by the gate.
+
+    ``lost`` says that the device is not there: during an override the arms hold.
+    """
 
     sampled_ns: int
     deadman: bool
     joint_velocity_rad_s: Float64  # (12,)
     gripper_velocity_m_s: Float64  # (2,)
-    mode_request: Literal["none", "override", "policy", "hold"] = "none"
+    mode_request: Literal["none", "override", "policy", "hold", "lost"] = "none"
+    setting: str = ""  # in words, for people: which arms, axes and speed
 
     ARRAYS: ClassVar[dict[str, ArraySpec]] = {
         "joint_velocity_rad_s": ArraySpec("f8", (BOTH_ARMS_JOINTS,), finite=False),
         "gripper_velocity_m_s": ArraySpec("f8", (2,), finite=False),
     }
+    TEXT_LIMITS: ClassVar[dict[str, int]] = {"setting": MAX_NAME}
 
 
 class OperatorCommand(Message, frozen=True):
-    """A deliberate act at the local console. ``resume`` clears latched holds; it never clears a fault.
+    """A deliberate act at the local console or joystick. ``resume`` clears latched holds; it never clears a fault.
 
     A ``hold`` that nobody asked for, because a process of the run died, says in ``lost`` what happened to it.
     """

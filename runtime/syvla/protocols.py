@@ -247,6 +247,60 @@ class ArmDriver(Protocol):
         ...
 
 
+class GamepadState(NamedTuple):
+    """A game controller at one instant, numbered as SDL's game controllers and ROS's ``game_controller_node``.
+
+    Signs are SDL's: a stick's x grows to the right and its y downwards. Nothing is checked here.
+    """
+
+    sampled_ns: int
+    axes: Sequence[float]  # (6,) left x, left y, right x, right y in -1..1; left and right trigger in 0..1
+    buttons: Sequence[bool]  # (15,) or more
+
+
+class Gamepad(Protocol):
+    """A game controller. Every call returns at once."""
+
+    def read(self, now_ns: int) -> GamepadState | None:
+        """What it says now, None while none is plugged in."""
+        ...
+
+    def close(self) -> None:
+        """Let it go."""
+        ...
+
+
+class Jog(NamedTuple):
+    """How a person wants both hands to move.
+
+    ``twist`` (2, 6) of the left and the right grasp point: forward, left, up [m/s], and turning about these axes
+    [rad/s]. They are those of each arm's base or, ``in_hand``, of the hand: forward is where its fingers point.
+    """
+
+    twist: Sequence[Sequence[float]]
+    gripper_m_s: Sequence[float]  # (2,) positive opens
+    in_hand: bool
+
+
+class Guide(Protocol):
+    """What turns a person's hands into velocities of the arms: a jogged controller, or leader arms."""
+
+    def velocity(self, now_ns: int, set_point: Float64, jog: Jog) -> Float64 | None:
+        """Both arms' joints [rad/s] and both grippers [m/s], (14,), from set-points (14,); None: the device is lost.
+
+        Called every period of the teleop stage while the deadman is held.
+        """
+        ...
+
+    def rest(self, now_ns: int) -> None:
+        """Nobody moves the arms: what comes next begins anew from where they then stand. Called instead."""
+        ...
+
+    def close(self) -> None:
+        """Release its devices."""
+        ...
+
+
 class CameraSource(Protocol):
     """A set of cameras."""
 

@@ -23,7 +23,7 @@ from syvla.hosts.lockstep import LockstepHost
 from syvla.hosts.process import ProcessHost, stop_with_parent
 from syvla.hosts.realtime import go_realtime
 from syvla.messages import ARMS, ArmName
-from syvla.protocols import ArmDriver, CameraSource, Expert, Incoming, Outgoing, Planner, Stage
+from syvla.protocols import ArmDriver, CameraSource, Expert, Gamepad, Guide, Incoming, Outgoing, Planner, Stage
 from syvla.stages.blank import BlankedPlanner
 from syvla.stages.cameras import CamerasStage
 from syvla.stages.expert import ExpertStage
@@ -32,6 +32,8 @@ from syvla.stages.planner import PlannerStage
 from syvla.stages.recorder import RecorderStage
 from syvla.stages.remote_planner import RemotePlannerStage
 from syvla.stages.robot import RobotStage
+from syvla.stages.teleop import PERIOD_NS as TELEOP_PERIOD_NS
+from syvla.stages.teleop import TeleopStage
 from syvla.stages.twin import TwinStage
 from syvla.topics import CAMERAS, topic
 from syvla.transport.addresses import check_address
@@ -48,10 +50,13 @@ TWIN_PERIOD_NS = 5_000_000
 TWIN_BELOW_ROBOT = 20  # of FIFO priority
 RECORDER_NICE = 10
 REALSENSE_POLL_HZ = 200.0  # a frame waits 5 ms at most
+FROZEN = ("robot", "twin", "teleop")  # make no reference cycles, so that they need no collector
 LINGER_S = {"twin": 1.0, "recorder": 0.7}  # after the supervisor's death: the robot needs up to 0.2 s to stand
 STAGES = ("twin", "cameras", "planner", "expert", "robot", "recorder")
+TELEOP_BELOW_ROBOT = 30  # of FIFO priority: a takeover is not to wait for a busy machine
 POLICIES = ("reference", "learned")
 LEARNED = "syvla-tiny"  # the checkpoint that ships
+TELEOP_PACKAGES = ("mujoco", "mink", "daqp", "ruckig", "sdl2")
 LEARN_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors")
 SIM_PACKAGES = ("av", "matplotlib", "mujoco")  # not on the robot's computer
 
@@ -197,10 +202,10 @@ class RunFolder(NamedTuple):
         except (OSError, msgspec.MsgspecError) as error:
             raise ConfigError(f"{self.configuration}: {error}") from error
 
-    def commands(self) -> dict[str, list[str]]:
-        """The processes of a run on the twin, children of this one."""
-        parent = str(os.getpid())
-        return {name: [sys.executable, "-m", "syvla.cli", "stage", name, str(self.path), parent] for name in STAGES}
+    def commands(self, joystick: bool = False) -> dict[str, list[str]]:
+        """The processes of a run on the twin, children of this one; with one for a person at a ``joystick``."""
+        parent, names = str(os.getpid()), (*STAGES, *(("teleop",) if joystick else ()))
+        return {name: [sys.executable, "-m", "syvla.cli", "stage", name, str(self.path), parent] for name in names}
 
 
 def chosen_tasks(names: Sequence[str], splits: Sequence[str]) -> tuple[str, ...]:
@@ -229,6 +234,7 @@ def realtime_run(
     expert_latency_s: float,
     policy: str = "reference",
     remote_planner: RemotePlannerConfig | None = None,
+    joystick: bool = False,
 ) -> RunConfig:
     """The configuration of a run on the bus, with the twin's CAN channels and the sockets' folder chosen.
 
@@ -238,6 +244,8 @@ def realtime_run(
 
     if remote_planner is not None:
         check_address(remote_planner.address, encrypted=_robot_keys(remote_planner) is not None)
+    if joystick:
+        check_teleop()
     config = load_rig(rig)
     if config.kind != "twin":
         raise ConfigError(f"rig {config.name!r} is a {config.kind}; only a twin can be run so far")
@@ -252,8 +260,15 @@ def realtime_run(
     run = _run(config, planner_latency_s, expert_latency_s, policy)
     folder = ipc_directory(f"{os.getpid():x}-{time.monotonic_ns():x}")
     return msgspec.structs.replace(
-        run, bus_folder=str(folder), wall_offset_ns=wall_offset_ns(), remote_planner=remote_planner
+        run, bus_folder=str(folder), wall_offset_ns=wall_offset_ns(), remote_planner=remote_planner, joystick=joystick
     )
+
+
+def check_teleop() -> None:
+    """ConfigError if a package is missing with which a person takes over."""
+    for package in TELEOP_PACKAGES:
+        if importlib.util.find_spec(package) is None:
+            raise ConfigError(f"{package} is missing; a joystick needs: pip install 'syvla[teleop]'")
 
 
 def _run(rig: RigConfig, planner_latency_s: float, expert_latency_s: float, policy: str) -> RunConfig:
@@ -397,6 +412,32 @@ def check_realsense() -> None:
         ) from error
 
 
+def teleop_stage(run: RunConfig, gamepad: Gamepad) -> TeleopStage:
+    """The teleop stage behind ``gamepad``: it jogs, or follows the rig's leader arms if there are any."""
+    return TeleopStage(gamepad, _guide(run), run.rig.teleop)
+
+
+def _guide(run: RunConfig) -> Guide:
+    rig, leaders = run.rig, (run.rig.teleop.leader_left, run.rig.teleop.leader_right)
+    if leaders[0] is None or leaders[1] is None:
+        from syvla.teleop.jog import Jogger
+
+        return Jogger(Base.of(rig.left), Base.of(rig.right), rig.safety, TELEOP_PERIOD_NS)
+    from syvla.drivers.piper import PiperArm
+    from syvla.teleop.leader import Leaders
+
+    arms: dict[ArmName, ArmDriver] = {"left": PiperArm("left", leaders[0]), "right": PiperArm("right", leaders[1])}
+    for driver in arms.values():
+        driver.open()
+    return Leaders(arms, rig.safety, rig.teleop)
+
+
+def _sdl_teleop(run: RunConfig) -> Stage:
+    from syvla.drivers.joystick import Joystick
+
+    return teleop_stage(run, Joystick(run.rig.teleop.controller))
+
+
 def _recorder(run: RunConfig, folder: RunFolder) -> Stage:
     return RecorderStage(folder.recordings, run)
 
@@ -414,6 +455,7 @@ def build_stage(name: str, run: RunConfig, folder: RunFolder) -> Stage:
         "expert": lambda: _expert_stage(run),
         "robot": lambda: _piper_robot(run),
         "recorder": lambda: _recorder(run, folder),
+        "teleop": lambda: _sdl_teleop(run),
     }
     if name not in builders:
         raise ConfigError(f"no stage {name!r}; there are {', '.join(builders)}")
@@ -457,7 +499,7 @@ def stage_host(
         link = RobotEnd(run.remote_planner.address, monotonic_ns(), _robot_keys(run.remote_planner))
         inlet, outlet, latency_s = LinkedInlet(inlet, link), LinkedOutlet(outlet, link), 0.0
     return ProcessHost(
-        stage, inlet, outlet, realtime, latency_s, frozen=name in ("robot", "twin"), linger_s=LINGER_S.get(name, 0.0)
+        stage, inlet, outlet, realtime, latency_s, frozen=name in FROZEN, linger_s=LINGER_S.get(name, 0.0)
     )
 
 
@@ -473,7 +515,7 @@ def planner_host(run: RunConfig, address: str, keys: PlannerKeys | None) -> Proc
 
 
 def ask_realtime(name: str, config: RealtimeConfig) -> str:
-    """The robot stage runs in real time; the twin, being the physical world, comes next; nothing else does.
+    """The robot stage runs in real time; the twin, being the physical world, comes next, then a person's hand.
 
     The recorder gives way to everybody.
     """
@@ -481,6 +523,9 @@ def ask_realtime(name: str, config: RealtimeConfig) -> str:
         return go_realtime(config)
     if name == "twin":
         priority = max(0, config.fifo_priority - TWIN_BELOW_ROBOT)
+        return go_realtime(RealtimeConfig(fifo_priority=priority, lock_memory=False))
+    if name == "teleop":
+        priority = max(0, config.fifo_priority - TELEOP_BELOW_ROBOT)
         return go_realtime(RealtimeConfig(fifo_priority=priority, lock_memory=False))
     if name == "recorder":  # on nobody's path
         os.nice(RECORDER_NICE)

@@ -32,7 +32,8 @@ _ROWS = (
     Topic("thought", m.Thought, None, None, "planner"),
     Topic("intent", m.Intent, 3.0, 1.0, "planner"),
     Topic("chunk", m.ActionChunk, 20.0, 0.5, "expert"),
-    Topic("teleop", m.TeleopCommand, 50.0, 0.15, "teleop"),
+    Topic("teleop", m.TeleopCommand, 200.0, 0.15, "teleop"),
+    Topic("teleop/operator", m.OperatorCommand, None, None, "teleop", every=True),
     Topic("operator", m.OperatorCommand, None, None, "console", every=True),  # a hold must not be overtaken by a resume
     Topic("episode", m.EpisodeControl, None, None, "console"),
     Topic("command", m.JointCommand, 200.0, 0.05, "robot"),

@@ -1,6 +1,7 @@
 """The director's script: what an operator would do, at the right moment, and no more."""
 
 import numpy as np
+import pytest
 
 from syvla.apps.director import Director, Episode
 from syvla.message import Message
@@ -144,3 +145,39 @@ def test_a_held_robot_is_resumed_before_the_next_episode() -> None:
     table.mode = Mode.HOLD
     table.run(1.0)
     assert [m.action for m in table.of(OperatorCommand)] == ["resume"]  # type: ignore[attr-defined]
+
+
+def attended() -> Table:
+    table = Table(Director([EPISODE, EPISODE._replace(name="second")], attended=True))
+    table.run(2.0)
+    assert table.mode is Mode.ENABLED
+    table.sent.clear()
+    table.enables = False
+    return table
+
+
+def test_where_a_person_attends_a_hold_ends_no_episode_and_nobody_else_clears_it() -> None:
+    """The joystick unplugged, the arms held; a second later the script said "resume", and the policy had them again."""
+    table = attended()
+    table.mode = Mode.HOLD
+    table.run(2.5)
+    assert not table.director.outcomes
+    assert not [message for message in table.sent if isinstance(message, OperatorCommand)]
+    table.mode = Mode.ENABLED
+    table.success = True
+    table.run(0.7)
+    assert [outcome.success for outcome in table.director.outcomes] == [True]
+
+
+@pytest.mark.parametrize("mode", [Mode.HOLD, Mode.SOFT_STOP, Mode.FAULT, Mode.OVERRIDE])
+def test_where_a_person_attends_the_next_episode_waits_for_the_arms(mode: Mode) -> None:
+    table = attended()
+    table.success = True
+    table.run(0.6)
+    table.mode = mode
+    table.run(30.0)
+    assert len(table.director.outcomes) == 1
+    assert not [message for message in table.sent if isinstance(message, OperatorCommand)]
+    table.mode = Mode.ENABLED
+    table.run(0.2)
+    assert [message.name for message in table.sent if isinstance(message, EpisodeControl)][-1] == "second"

@@ -6,7 +6,7 @@ from rich.console import Console
 from syvla.apps.panel import render
 from syvla.config import IntentPolicy
 from syvla.message import Message
-from syvla.messages import Intent, Mode, Reason, SafetyState, Source, Splice, Task, Thought
+from syvla.messages import Intent, Mode, Reason, SafetyState, Source, Splice, Task, TeleopCommand, Thought
 from syvla.protocols import Header, Received
 
 SECOND = 1_000_000_000
@@ -88,3 +88,29 @@ def test_instruction_thought_age_latency_and_delay() -> None:
     assert "600 ms of 1000 ms" in text
     assert "41 ms   inference delay 2 steps" in text
     assert "planner was killed by SIGKILL" in text
+
+
+def teleop(deadman: bool, request: str = "none", setting: str = "left hand, axes of the base, slow") -> TeleopCommand:
+    return TeleopCommand(
+        sampled_ns=10 * SECOND,
+        deadman=deadman,
+        joint_velocity_rad_s=np.zeros(12),
+        gripper_velocity_m_s=np.zeros(2),
+        mode_request=request,  # type: ignore[arg-type]
+        setting=setting,
+    )
+
+
+def test_the_joystick_says_who_has_the_arms_and_what_to_press() -> None:
+    assert "joystick" not in shown(("safety", safety(Mode.ENABLED)))
+    for mode, deadman, words in (
+        (Mode.ENABLED, False, "hold LB to take over"),
+        (Mode.OVERRIDE, True, "moves the arms"),
+        (Mode.OVERRIDE, False, "START gives back"),
+        (Mode.HOLD, False, "BACK + START clears the hold"),
+    ):
+        text = shown(("safety", safety(mode)), ("teleop", teleop(deadman)))
+        assert words in text
+        assert "left hand, axes of the base, slow" in text
+    assert "not there" in shown(("safety", safety(Mode.ENABLED)), ("teleop", teleop(False, "lost")))
+    assert "not there" in shown(("safety", safety(Mode.ENABLED)), ("teleop", teleop(False)), now_ns=12 * SECOND)

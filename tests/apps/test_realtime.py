@@ -71,7 +71,7 @@ def await_motion(run: Run, deadline_s: float) -> None:
     A fixed time after the start was not that: once the demonstrator moved one arm at a time, three seconds fell on a
     grasp, where everything stands, and every fault of this file struck arms that had nothing to stop.
     """
-    inlet, outlet = open_bus(RunFolder(run.folder).load(), "teleop", ("command",))  # a place on the bus that is free
+    inlet, outlet = open_bus(RunFolder(run.folder).load(), "bystander", ("command",))  # a place on the bus that is free
     first: JointCommand | None = None
     last: JointCommand | None = None
     try:
@@ -94,9 +94,9 @@ def await_motion(run: Run, deadline_s: float) -> None:
 
 
 @contextmanager
-def under_way(parent: Path, *tasks: str) -> Iterator[Run]:
+def under_way(parent: Path, *tasks: str, flags: Sequence[str] = ()) -> Iterator[Run]:
     """A demo whose arms are moving."""
-    run = Run(start(parent, *tasks), parent)
+    run = Run(start(parent, *tasks, flags=flags), parent)
     try:
         deadline_s = time.monotonic() + 30
         while not list(parent.glob("*/recordings/*.mcap*")):
@@ -178,6 +178,14 @@ def test_a_dead_or_hung_process_holds_the_arms_in_time(
     assert cause in reasons(demo.recording())
 
 
+def test_the_policy_runs_without_a_controller_but_not_without_the_process_that_waits_for_one(tmp_path: Path) -> None:
+    with under_way(tmp_path, "snack_loading", flags=("--joystick",)) as run:
+        fault_ns = strike(run, "teleop", signal.SIGKILL)
+        assert run.finish() == 1
+        assert held_after_s(run.recording(), fault_ns) < 0.1 + SLACK_S
+        assert "process_lost" in reasons(run.recording())
+
+
 def test_after_a_death_the_next_episode_does_not_resume_the_arms(tmp_path: Path) -> None:
     """With another episode waiting, the director gave "resume" half a second after the hold for a dead expert."""
     with under_way(tmp_path, "snack_loading", "math_packaging") as run:
@@ -198,7 +206,9 @@ def test_when_the_supervisor_is_killed_the_arms_hold_and_nobody_lives_on(demo: R
 
 
 def test_when_the_recorder_dies_the_robot_goes_on(demo: Run) -> None:
-    inlet, outlet = open_bus(RunFolder(demo.folder).load(), "teleop", ("command",))  # a place on the bus that is free
+    inlet, outlet = open_bus(
+        RunFolder(demo.folder).load(), "bystander", ("command",)
+    )  # a place on the bus that is free
     try:
         fault_ns = strike(demo, "recorder", signal.SIGKILL)
         sources = set()

@@ -289,6 +289,31 @@ def test_what_a_learner_did_in_turn_with_the_demonstrator_is_neither_thought_nor
     assert all(sample.chain_of_thought for sample in drawn)
 
 
+def test_where_a_person_took_over_only_what_the_person_did_is_learned(tmp_path: Path) -> None:
+    """The policy's own way there was wrong, and so may be what it thought meanwhile: neither was ever corrected."""
+
+    def corrected(every: list[tuple[str, Message]]) -> Iterable[tuple[str, Message]]:
+        for topic, message in every:
+            if isinstance(message, m.JointCommand) and 1500 * MS <= message.commanded_ns < 3000 * MS:
+                provenance = m.Provenance(source=m.Source.TELEOP, override_id=0)
+                message = msgspec.structs.replace(message, provenance=provenance, intent_age_s=-1.0)
+            yield topic, message
+
+    for name in "ab":
+        record(tmp_path / f"{name}.mcap", corrected)
+    demos = load(tmp_path, horizon=10, max_prefix=5, delay_range_s=(0.2, 0.4))
+    before, after = demos.train[0].mistakes.tolist()
+    assert before == pytest.approx([100 * MS, 1695 * MS], abs=5 * MS)
+    assert after[0] == pytest.approx(3000 * MS, abs=5 * MS)
+    drawn = [demos.draw(np.random.default_rng(seed), False) for seed in range(200)]
+    at_s = np.array([grey_ns(sample.images[0]) / 1e9 for sample in drawn])
+    done = np.array([sample.actions is not None for sample in drawn])
+    assert done.any()
+    assert not done[(at_s + 0.4 < 1.6) | (at_s + 0.4 + 9 / 30 > 3.1)].any()
+    assert done[(at_s + 0.2 > 1.75) & (at_s + 0.4 + 9 / 30 < 2.95)].all()
+    assert all(sample.chain_of_thought is None for sample in drawn)
+
+
 def test_a_command_counts_from_when_it_was_due_on_its_rig(tmp_path: Path) -> None:
     """A command is sent earlier than its row is due, by the rig's delays; the rows must have the due time."""
     control = ControlConfig(feedback_delay_s=0.03, actuation_delay_s=0.05)

@@ -7,12 +7,15 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
 
 from syvla import messages as m
 from syvla.config import ArmConfig, IntentPolicy, RigConfig, RunConfig
 from syvla.message import Message
 from syvla.protocols import Header
 from syvla.recording.mcap_log import McapLog
+from syvla.report.episode import load
+from syvla.report.plot import PERSON, draw
 from syvla.report.summary import overlaps, summarise
 from syvla.topics import TOPICS
 from syvla.transport.codec import encode_body
@@ -34,12 +37,14 @@ def write(path: Path, sent: Iterable[Sent], run: RunConfig | None = None) -> Pat
     return log.close({"outcome": "success"})
 
 
-def command(i: int, at_ns: int, age_s: float = 0.2, source: m.Source = m.Source.POLICY, limited: int = 0) -> Sent:
+def command(
+    i: int, at_ns: int, age_s: float = 0.2, source: m.Source = m.Source.POLICY, limited: int = 0, override_id: int = -1
+) -> Sent:
     """A command at ``at_ns``."""
     message = m.JointCommand(
         command_id=i, commanded_ns=at_ns, position_rad=np.zeros(12), gripper_width_m=np.zeros(2),
-        provenance=m.Provenance(source=source, chunk_id=i // 10, chunk_row=i % 10), intent_age_s=age_s,
-        limited_joints=limited,
+        provenance=m.Provenance(source=source, chunk_id=i // 10, chunk_row=i % 10, override_id=override_id),
+        intent_age_s=age_s, limited_joints=limited,
     )  # fmt: skip
     return at_ns, "command", message
 
@@ -66,6 +71,31 @@ def safety(at_ns: int, mode: m.Mode, codes: tuple[str, ...] = (), clamped: int =
 def steady(count: int = 400) -> list[Sent]:
     """Commands every 5 ms."""
     return [command(i, T0 + 5 * MS * i) for i in range(count)]
+
+
+def test_interventions_are_counted_and_timed(tmp_path: Path) -> None:
+    def sent_at(i: int) -> Sent:
+        for number, (first, last) in enumerate(((100, 199), (300, 320))):
+            if first <= i <= last:
+                return command(i, T0 + 5 * MS * i, -1.0, m.Source.TELEOP, override_id=7 + number)
+        return command(i, T0 + 5 * MS * i)
+
+    summary = summarise(write(tmp_path / "a.mcap", [sent_at(i) for i in range(400)]))
+    assert summary["interventions"] == {
+        "count": 2,
+        "total_s": 0.595,
+        "each": [
+            {"override_id": 7, "start_s": 0.5, "duration_s": 0.495},
+            {"override_id": 8, "start_s": 1.5, "duration_s": 0.1},
+        ],
+    }
+    assert summary["control"]["by_source"] == {"policy": 279, "teleop": 121}
+    figure = draw(load(tmp_path / "a.mcap"))
+    assert any("a person had the arms 2 times, 0.6 s" in text.get_text() for text in figure.texts)
+    shaded = [to_hex(patch.get_facecolor()) for patch in figure.axes[-1].patches]
+    assert shaded.count(PERSON) == 2
+    plain = summarise(write(tmp_path / "b.mcap", steady()))
+    assert plain["interventions"] == {"count": 0, "total_s": 0.0, "each": []}
 
 
 def test_intents_and_chunks(tmp_path: Path) -> None:

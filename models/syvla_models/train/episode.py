@@ -16,7 +16,7 @@ from PIL import Image
 from syvla.clock import NS_PER_S, to_ns
 from syvla.errors import RecordingError
 from syvla.message import Float32, Float64, Message, UInt8
-from syvla.messages import ARMS, ArmState, CameraFrame, CompressedFrame, Intent, JointCommand, Task
+from syvla.messages import ARMS, ArmState, CameraFrame, CompressedFrame, Intent, JointCommand, Source, Task
 from syvla.recording.mcap_read import Recording
 from syvla_models.train.grounding import WAYPOINT_MODEL, WAYPOINT_SHAPE, Grounding, of_waypoints, unknown
 
@@ -137,12 +137,13 @@ class _Streams:
         self.required = required
         self.stamps: dict[str, list[int]] = {}
         self.values: dict[str, list[object]] = {}
-        self.followed: list[tuple[int, int]] = []  # when commanded [ns], and by which intent
+        self.followed: list[tuple[int, int, Source]] = []  # when commanded [ns], by which intent, and by whom
 
     def add(self, topic: str, message: Message) -> None:
         stamp_ns, value = _content(message)
         if isinstance(message, JointCommand):
-            self.followed.append((message.commanded_ns, message.provenance.intent_id))
+            by = message.provenance
+            self.followed.append((message.commanded_ns, by.intent_id, by.source))
         stamps = self.stamps.setdefault(topic, [])
         values = self.values.setdefault(topic, [])
         if stamps and stamp_ns < stamps[-1]:
@@ -153,6 +154,16 @@ class _Streams:
             return
         stamps.append(stamp_ns)
         values.append(value)
+
+    @property
+    def intents(self) -> list[Intent]:
+        """In the order of their observations."""
+        return [intent for intent in self.values.get("intent", []) if isinstance(intent, Intent)]
+
+    @property
+    def taken_over(self) -> bool:
+        """Whether a person took over."""
+        return any(source is Source.TELEOP for _, _, source in self.followed)
 
     def check(self, thoughts: bool) -> None:
         """RecordingError for the first topic that is missing."""
@@ -230,7 +241,7 @@ def _sights(streams: _Streams, cameras: Sequence[str], max_hz: float, thoughts: 
     stamps = [np.array(streams.stamps[f"camera/{camera}"], np.int64) for camera in cameras]
     files = [streams.values[f"camera/{camera}"] for camera in cameras]
     tasks = [task for task in streams.values["task"] if isinstance(task, Task)]
-    intents = [intent for intent in streams.values.get("intent", []) if isinstance(intent, Intent)]
+    intents, corrected = streams.intents, streams.taken_over
     learners = _of_learners(intents)
     next_ns = 0
     thoughts_at: dict[int, Thought] = {}
@@ -249,7 +260,7 @@ def _sights(streams: _Streams, cameras: Sequence[str], max_hz: float, thoughts: 
         if (intent is None and thoughts) or (intent is not None and intent.intent_id in learners):
             continue
         thought = None
-        if intent is not None:
+        if intent is not None and not (corrected and intent.model_id != WAYPOINT_MODEL):
             thought = thoughts_at.setdefault(intent.observation_ns, _thought(intent))
         packed = tuple(cast(bytes, f[i]) for f, i in zip(files, chosen, strict=True))
         yield Sight(observation_ns, packed, task.instruction, thought)
@@ -258,7 +269,7 @@ def _sights(streams: _Streams, cameras: Sequence[str], max_hz: float, thoughts: 
 
 def _mistakes(streams: _Streams) -> Stamps:
     """From each intent that goes wrong on purpose to the next one (M, 2)."""
-    intents = [intent for intent in streams.values.get("intent", []) if isinstance(intent, Intent)]
+    intents = streams.intents
     ends_ns = [*(intent.observation_ns for intent in intents[1:]), np.iinfo(np.int64).max]
     found = [
         (intent.observation_ns, end_ns)
@@ -275,11 +286,18 @@ def _of_learners(intents: Sequence[Intent]) -> set[int]:
 
 
 def _led(streams: _Streams, lead_ns: int) -> Stamps:
-    """From when to when a learner led the arms (M, 2), by the provenance of their commands."""
-    learners = _of_learners([intent for intent in streams.values.get("intent", []) if isinstance(intent, Intent)])
+    """From when to when the arms did what is not to be learned (M, 2), by the provenance of their commands.
+
+    That is what a learner led in turn with a demonstrator; and where a person took over from a policy, all but what
+    the person did, and a demonstrator.
+    """
+    intents, corrected = streams.intents, streams.taken_over
+    learners = _of_learners(intents)
+    shown = {intent.intent_id for intent in intents if intent.model_id == WAYPOINT_MODEL}
     found: list[tuple[int, int]] = []
-    for commanded_ns, intent_id in streams.followed:
-        if intent_id not in learners:
+    for commanded_ns, intent_id, source in streams.followed:
+        by_other = corrected and source is not Source.TELEOP and intent_id not in shown
+        if intent_id not in learners and not by_other:
             continue
         begin_ns, end_ns = commanded_ns + lead_ns, commanded_ns + lead_ns + to_ns(SETTLE_S)
         if found and begin_ns <= found[-1][1]:

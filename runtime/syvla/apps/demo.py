@@ -11,6 +11,7 @@ from rich.markup import escape
 from syvla.apps.director import Episode
 from syvla.apps.realtime import RunResult, run_realtime
 from syvla.config import RunConfig
+from syvla.control.gamepad import CONTROLS
 from syvla.errors import RecordingError
 from syvla.report.write import write_report
 from syvla.rig import RunFolder
@@ -20,6 +21,9 @@ def demo(run: RunConfig, episodes: Sequence[Episode], folder: RunFolder, console
     """Run the demo and write its report; the exit status."""
     console.print(f"run folder [bold]{folder.path}[/]")
     console.print(f"policy {run.policy_name}", markup=False, highlight=False)
+    if run.joystick:
+        for control, does in CONTROLS:
+            console.print(f"  {control:20s}{does}", markup=False, highlight=False)
     result = run_realtime(run, episodes, folder, console)
     for notice in result.notices:
         console.print(notice, style="yellow", markup=False)

@@ -25,6 +25,7 @@ GAP_S = 0.5  # between episodes
 PREPARE_LIMIT_S = 20.0  # for the twin to lay the table and the arms to be enabled
 REPEAT_S = 1.0  # an operator command that had no effect is given again
 HOLD_LIMIT_S = 1.0  # a held episode has failed
+HELD = (Mode.HOLD, Mode.SOFT_STOP, Mode.FAULT)
 
 
 class Episode(NamedTuple):
@@ -64,7 +65,11 @@ class _Phase(enum.Enum):
 
 
 class Director:
-    """Runs ``episodes`` one after the other; ``outcomes`` grows, ``finished`` says when all is over."""
+    """Runs ``episodes`` one after the other; ``outcomes`` grows, ``finished`` says when all is over.
+
+    Where it is ``attended`` by a person at a joystick, what latched is that person's to clear: a hold ends no episode,
+    and the next one waits for it.
+    """
 
     name = "console"
     reads = ("sim/truth", "safety")
@@ -72,7 +77,8 @@ class Director:
     trigger = Periodic(PERIOD_NS)
     lossless = False
 
-    def __init__(self, episodes: Sequence[Episode]) -> None:
+    def __init__(self, episodes: Sequence[Episode], attended: bool = False) -> None:
+        self._attended = attended
         self.outcomes: list[Outcome] = []
         self._waiting = list(episodes)
         self._episode: Episode | None = None
@@ -141,7 +147,7 @@ class Director:
         elapsed_s = to_s(now_ns - (self._phase_ns or 0))
         if self._phase is _Phase.GAP and elapsed_s >= GAP_S:
             yield from self._next_episode(now_ns)
-        elif self._phase in (_Phase.LAY, _Phase.ENABLE) and elapsed_s > PREPARE_LIMIT_S:
+        elif self._phase in (_Phase.LAY, _Phase.ENABLE) and elapsed_s > PREPARE_LIMIT_S and not self._waits(safety):
             yield from self._end(now_ns, truth, False, self._why_not_ready(truth, safety))
         elif self._phase is _Phase.LAY and truth is not None and truth.reset_id == self._resets:
             self._enter(_Phase.ENABLE, now_ns)
@@ -169,6 +175,8 @@ class Director:
             self._success_since_ns = self._held_since_ns = None
             yield Emit("episode", EpisodeControl(action="start", name=self._episode.name, issued_ns=now_ns))
             yield self._task(now_ns, truth.instruction)
+        elif self._waits(safety):
+            return
         elif self._operator_ns is None or to_s(now_ns - self._operator_ns) >= REPEAT_S:
             self._operator_ns = now_ns
             action: dict[Mode, Literal["enable", "resume", "clear_fault"]] = {
@@ -177,10 +185,14 @@ class Director:
             }
             yield self._operate(now_ns, action.get(safety.mode, "resume"))
 
+    def _waits(self, safety: SafetyState | None) -> bool:
+        """Whether a person has to act first, who has the arms or has yet to clear what latched."""
+        return self._attended and safety is not None and safety.mode in (*HELD, Mode.OVERRIDE)
+
     def _watch(self, now_ns: int, truth: SimTruth, safety: SafetyState, elapsed_s: float) -> Iterator[Emit]:
         if truth.reset_id != self._resets:
             return
-        held = safety.mode in (Mode.HOLD, Mode.SOFT_STOP, Mode.FAULT)
+        held = safety.mode in HELD and not self._attended
         self._held_since_ns = (self._held_since_ns or now_ns) if held else None
         self._success_since_ns = (self._success_since_ns or now_ns) if truth.success else None
         assert self._episode is not None  # noqa: S101 - an episode is running

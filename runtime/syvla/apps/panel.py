@@ -22,11 +22,24 @@ from syvla.messages import (
     SimTruth,
     Splice,
     Task,
+    TeleopCommand,
     Thought,
 )
 from syvla.protocols import Received
 
-READS = ("task", "thought", "intent", "chunk", "command", "splice", "safety", "sim/truth", "health/robot", "recording")
+READS = (
+    "task",
+    "thought",
+    "intent",
+    "chunk",
+    "command",
+    "splice",
+    "safety",
+    "sim/truth",
+    "health/robot",
+    "recording",
+    "teleop",
+)
 _MODE_STYLE = {
     Mode.DISABLED: "white on grey37",
     Mode.ENABLED: "black on green3",
@@ -63,6 +76,9 @@ def render(
     thought = _latest(latest, "thought", Thought)
     truth = _latest(latest, "sim/truth", SimTruth)
     rows.add_row("mode", _mode(safety, now_ns))
+    teleop = _latest(latest, "teleop", TeleopCommand)
+    if isinstance(teleop, TeleopCommand):
+        rows.add_row("joystick", _joystick(teleop, safety, now_ns))
     rows.add_row("instruction", Text(task.instruction or "(none)" if isinstance(task, Task) else "-", style="bold"))
     rows.add_row("chain of thought", _thought(thought))
     rows.add_row("intent age", _age(_latest(latest, "intent", Intent), command, now_ns, policy))
@@ -92,6 +108,18 @@ def _mode(safety: Message | None, now_ns: int) -> Text:
         return Text(f" no word from the robot stage for {silent_s:.1f} s ", style="white on red3")
     text = Text(f" {safety.mode.value.upper()} ", style=_MODE_STYLE[safety.mode])
     return text.append(f"  {safety.source.value} commands", style="default on default")
+
+
+def _joystick(teleop: TeleopCommand, safety: Message | None, now_ns: int) -> Text:
+    """What the person at the joystick does, and what to press next."""
+    if teleop.mode_request == "lost" or to_s(now_ns - teleop.sampled_ns) > SILENT_S:
+        return Text("not there", style="yellow")
+    mode = safety.mode if isinstance(safety, SafetyState) else None
+    if mode is Mode.OVERRIDE:
+        who = "moves the arms" if teleop.deadman else "the arms stand: hold LB to move them, START gives back"
+    else:
+        who = "BACK + START clears the hold" if mode in HOLDING else "hold LB to take over"
+    return Text(who).append(f"   {teleop.setting}", style="dim")
 
 
 def _thought(thought: Message | None) -> Text:

@@ -24,15 +24,15 @@ from syvla.transport.bus import Inlet, Outlet
 
 PANEL_PERIOD_NS = 200_000_000
 POLL_S = 0.01  # not at each of a thousand messages a second: the two systems want the cores
-# Without these the arms hold at once. Without the planner they may go on until the intent's time to live is over,
-# and nobody waits for the recorder.
-HOLDS_WHEN_DEAD = ("expert", "cameras", "twin")
+# Without these the arms hold at once, also without the one through which a person could take over. Without the planner
+# they may go on until the intent's time to live is over, and nobody waits for the recorder.
+HOLDS_WHEN_DEAD = ("expert", "cameras", "twin", "teleop")
 AFTER_DEATH_S = 3.0  # how long the arms are watched holding when a process has died
 HOLD_LIMIT_S = 1.0  # for the arms to come to rest after Ctrl-C
 # A model takes a while to load, and enabled arms do not wait for it; cameras that see nothing yet would hold them.
 AWAITED = ("health/planner", "health/expert", "cameras")
 READY_LIMIT_S = 120.0
-STOP_ORDER = ("planner", "expert", "robot", "cameras", "recorder", "twin")
+STOP_ORDER = ("planner", "expert", "robot", "teleop", "cameras", "recorder", "twin")
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -63,11 +63,11 @@ def run_realtime(
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, run.bus_folder, ignore_errors=True)  # ours alone, by its name and mode
         signals = stack.enter_context(_caught_signals())
-        director = Director(episodes)
-        inlet, outlet = open_bus(run, "console", (*panel.READS, *director.reads, *AWAITED))
+        director = Director(episodes, attended=run.joystick)
+        inlet, outlet = open_bus(run, "console", (*panel.READS, *director.reads, *_awaited(run)))
         stack.callback(inlet.close)
         stack.callback(outlet.close)
-        supervisor = Supervisor(folder.commands(), folder.logs)
+        supervisor = Supervisor(folder.commands(run.joystick), folder.logs)
         stack.callback(supervisor.close)
         live = stack.enter_context(Live(console=show, auto_refresh=False)) if show is not None else None
         desk = _Desk(run, director, inlet, outlet, live, tell)
@@ -79,6 +79,11 @@ def run_realtime(
         desk.listen()
         desk.draw()
     return desk.result()
+
+
+def _awaited(run: RunConfig) -> tuple[str, ...]:
+    """What must be heard of before an episode begins: both systems, and the process of the person who watches them."""
+    return (*AWAITED, *(("health/teleop",) if run.joystick else ()))
 
 
 @contextlib.contextmanager
@@ -183,8 +188,8 @@ class _Desk:
     # ------------------------------------------------------------ inside
 
     def _ready(self, waited_ns: int) -> bool:
-        """Whether the two systems have started; when they take too long, the episodes are given up."""
-        missing = [name for name in AWAITED if name not in self._latest]
+        """Whether what is awaited has started; when that takes too long, the episodes are given up."""
+        missing = [name for name in _awaited(self._run) if name not in self._latest]
         if missing and waited_ns > to_ns(READY_LIMIT_S) and not self._director.finished:
             why = f"{missing[0].removeprefix('health/')} did not start within {READY_LIMIT_S:g} s"
             self._trouble(why)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from syvla.bench import cameras, closed_loop, demonstrator, link, lockstep, loop, transport
+from syvla.bench import cameras, closed_loop, demonstrator, link, lockstep, loop, takeover, transport
 
 Benchmark = Callable[[int | None, bool], tuple[dict[str, Any], list[str]]]
 
@@ -14,5 +14,6 @@ BENCHMARKS: dict[str, Benchmark] = {
     "lockstep": lockstep.run,
     "demonstrator": demonstrator.run,
     "closed-loop": closed_loop.run,
+    "takeover": takeover.run,
     "cameras": cameras.run,
 }

@@ -67,6 +67,8 @@ class Arbiter:
         gate = self._gate
         if command.mode_request == "hold":
             gate.trip("teleop_hold", "the joystick asked for it")
+        elif command.mode_request == "lost" and gate.mode is Mode.OVERRIDE:
+            gate.trip("teleop_lost", "the joystick or a leader arm is not there any more")
         old = self._teleop is not None and command.sampled_ns <= self._teleop.sampled_ns
         if old or not gate.teleop_fresh(command.sampled_ns):
             self.dropped += 1

@@ -67,6 +67,7 @@ CAUSES: dict[str, Cause] = {
     "intent_stale": Cause(Event.HOLD, "Check that the planner runs and keeps up, then resume."),
     "feedback_stale": Cause(Event.HOLD, "Check the arm's power and CAN cable, then resume."),
     "teleop_stale": Cause(Event.HOLD, "Plug the joystick in again; resume lets the policy go on."),
+    "teleop_lost": Cause(Event.HOLD, "Plug the joystick or leader arms in again; resume lets the policy go on."),
     "teleop_not_finite": Cause(Event.HOLD, "Check the joystick or leader arms, then resume."),
     "teleop_hold": Cause(Event.HOLD, "The joystick asked for it; resume when ready."),
     "camera_lost": Cause(Event.HOLD, "Check the camera's cable and that the cameras' process runs, then resume."),

@@ -58,6 +58,14 @@ class ModeSpan(NamedTuple):
         return ", ".join(reason.code for reason in self.reasons)
 
 
+class Intervention(NamedTuple):
+    """A stretch in which a person had the arms, from the first command of an override to its last."""
+
+    override_id: int
+    start_ns: int
+    end_ns: int
+
+
 class Stamps(NamedTuple):
     """Of one topic: when each message was sent, its number, and the life of its sender."""
 
@@ -75,6 +83,7 @@ class Commands(NamedTuple):
     source: npt.NDArray[np.str_]
     chunk_id: Int64
     chunk_row: Int64
+    override_id: Int64  # -1 where no person commands
     intent_age_s: Float64  # -1 where no intent is behind the command
     limited: Int64
 
@@ -124,6 +133,16 @@ class Episode:
     def intent_policy(self) -> IntentPolicy:
         """What the run was configured with, the defaults if the recording does not say."""
         return IntentPolicy() if self.config is None else self.config.rig.intent
+
+    @property
+    def interventions(self) -> list[Intervention]:
+        """When a person had the arms, one after the other."""
+        by_person = self.commands.source == m.Source.TELEOP.value
+        spans: dict[int, tuple[int, int]] = {}
+        rows = zip(self.commands.override_id[by_person].tolist(), self.commands.at_ns[by_person].tolist(), strict=True)
+        for number, at_ns in rows:
+            spans[number] = spans.get(number, (at_ns,))[0], at_ns
+        return [Intervention(number, start_ns, end_ns) for number, (start_ns, end_ns) in spans.items()]
 
     def seconds(self, at_ns: Int64) -> Float64:
         """Instants as seconds since the start."""
@@ -190,6 +209,7 @@ def _commands(messages: list[Message]) -> Commands:
         source=np.array([c.provenance.source.value for c in rows], np.str_),
         chunk_id=np.array([c.provenance.chunk_id for c in rows], np.int64),
         chunk_row=np.array([c.provenance.chunk_row for c in rows], np.int64),
+        override_id=np.array([c.provenance.override_id for c in rows], np.int64),
         intent_age_s=np.array([c.intent_age_s for c in rows], np.float64),
         limited=np.array([c.limited_joints for c in rows], np.int64),
     )

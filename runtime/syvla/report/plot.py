@@ -21,13 +21,13 @@ from syvla.report.summary import summarise_episode
 INK, MUTED, RULE, PAPER = "#1c2733", "#6b7785", "#dfe4ea", "#ffffff"
 THINKING, INTENT, EXPIRED = "#f2c14e", "#2a6f97", "#c9d6df"
 INFERENCE, EXECUTED, PENDING, SPLICE, JUMP = "#c3aee0", "#5f4b8b", "#ddd3ee", "#5f4b8b", "#d1495b"
-HOLD = "#d1495b"
+HOLD, PERSON = "#d1495b", "#5b8fd6"
 MODES = {
-    m.Mode.DISABLED: "#c3cad2", m.Mode.ENABLED: "#7fb685", m.Mode.OVERRIDE: "#5b8fd6",
+    m.Mode.DISABLED: "#c3cad2", m.Mode.ENABLED: "#7fb685", m.Mode.OVERRIDE: PERSON,
     m.Mode.HOLD: HOLD, m.Mode.SOFT_STOP: "#b23a48", m.Mode.FAULT: "#6d1a2d",
 }  # fmt: skip
 SOURCES = {
-    m.Source.NONE: "#c3cad2", m.Source.POLICY: "#2a6f97", m.Source.TELEOP: "#5b8fd6", m.Source.HOLD: "#d9a03f",
+    m.Source.NONE: "#c3cad2", m.Source.POLICY: "#2a6f97", m.Source.TELEOP: PERSON, m.Source.HOLD: "#d9a03f",
 }  # fmt: skip
 JOINTS = ("#0b6e99", "#e07a1f", "#3c8d40", "#c23b4b", "#7656a8", "#8a6a4f")
 ARM_COLOURS = {"left": "#0b6e99", "right": "#e07a1f"}
@@ -76,7 +76,9 @@ def draw(episode: Episode) -> Figure:
     for k, arm in enumerate(m.ARMS):
         _arm(axes[arm], episode, k, arm)
     _gripper(axes["gripper"], episode)
-    _shade_holds([axes[name] for name, _ in ROWS[1:]], episode)
+    below = [axes[name] for name, _ in ROWS[1:]]
+    _shade(below, episode, HOLD, [(s.start_ns, s.end_ns) for s in episode.modes if s.mode in STOPPED_MODES])
+    _shade(below, episode, PERSON, [(s.start_ns, s.end_ns) for s in episode.interventions])
     axes["gripper"].set_xlabel("seconds since the start of the episode", color=MUTED, fontsize=9)
     return figure
 
@@ -94,6 +96,7 @@ def _title(figure: Figure, episode: Episode, width: float, height: float) -> Non
         run.get("episode", episode.path.stem), ended, f"{episode.duration_s:.1f} s",
         f"rig {run.get('rig', '?')}", f"policy {run.get('policy', '?')}",
         _waited(summary["waiting_for_the_planner"]["commands_that_waited"]),
+        _intervened(summary["interventions"]),
     ]  # fmt: skip
     figures = [
         _figure("planner", summary["intent"]["thinking_s"]),
@@ -118,6 +121,10 @@ def _waited(count: int | None) -> str:
     if count is None:
         return ""
     return "no command waited for the planner" if count == 0 else f"commands waited for {count} thoughts"
+
+
+def _intervened(summary: dict[str, Any]) -> str:
+    return f"a person had the arms {summary['count']} times, {summary['total_s']:.1f} s" if summary["count"] else ""
 
 
 def _mode(ax: Axes, episode: Episode, inches: float) -> None:
@@ -294,18 +301,12 @@ def _gripper(ax: Axes, episode: Episode) -> None:
     _legend(ax, [Line2D([], [], color=colour, label=arm) for arm, colour in ARM_COLOURS.items()])
 
 
-def _shade_holds(rows: Sequence[Axes], episode: Episode) -> None:
-    for span in episode.modes:
-        if span.mode in STOPPED_MODES:
-            for ax in rows:
-                ax.axvspan(
-                    episode.second(span.start_ns),
-                    episode.second(span.end_ns),
-                    color=HOLD,
-                    alpha=0.08,
-                    linewidth=0,
-                    zorder=0,
-                )
+def _shade(rows: Sequence[Axes], episode: Episode, colour: str, spans: Sequence[tuple[int, int]]) -> None:
+    for start_ns, end_ns in spans:
+        for ax in rows:
+            ax.axvspan(
+                episode.second(start_ns), episode.second(end_ns), color=colour, alpha=0.08, linewidth=0, zorder=0
+            )
 
 
 # ---------------------------------------------------------------- dress

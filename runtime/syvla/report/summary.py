@@ -38,6 +38,7 @@ def summarise_episode(episode: Episode) -> dict[str, Any]:
         "control": _control(episode),
         "waiting_for_the_planner": _waiting(episode),
         "holds": _holds(episode),
+        "interventions": _interventions(episode),
         "gate": _gate(episode),
         "topics": {topic: _topic(stamps) for topic, stamps in episode.stamps.items()},
     }
@@ -187,6 +188,23 @@ def _holds(episode: Episode) -> dict[str, Any]:
                 "start_s": _round(episode.second(span.start_ns)),
                 "duration_s": _round((span.end_ns - span.start_ns) / NS_PER_S),
                 "causes": [{"code": r.code, "detail": r.detail, "next_step": r.next_step} for r in span.reasons],
+            }
+            for span in spans
+        ],
+    }
+
+
+def _interventions(episode: Episode) -> dict[str, Any]:
+    """When a person took over, and for how long."""
+    spans = episode.interventions
+    return {
+        "count": len(spans),
+        "total_s": _round(sum(span.end_ns - span.start_ns for span in spans) / NS_PER_S),
+        "each": [
+            {
+                "override_id": span.override_id,
+                "start_s": _round(episode.second(span.start_ns)),
+                "duration_s": _round((span.end_ns - span.start_ns) / NS_PER_S),
             }
             for span in spans
         ],

@@ -27,7 +27,7 @@ from syvla.messages import (
     Task,
     TeleopCommand,
 )
-from syvla.protocols import ArmDriver, Emit, Inbox, Periodic
+from syvla.protocols import ArmDriver, Emit, Header, Inbox, Periodic
 
 SAFETY_PERIOD_NS = NS_PER_S // 20
 _NOBODY = Provenance(source=Source.HOLD)
@@ -43,7 +43,7 @@ class RobotStage:
     """
 
     name = "robot"
-    reads: tuple[str, ...] = ("cameras", "task", "chunk", "teleop", "operator")
+    reads: tuple[str, ...] = ("cameras", "task", "chunk", "teleop", "teleop/operator", "operator")
     writes: tuple[str, ...] = ("arm/left", "arm/right", "command", "splice", "safety")
     lossless = False
 
@@ -64,7 +64,7 @@ class RobotStage:
         self._silent_ns = to_ns(config.cameras.silent_s)
         self._enable_timeout_ns = to_ns(config.control.enable_timeout_s)
         self._enable_until_ns: int | None = None
-        self._operator_key: tuple[int, int] | None = None
+        self._operator_keys: dict[str, tuple[int, int]] = {}
         self._commands = 0
         self._safety_key: tuple[object, ...] = ()
         self._safety_ns = 0
@@ -118,7 +118,7 @@ class RobotStage:
         for received in inbox.fresh:
             message = received.message
             if isinstance(message, OperatorCommand):
-                self._operate(now_ns, (received.header.epoch, message.command_id), message)
+                self._operate(now_ns, received.header, message)
             elif isinstance(message, Task):
                 self._arbiter.take_task(message)
             elif isinstance(message, TeleopCommand):
@@ -128,10 +128,11 @@ class RobotStage:
                 if splice is not None:
                     emits.append(Emit("splice", splice))
 
-    def _operate(self, now_ns: int, key: tuple[int, int], command: OperatorCommand) -> None:
-        if key == self._operator_key:
+    def _operate(self, now_ns: int, header: Header, command: OperatorCommand) -> None:
+        key = (header.epoch, command.command_id)  # of one sender: console and joystick each count for themselves
+        if key == self._operator_keys.get(header.topic):
             return
-        self._operator_key = key
+        self._operator_keys[header.topic] = key
         if command.action != "enable":
             if command.action in ("hold", "soft_stop"):
                 self._enable_until_ns = None

@@ -12,7 +12,7 @@ from syvla.config import CamerasConfig, RigConfig, RunConfig
 from syvla.errors import ConfigError, DriverError
 from syvla.messages import CameraFrame, CamerasState, SimReset
 from syvla.protocols import Header, Inbox, Received, Stage
-from syvla.rig import RunFolder, _build, load_rig, lockstep_host, realtime_run
+from syvla.rig import RunFolder, build_stage, load_rig, lockstep_host, realtime_run
 from syvla.sim.tasks import ALL_TASKS
 from syvla.sim.world import TwinWorld
 from syvla.topics import CAMERAS
@@ -30,7 +30,7 @@ def no_sdk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def cameras_of(rig: RigConfig) -> Stage:
-    return _build("cameras", RunConfig(rig=rig), RunFolder(Path()))
+    return build_stage("cameras", RunConfig(rig=rig), RunFolder(Path()))
 
 
 @pytest.fixture(params=[TWIN, RENDERING], ids=["realsense", "render"])

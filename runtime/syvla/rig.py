@@ -485,9 +485,14 @@ def run_stage(name: str, path: Path, parent_pid: int) -> None:
     run = folder.load()
     stop_with_parent(parent_pid)
     realtime = ask_realtime(name, run.rig.realtime)
+    bus_host(name, run, folder, realtime).run()
+
+
+def bus_host(name: str, run: RunConfig, folder: RunFolder, realtime: str) -> ProcessHost:
+    """Stage ``name`` of a run, with its devices or models, on the bus; ready when this returns."""
     stage = build_stage(name, run, folder)
     inlet, outlet = open_bus(run, name, stage.reads, stage.lossless)
-    stage_host(name, run, stage, inlet, outlet, realtime).run()
+    return stage_host(name, run, stage, inlet, outlet, realtime)
 
 
 def stage_host(

@@ -25,7 +25,7 @@ from syvla.errors import SyvlaError
 from syvla.hosts.process import stop_with_parent
 from syvla.hosts.supervisor import Supervisor
 from syvla.messages import Health, JointCommand, Mode, OperatorCommand, SafetyState
-from syvla.rig import RunFolder, ask_realtime, open_bus, realtime_run, stage_host
+from syvla.rig import RunFolder, ask_realtime, bus_host, open_bus, realtime_run
 
 TARGET_P99_S = 15e-3
 WARM_UP = 5  # takeovers before the first that counts
@@ -152,7 +152,7 @@ def _serve(path: Path, parent_pid: int) -> None:
     config = folder.load()
     stop_with_parent(parent_pid)
     realtime = ask_realtime("teleop", config.rig.realtime)
-    host = stage_host("teleop", config, folder, realtime)  # SDL runs from here on
+    host = bus_host("teleop", config, folder, realtime)  # SDL runs from here on
     Thread(target=_press, args=(VirtualController(), path / PRESSES), daemon=True).start()
     host.run()
 

@@ -162,6 +162,7 @@ class RosConfig(Section, frozen=True):
     jpeg_quality: int = 90  # of images on ROS
     arms: Literal["own", "ros"] = "own"  # ros: driver nodes that take and send joint states by the profile's names
     cameras: Literal["own", "ros"] = "own"  # ros: camera nodes that send images by the profile's names
+    joystick: Literal["own", "ros"] = "own"  # ros: a game_controller_node that publishes /joy
 
 
 class RigConfig(Section, frozen=True):

@@ -5,23 +5,36 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
-from sensor_msgs.msg import Image, JointState
+from sensor_msgs.msg import Image, JointState, Joy
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 
 from syvla.clock import monotonic_ns, wall_offset_ns
-from syvla.config import SafetyLimits
+from syvla.config import RunConfig, SafetyLimits
+from syvla.control.gamepad import DEADMAN, refusal
 from syvla.errors import DriverError
-from syvla.messages import ActionChunk, ArmState, OperatorCommand, Task
+from syvla.messages import (
+    ActionChunk,
+    ArmState,
+    Mode,
+    OperatorCommand,
+    SafetyState,
+    Source,
+    Task,
+    TeleopCommand,
+)
+from syvla.protocols import Header, Inbox, Received
+from syvla.rig import load_rig, teleop_stage
 from syvla.transport.bus import Inlet, Outlet, Subscription, ipc_directory
 from syvla_ros import conversions, qos
 from syvla_ros.clock import RosClock
 from syvla_ros.ends import Desk, JoinedInlet, RosInlet, RosOutlet
-from syvla_ros.foreign import RosArm, RosCameras
+from syvla_ros.foreign import JOY, RosArm, RosCameras, RosGamepad
 from syvla_ros.profiles import profile
 from syvla_ros.routes import CHUNK, TASK, routes
 from syvla_ros.taking import Taker
@@ -265,3 +278,71 @@ def test_cameras_behind_camera_nodes(node: Node) -> None:
     colour.publish(image("mono8", 1))
     with pytest.raises(DriverError, match=r"cam_high: Image\.encoding"):
         until(lambda: cameras.read(0))
+
+
+def joy(axes: list[float], buttons: list[int]) -> Joy:
+    message = Joy(axes=axes, buttons=buttons)
+    message.header.stamp = CLOCK.to_ros(monotonic_ns())
+    return message
+
+
+def test_a_controller_behind_its_node_counts_as_sdl_does(node: Node) -> None:
+    gamepad = RosGamepad(node, CLOCK)
+    assert gamepad.read(0) is None
+    publisher = node.create_publisher(Joy, JOY, 10)
+    until(publisher.get_subscription_count)
+    publisher.publish(joy([1.0, 0.5, 0.0, -1.0, 0.0, -0.25], [0] * 9 + [1] + [0] * 11))
+    state = until(lambda: gamepad.read(0))
+    assert list(state.axes) == [
+        -1.0,
+        -0.5,
+        0.0,
+        1.0,
+        0.0,
+        0.25,
+    ]  # left and forward are negative, a pulled trigger is not
+    assert refusal(state) is None
+    assert state.buttons[DEADMAN]
+
+
+def test_a_controller_that_says_nothing_any_more_is_unplugged(node: Node) -> None:
+    """Empty arrays: during a takeover the arms hold, and the policy does not resume."""
+    gamepad = RosGamepad(node, CLOCK)
+    publisher = node.create_publisher(Joy, JOY, 10)
+    until(publisher.get_subscription_count)
+    publisher.publish(joy([0.0] * 6, [0] * 21))
+    until(lambda: gamepad.read(0))
+    publisher.publish(joy([], []))
+    until(lambda: gamepad.read(0) is None)
+
+
+def test_takeover_and_unplugging_over_joy(node: Node) -> None:
+    """The teleop stage asks for an override while the deadman is held, and says so when the controller is lost."""
+    run = msgspec.structs.replace(RunConfig(rig=load_rig("twin")), joystick=True)
+    stage = teleop_stage(run, RosGamepad(node, CLOCK))
+    publisher = node.create_publisher(Joy, JOY, 10)
+    until(publisher.get_subscription_count)
+    enabled = SafetyState(
+        stamp_ns=0,
+        mode=Mode.ENABLED,
+        source=Source.POLICY,
+        reasons=(),
+        limited_joints=0,
+        clamped_count=0,
+        refused_count=0,
+        arm_distance_m=0.5,
+    )
+    inbox = Inbox({"safety": Received(Header("safety", 1, 0, 0, 0), enabled, 0, tuple)}, ())
+
+    def requests(message: Joy) -> list[str]:
+        publisher.publish(message)
+        time.sleep(0.02)
+        return [
+            e.message.mode_request for e in stage.step(monotonic_ns(), inbox) if isinstance(e.message, TeleopCommand)
+        ]
+
+    released, held = [0] * 21, [int(button == DEADMAN) for button in range(21)]
+    until(lambda: requests(joy([0.0] * 6, released)) == ["none"])
+    until(lambda: requests(joy([0.0] * 6, held)) == ["override"])
+    until(lambda: requests(joy([], [])) == ["lost"])
+    stage.close()

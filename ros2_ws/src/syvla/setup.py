@@ -3,7 +3,7 @@
 from setuptools import setup
 
 NAME = "syvla"
-NODES = ("cameras", "director", "expert", "planner", "recorder", "robot", "twin")
+NODES = ("cameras", "director", "expert", "planner", "recorder", "robot", "teleop", "twin")
 
 setup(
     name="syvla_ros",

@@ -31,6 +31,7 @@ ARGUMENTS = (
     Argument(
         "enable", "", "true: enable the arms by itself when both systems run; only with sim, and there the default"
     ),
+    Argument("joystick", "false", "true: a person can take over with a game controller while the policy runs"),
     Argument("record", "false", "true: record from the start"),
     Argument("discovery", "localhost", "who finds the nodes: localhost, or subnet, where any machine may command them"),
     Argument("planner", "", "tcp://host:port where `syvla planner` runs the same policy; else it runs here"),
@@ -69,7 +70,8 @@ def plan(values: Mapping[str, str]) -> Plan:
         raise ConfigError("enable: real arms are enabled at the robot (service /syvla/enable), never by a launch")
     rig = "twin" if sim and values["rig"] == ARGUMENTS[0].default else values["rig"]
     policy = values["policy"] or default_policy()
-    run = realtime_run(rig, *STAND_INS_S.get(policy, (0.0, 0.0)), policy, _remote_planner(values))
+    joystick = _truth("joystick", values)
+    run = realtime_run(rig, *STAND_INS_S.get(policy, (0.0, 0.0)), policy, _remote_planner(values), joystick)
     if (run.rig.kind == "twin") is not sim:
         raise ConfigError(f"rig {run.rig.name!r} is a {run.rig.kind}: it needs sim:={str(not sim).lower()}")
     seed, episodes = _count("seed", values), _count("episodes", values)
@@ -93,6 +95,7 @@ def plan(values: Mapping[str, str]) -> Plan:
         NodePlan("planner", (path,)),
         NodePlan("expert", (path,)),
         NodePlan("robot", robot),
+        *([NodePlan("teleop", (path,))] if joystick else []),
         NodePlan("recorder", (path, *(("--record",) if record else ()))),
         *([NodePlan("director", (path, *directed), respawn=False)] if episodes else []),
     ]

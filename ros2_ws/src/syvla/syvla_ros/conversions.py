@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 from builtin_interfaces.msg import Duration, Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState, Joy
 from std_msgs.msg import Header, String
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
@@ -38,6 +38,7 @@ from syvla.messages import (
     Task,
     Thought,
 )
+from syvla.protocols import GamepadState
 from syvla.recording.images import compress, decompress
 from syvla_ros.clock import RosClock
 from syvla_ros.profiles import TopicProfile
@@ -353,6 +354,23 @@ def _anchor(tags: _Tags) -> Float64 | None:
         return np.array([float(word) for word in text.split(" ")]).reshape(2, 7)
     except ValueError:
         raise MessageError("JointTrajectory.header.frame_id: anchor must be 14 numbers") from None
+
+
+# ---------------------------------------------------------------- a person
+
+
+def gamepad_of(message: Joy, clock: RosClock) -> GamepadState | None:
+    """The game controller of a ``game_controller_node``; None of empty arrays, which is how it says "unplugged".
+
+    ROS counts all axes the other way round than SDL, the triggers too: pulled, they are at -1.
+    """
+    if len(message.axes) == 0 and len(message.buttons) == 0:
+        return None
+    return GamepadState(
+        clock.to_monotonic_ns(message.header.stamp),
+        [-value + 0.0 for value in message.axes],  # no minus zero
+        [bool(button) for button in message.buttons],
+    )
 
 
 # ---------------------------------------------------------------- words

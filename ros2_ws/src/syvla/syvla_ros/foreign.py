@@ -8,18 +8,20 @@ from typing import Any
 
 import numpy as np
 from rclpy.node import Node
-from sensor_msgs.msg import Image, JointState
+from sensor_msgs.msg import Image, JointState, Joy
 
 from syvla.clock import monotonic_ns
 from syvla.config import SafetyLimits
 from syvla.errors import DriverError, MessageError
 from syvla.message import Array, Float64
 from syvla.messages import ArmName, ArmState, CameraFrame
+from syvla.protocols import GamepadState
 from syvla_ros import conversions, qos
 from syvla_ros.clock import RosClock
 from syvla_ros.profiles import TopicProfile
 from syvla_ros.taking import Taker
 
+JOY = "/joy"
 FRESH_NS = 100_000_000  # a driver that is heard this recently is there
 
 
@@ -73,6 +75,25 @@ class RosArm:
         """Stop listening; the driver node keeps the arm at the last set-point."""
         if self._taker is not None:
             self._taker.close()
+
+
+class RosGamepad:
+    """A game controller behind a ``game_controller_node``, as a :class:`~syvla.protocols.Gamepad`."""
+
+    def __init__(self, node: Node, clock: RosClock) -> None:
+        self._clock = clock
+        self._taker = Taker(node, Joy, JOY, qos.SENSOR)
+        self._state: GamepadState | None = None
+
+    def read(self, now_ns: int) -> GamepadState | None:
+        """The newest sample, however old; None before the first and after one that says "unplugged"."""
+        for message in self._taker.take():
+            self._state = conversions.gamepad_of(message, self._clock)
+        return self._state
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._taker.close()
 
 
 class RosCameras:

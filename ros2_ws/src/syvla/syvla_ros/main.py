@@ -85,6 +85,11 @@ def director() -> None:
     _main("director", run)
 
 
+def teleop() -> None:
+    """A person at a game controller."""
+    _main("teleop", _stage("teleop"))
+
+
 def twin() -> None:
     """The simulated robot and table."""
 

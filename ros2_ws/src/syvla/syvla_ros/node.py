@@ -15,12 +15,21 @@ from syvla.config import RunConfig
 from syvla.hosts.process import ProcessHost, stop_with_parent
 from syvla.messages import ARMS
 from syvla.protocols import Stage
-from syvla.rig import RunFolder, ask_realtime, build_stage, open_bus, policy_cameras, robot_stage, stage_host
+from syvla.rig import (
+    RunFolder,
+    ask_realtime,
+    build_stage,
+    open_bus,
+    policy_cameras,
+    robot_stage,
+    stage_host,
+    teleop_stage,
+)
 from syvla.stages.cameras import CamerasStage
 from syvla.topics import CAMERAS
 from syvla_ros.clock import RosClock
 from syvla_ros.ends import Desk, JoinedInlet, JoinedOutlet, RosInlet, RosOutlet
-from syvla_ros.foreign import RosArm, RosCameras
+from syvla_ros.foreign import RosArm, RosCameras, RosGamepad
 from syvla_ros.profiles import TopicProfile, profile
 from syvla_ros.routes import routes
 
@@ -97,6 +106,8 @@ def ros_stage(name: str, run: RunConfig, folder: RunFolder, node: Node) -> Stage
         cameras = policy_cameras(run) or CAMERAS
         source = RosCameras(node, cameras, names, clock)
         return CamerasStage(source, run.rig.cameras, cameras, cameras, poll_hz=POLL_HZ)
+    if name == "teleop" and run.rig.ros.joystick == "ros":
+        return teleop_stage(run, RosGamepad(node, clock))
     return build_stage(name, run, folder)
 
 

@@ -29,7 +29,7 @@ from syvla_ros.node import NAMESPACE, init_ros, join, ros_stage, spun_beside
 from syvla_ros.routes import TASK
 
 WATCHED = ("expert", "cameras", "planner")
-HELD_FOR = ("expert", "cameras")  # without these the arms hold at once; an intent lives on for a while
+HELD_FOR = ("expert", "cameras", "teleop")  # without these the arms hold at once; an intent lives on for a while
 # A model takes a while to load, and enabled arms do not wait for it; cameras that see nothing yet would hold them.
 AWAITED = {"health/planner", "health/expert", "cameras"}
 ENABLED_MARK = "enabled-by-itself"

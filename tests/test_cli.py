@@ -42,7 +42,7 @@ def status(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
         (("planner", "--policy", "reference", "--keys", "nowhere"), "no folder of keys; 'syvla keys"),
         (("planner", "--policy", "genius"), "no policy 'genius'; there are reference"),
         (("demo", "--rig", "nonesuch"), "no rig 'nonesuch'; there are cobot_magic, twin"),
-        (("demo", "--rig", "cobot_magic"), "only a twin can be run so far"),
+        (("demo", "--rig", "cobot_magic"), "which only a twin's can be"),
         (("bench", "nothing"), "no benchmark 'nothing'; there are transport"),
         (("report", __file__), "does not begin as an MCAP file"),
         (("stage", "robot", "/nonexistent", "1"), "run.json"),

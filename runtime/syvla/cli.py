@@ -73,7 +73,7 @@ def demo(
         from syvla.apps.demo import demo as run_demo
         from syvla.apps.director import Episode
         from syvla.config import RemotePlannerConfig
-        from syvla.rig import RunFolder, chosen_tasks, default_policy, realtime_run
+        from syvla.rig import RunFolder, chosen_tasks, default_policy, load_rig, realtime_run
 
     if not 0 <= jpeg <= 95:
         raise ConfigError(f"jpeg must be 1 to 95, or 0 for raw images, not {jpeg}")
@@ -89,6 +89,9 @@ def demo(
     planner_s, expert_s = (0.3, 0.03) if policy == "reference" else (0.0, 0.0)
     planner_s = planner_s if planner_latency is None else planner_latency
     expert_s = expert_s if expert_latency is None else expert_latency
+    kind = load_rig(rig).kind
+    if kind != "twin":
+        raise ConfigError(f"rig {rig!r} is a {kind}; a demo lays the table itself, which only a twin's can be")
     run = realtime_run(rig, planner_s, expert_s, policy, remote or None, joystick=joystick)
     folder = RunFolder.create(runs, "demo")
     limit_s = _ATTENDED_S if joystick else _UNATTENDED_S

@@ -236,31 +236,36 @@ def realtime_run(
     remote_planner: RemotePlannerConfig | None = None,
     joystick: bool = False,
 ) -> RunConfig:
-    """The configuration of a run on the bus, with the twin's CAN channels and the sockets' folder chosen.
+    """The configuration of a run on the bus, with a twin's CAN channels and the sockets' folder chosen.
 
     The address and the keys of a planner on another machine are checked here, before any process is started.
     """
-    from syvla.drivers.simcan import free_channels
-
     if remote_planner is not None:
         check_address(remote_planner.address, encrypted=_robot_keys(remote_planner) is not None)
     if joystick:
         check_teleop()
     config = load_rig(rig)
-    if config.kind != "twin":
-        raise ConfigError(f"rig {config.name!r} is a {config.kind}; only a twin can be run so far")
-    if config.cameras.source == "realsense":
+    if config.kind != "twin" and policy == "reference":
+        raise ConfigError(f"policy 'reference' reads the twin's truth; rig {config.name!r} is a {config.kind}")
+    if config.cameras.source == "realsense" and config.ros.cameras == "own":
         check_realsense()
-    left, right = free_channels(*ARMS)
-    config = msgspec.structs.replace(
-        config,
-        left=msgspec.structs.replace(config.left, can_channel=left),
-        right=msgspec.structs.replace(config.right, can_channel=right),
-    )
+    config = _with_simcan(config) if config.kind == "twin" else config
     run = _run(config, planner_latency_s, expert_latency_s, policy)
     folder = ipc_directory(f"{os.getpid():x}-{time.monotonic_ns():x}")
     return msgspec.structs.replace(
         run, bus_folder=str(folder), wall_offset_ns=wall_offset_ns(), remote_planner=remote_planner, joystick=joystick
+    )
+
+
+def _with_simcan(config: RigConfig) -> RigConfig:
+    """A twin on buses of its own."""
+    from syvla.drivers.simcan import free_channels
+
+    left, right = free_channels(*ARMS)
+    return msgspec.structs.replace(
+        config,
+        left=msgspec.structs.replace(config.left, can_channel=left),
+        right=msgspec.structs.replace(config.right, can_channel=right),
     )
 
 

@@ -63,6 +63,15 @@ def test_nobody_beyond_this_machine_finds_the_nodes_unless_that_is_asked_for(mad
     shutil.rmtree(wide.run.bus_folder)
 
 
+def test_a_real_rig_is_brought_up_disabled_and_on_its_own_buses(tmp_path: Path) -> None:
+    made = plan(values(tmp_path, sim="false", instruction="put it there", policy="learned"))
+    called = {node.executable: node.arguments[1:] for node in made.nodes}
+    assert "twin" not in called
+    assert called["robot"] == ("--instruction", "put it there")
+    assert (made.run.rig.left.can_interface, made.run.rig.left.can_channel) == ("socketcan", "can_left")
+    shutil.rmtree(made.run.bus_folder)
+
+
 def test_every_node_of_the_launch_is_installed_and_starts_again_but_the_physical_world(made: Plan) -> None:
     assert {node.executable for node in made.nodes} <= executables()
     assert [node.executable for node in made.nodes if not node.respawn] == ["twin"]
@@ -76,7 +85,9 @@ def test_every_node_of_the_launch_is_installed_and_starts_again_but_the_physical
         ({"discovery": "world"}, "discovery must be localhost or subnet"),
         ({"seed": "-1"}, "seed must be a whole number"),
         ({"episodes": "many"}, "episodes must be a whole number"),
-        ({"sim": "false", "rig": "cobot_magic", "episodes": "2"}, "episodes|cobot_magic"),
+        ({"sim": "false", "episodes": "2"}, "only the twin's table can be laid by a program"),
+        ({"rig": "cobot_magic.toml", "sim": "true"}, "cobot_magic.toml"),
+        ({"sim": "false", "policy": "reference"}, "reads the twin's truth"),
         ({"sim": "false", "enable": "true"}, "real arms are enabled at the robot"),
         ({"sim": "false", "rig": "twin"}, "it needs sim:=true"),
         ({"rig": "moon"}, "no rig 'moon'"),

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from syvla.config import RemotePlannerConfig, RunConfig
 from syvla.errors import ConfigError
 from syvla.hosts.supervisor import ONE_THREAD
-from syvla.rig import RunFolder, default_policy, realtime_run
+from syvla.rig import RunFolder, default_policy, load_rig, realtime_run
 
 
 class Argument(NamedTuple):
@@ -71,9 +71,10 @@ def plan(values: Mapping[str, str]) -> Plan:
     rig = "twin" if sim and values["rig"] == ARGUMENTS[0].default else values["rig"]
     policy = values["policy"] or default_policy()
     joystick = _truth("joystick", values)
+    kind = load_rig(rig).kind
+    if (kind == "twin") is not sim:
+        raise ConfigError(f"rig {rig!r} is a {kind}: it needs sim:={str(not sim).lower()}")
     run = realtime_run(rig, *STAND_INS_S.get(policy, (0.0, 0.0)), policy, _remote_planner(values), joystick)
-    if (run.rig.kind == "twin") is not sim:
-        raise ConfigError(f"rig {run.rig.name!r} is a {run.rig.kind}: it needs sim:={str(not sim).lower()}")
     seed, episodes = _count("seed", values), _count("episodes", values)
     if episodes and not sim:
         raise ConfigError("episodes: only the twin's table can be laid by a program; it needs sim:=true")

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from syvla import cli, rig
+from syvla.config import ArmConfig, RigConfig
 from syvla.errors import ConfigError
 from syvla.rig import default_policy, find_policy, lockstep_run, policy_cameras, policy_model_id
 
@@ -67,9 +68,11 @@ def test_a_demo_adds_no_latency_to_a_policy_that_computes(
     class AskedError(Exception):
         pass
 
-    def asked(rig_name: str, planner_s: float, expert_s: float, policy: str) -> None:
+    def asked(rig_name: str, planner_s: float, expert_s: float, policy: str, *_: object, joystick: bool) -> None:
         raise AskedError((planner_s, expert_s, policy))
 
+    twin = RigConfig(name="twin", kind="twin", left=ArmConfig(), right=ArmConfig())
+    monkeypatch.setattr(rig, "load_rig", lambda name: twin)
     monkeypatch.setattr(rig, "realtime_run", asked)
     with pytest.raises(AskedError) as found:
         cli.demo(**arguments)  # type: ignore[arg-type]

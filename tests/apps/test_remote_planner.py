@@ -265,7 +265,7 @@ def machines() -> Iterator[tuple[str, str]]:
 ROBOT = """
 import sys, time
 from pathlib import Path
-from tests.apps.test_planner import RobotSide
+from tests.apps.test_remote_planner import RobotSide
 side = RobotSide(sys.argv[1], Path(sys.argv[2]))
 told = None
 while True:

@@ -7,8 +7,8 @@ from syvla.bench import BENCHMARKS
 
 def test_the_link_benchmark_reports_raw_and_jpeg_plain_and_encrypted() -> None:
     result, lines = BENCHMARKS["link"](3, True)
-    assert json.loads(json.dumps(result)) == result
     rows = result["variants"]
+    assert json.loads(json.dumps(result))["variants"] == rows
     assert [(row["encrypted"], row["images"]) for row in rows] == [
         (encrypted, images) for encrypted in (False, True) for images in ("raw", "JPEG 90")
     ]

@@ -201,6 +201,7 @@ class _Busy:
 
     received = refused = dropped = 0
     last_refusal = ""
+    poll_ns = 100_000_000
 
     def __init__(self) -> None:
         self.read, self.write = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)

@@ -34,6 +34,7 @@ def samples(seed: int = 1) -> dict[type[Message], Message]:
         frame,
         m.CompressedFrame(camera="cam_high", frame_id=4, exposure_ns=5, width=64, height=48,
                           jpeg=np.arange(2000, dtype=np.uint8), depth_mm=frame.depth_mm),
+        m.CamerasState(stamp_ns=1, faults=(m.CameraFault(camera="cam_high", what="frozen", for_s=0.4),)),
         m.ArmState(arm="left", measured_ns=1, position_rad=rng.normal(size=6), velocity_rad_s=rng.normal(size=6),
                    effort_nm=rng.normal(size=6), gripper_width_m=0.03, enabled=True, faults=("joint 3: hot",)),
         m.Task(task_id=1, instruction="put the snack into the blue tray", issued_ns=3),

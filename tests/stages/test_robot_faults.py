@@ -74,6 +74,20 @@ def test_a_faulted_arm_is_left_to_itself_once_standing_and_goes_on_from_where_it
     assert len(arm.commands) == sent + 20
 
 
+def test_a_fault_is_not_cleared_while_the_arms_still_brake() -> None:
+    """Cleared in the tick after a send that failed, the arm was taken from full speed to the measured pose at once."""
+    bench = Bench().move(velocity=1.0)
+    bench.arms[0].faults = ("emergency stop",)
+    bench.tick()
+    bench.arms[0].faults = ()
+    bench.tick(bench.operator("clear_fault"))
+    assert bench.mode() is Mode.FAULT
+    assert "resume_refused" in bench.codes
+    bench.run(0.3)
+    bench.tick(bench.operator("clear_fault"))
+    assert bench.mode() is Mode.HOLD
+
+
 def test_a_fault_is_not_cleared_while_an_arm_is_outside_its_limits() -> None:
     bench = Bench().move()
     arm = bench.arms[0]

@@ -260,8 +260,8 @@ class Gate:
     def _clear_fault(self) -> None:
         if self.mode is not Mode.FAULT:
             return
-        if not self.may_enable():
-            self.warn("resume_refused", ", ".join(self._present), EVENT_S)
+        if not self.may_enable() or not self.limiter.standing:
+            self.warn("resume_refused", ", ".join(self._present) or "the arms have not come to rest", EVENT_S)
             return
         # A faulted arm may have sunk; it goes on from where it is. The other one stands where it was held.
         for arm in self.faulted:

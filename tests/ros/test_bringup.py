@@ -58,6 +58,7 @@ def test_with_episodes_a_director_lays_the_table_and_enables(tmp_path: Path) -> 
 
 def test_nobody_beyond_this_machine_finds_the_nodes_unless_that_is_asked_for(made: Plan, tmp_path: Path) -> None:
     assert made.environment["ROS_AUTOMATIC_DISCOVERY_RANGE"] == "LOCALHOST"
+    assert made.environment["ROS_LOCALHOST_ONLY"] == "1"  # all that Humble knows, whatever its shell says of itself
     wide = plan(values(tmp_path / "wide", discovery="subnet", policy="reference"))
     assert wide.environment["ROS_AUTOMATIC_DISCOVERY_RANGE"] == "SUBNET"
     shutil.rmtree(wide.run.bus_folder)

@@ -1,6 +1,5 @@
 """What a launch brings up: the arguments it takes, the run it makes of them, and the nodes. Knows nothing of launch."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -104,15 +103,14 @@ def plan(values: Mapping[str, str]) -> Plan:
 
 
 def _discovery(reach: str) -> dict[str, str]:
-    """ROS's variables; Humble knows only the second."""
+    """ROS's variables: Humble knows only the second, and later ones still heed it."""
     choices = {
-        "localhost": {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"},
-        "subnet": {"ROS_AUTOMATIC_DISCOVERY_RANGE": "SUBNET"},
+        "localhost": {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST", "ROS_LOCALHOST_ONLY": "1"},
+        "subnet": {"ROS_AUTOMATIC_DISCOVERY_RANGE": "SUBNET", "ROS_LOCALHOST_ONLY": "0"},
     }
     if reach not in choices:
         raise ConfigError(f"discovery must be {' or '.join(choices)}, not {reach!r}")
-    humble = os.environ.get("ROS_DISTRO") == "humble"
-    return {"ROS_LOCALHOST_ONLY": str(int(reach == "localhost"))} if humble else choices[reach]
+    return choices[reach]
 
 
 def _remote_planner(values: Mapping[str, str]) -> RemotePlannerConfig | None:

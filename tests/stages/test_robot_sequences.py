@@ -99,11 +99,17 @@ class HostileInputs(RuleBasedStateMachine):
     def operator(self, action: str) -> None:
         """Any act of the operator."""
         before = self.bench.mode()
+        refusal = self.refusal()
         self.bench.tick(self.bench.operator(action))
-        if before is Mode.FAULT and self.bench.mode() is Mode.HOLD:
-            # The faulted arm goes on from where it is: the commands before this one are another motion.
+        if before is Mode.FAULT and action == "clear_fault" and self.refusal() == refusal:
+            # The faulted arm goes on from where it is: the commands before this one are another motion. So they are
+            # where the device fails again at once and the mode is a fault as before: in the same tick it was cleared.
             self.judge(self.bench.commands[:-1])
             self.begun = self.checked
+
+    def refusal(self) -> object:
+        """The gate's newest refusal to clear or resume; another one after each."""
+        return self.bench.stage.gate._warned.get("resume_refused")
 
     @rule()
     def recover(self) -> None:

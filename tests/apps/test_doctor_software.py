@@ -21,7 +21,7 @@ from syvla.apps.doctor_software import (
 from syvla.apps.finding import Finding, State
 from syvla.apps.machine import Answer
 from syvla.config import ControlConfig
-from syvla.rig import LEARN_PACKAGES, PolicyLabel, load_rig, shipped_checkpoint
+from syvla.rig import LEARN_PACKAGES, PolicyLabel, load_rig
 
 TWIN, ROBOT = load_rig("twin"), load_rig("cobot_magic")
 LEARN = dict.fromkeys(LEARN_PACKAGES, "1")
@@ -135,7 +135,6 @@ def test_a_checkpoint_that_cannot_be_read_is_a_finding(tmp_path: Path) -> None:
     assert "syvla.json" in finding.seen
 
 
-@pytest.mark.skipif(not shipped_checkpoint().is_dir(), reason="the shipped checkpoint is not here")
 def test_the_shipped_checkpoint_is_whole_and_the_twins(tmp_path: Path) -> None:
     found = by_name(list(checkpoint_findings(made_up(tmp_path, packages=LEARN), TWIN, "learned")))
     assert {finding.state for finding in found.values()} == {State.OK}

@@ -161,8 +161,9 @@ def test_the_robots_lifecycle_and_the_operators_services(node: Node, tmp_path: P
         robot.says("disabled")
         for name in ("planner", "expert"):  # enabled arms do not wait long for a first chunk
             robot.until(partial(robot.knows, name))
-        assert robot.change(Transition.TRANSITION_ACTIVATE)
+        assert robot.call(SetBool, "enable", data=True).success
         robot.until(lambda: robot.said == "enabled")
+        assert robot.state() == State.PRIMARY_STATE_ACTIVE
         assert "hold; operator_hold" in robot.call(Trigger, "hold").message
         robot.says("hold: the operator asked for it")
         assert robot.state() == State.PRIMARY_STATE_ACTIVE

@@ -4,6 +4,7 @@ A host reads and publishes through an end as through the bus. What comes is chec
 newest-wins in both directions (see :mod:`~syvla.transport.conversation`).
 """
 
+from abc import ABC, abstractmethod
 from typing import ClassVar
 
 import zmq
@@ -50,7 +51,7 @@ def _configure(socket: Socket, address: str) -> None:
         socket.setsockopt(option, value)
 
 
-class LinkEnd:
+class LinkEnd(ABC):
     """What both ends share: the newest of each topic that is sent, and the checks of what comes."""
 
     poll_ns = NOTE_PERIOD_NS
@@ -95,11 +96,13 @@ class LinkEnd:
         """Leave; may be called again."""
         self._context.destroy(0)
 
+    @abstractmethod
     def _flush(self) -> None:
-        raise NotImplementedError
+        """Send what there is room for."""
 
+    @abstractmethod
     def _say(self, now_ns: int) -> None:
-        raise NotImplementedError
+        """Send a note when one is due or owed."""
 
     def _send_newest(self, conversation: Conversation, prefix: list[Buffer]) -> None:
         """Send of each topic what the other end has room for. zmq.Again where the pipe is full or gone."""

@@ -172,6 +172,9 @@ class RobotNode(LifecycleNode):
         return answer
 
     def _on_enable(self, request: Any, response: Any) -> Any:
+        if request.data and self._mode() is Mode.DISABLED:  # the same as activating, so that the state tells it too
+            response.success, response.message = self.trigger_activate() is _OK, self._words()
+            return response
         action = "enable" if request.data else "hold"
         response.success, response.message = self._ask(action, MOVING if request.data else set(Mode) - MOVING)
         return response

@@ -158,6 +158,19 @@ def test_nothing_is_converted_for_nobody(node: Node) -> None:
     RosOutlet(node, [route._replace(into=refuse)]).publish("chunk", action_chunk())
 
 
+def test_what_ros_cannot_say_is_passed_over_and_the_next_message_is_sent(node: Node) -> None:
+    """A stamp before ROS's epoch, from a run whose wall clock was never taken."""
+    inlet, outlet = RosInlet(node, by_topic("arm/left")), RosOutlet(node, by_topic("arm/left"))
+    unsayable = msgspec.structs.replace(arm_state(), measured_ns=-2 * CLOCK.offset_ns)
+
+    def send_and_read() -> list[Any]:
+        outlet.publish("arm/left", unsayable)
+        outlet.publish("arm/left", arm_state())
+        return inlet.drain()
+
+    assert {received.message.measured_ns > 0 for received in until(send_and_read)} == {True}
+
+
 def test_the_task_in_force_reaches_whoever_comes_later(node: Node) -> None:
     publisher = node.create_publisher(String, f"{TASK}/current", qos.KEPT)
     publisher.publish(String(data="put it there"))

@@ -19,6 +19,7 @@ from syvla_ros.routes import Route
 from syvla_ros.taking import PublisherEventCallbacks, Taker
 
 CROWDED_NS = 1_000_000_000
+LOG_PERIOD_S = 5.0
 EPOCHS = 16  # of publishers that are remembered
 POLL_NS = 2_000_000  # a DDS reader has no descriptor to wait for; looking costs a microsecond
 
@@ -92,8 +93,6 @@ class RosOutlet:
     """Publishes by ``routes``; a message that nobody subscribes to is not even converted."""
 
     def __init__(self, node: Node, routes: Iterable[Route]) -> None:
-        self.refused = 0
-        self.last_refusal = ""
         self._node = node
         self._epoch = monotonic_ns()
         self._sent = 0
@@ -108,7 +107,7 @@ class RosOutlet:
             self._writers.setdefault(route.topic, []).append((route, publisher))
 
     def publish(self, topic: str, message: Message) -> None:
-        """Send ``message`` where somebody listens; what ROS cannot say is counted."""
+        """Send ``message`` where somebody listens; what ROS cannot say is logged."""
         for route, publisher in self._writers.get(topic, ()):
             if publisher.get_subscription_count() == 0:
                 continue
@@ -116,8 +115,8 @@ class RosOutlet:
             try:
                 converted = route.into(message)
             except MessageError as error:
-                self.refused += 1
-                self.last_refusal = f"{route.ros_name}: {error}"
+                said = f"{route.ros_name} is not sent: {error}"
+                self._node.get_logger().warning(said, throttle_duration_sec=LOG_PERIOD_S)
                 continue
             if converted is None:
                 continue

@@ -12,7 +12,8 @@ from syvla.config import CamerasConfig, RigConfig, RunConfig
 from syvla.errors import ConfigError, DriverError
 from syvla.messages import CameraFrame, CamerasState, SimReset
 from syvla.protocols import Header, Inbox, Received, Stage
-from syvla.rig import RunFolder, build_stage, load_rig, lockstep_host, realtime_run
+from syvla.rig import build_stage, lockstep_host
+from syvla.runs import RunFolder, load_rig, realtime_run
 from syvla.sim.tasks import ALL_TASKS
 from syvla.sim.world import TwinWorld
 from syvla.topics import CAMERAS

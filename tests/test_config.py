@@ -6,7 +6,7 @@ import pytest
 
 from syvla.config import ArmConfig, RigConfig, SafetyLimits, TeleopConfig, load_toml
 from syvla.errors import ConfigError
-from syvla.rig import load_rig, rig_names
+from syvla.runs import load_rig, rig_names
 from syvla.topics import STAGES, TOPICS, topic
 
 RIG = 'name = "r"\nkind = "twin"\n[left]\n[right]\n'

@@ -4,16 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from syvla import cli, rig
+from syvla import cli, policies, runs
 from syvla.config import ArmConfig, RigConfig
 from syvla.errors import ConfigError
-from syvla.rig import default_policy, find_policy, lockstep_run, policy_cameras, policy_model_id
+from syvla.policies import default_policy, find_policy, policy_cameras, policy_model_id
+from syvla.runs import lockstep_run
 
 
 @pytest.fixture
 def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the checkpoint that ships would be; nothing is there yet."""
-    monkeypatch.setattr(rig, "_shipped", lambda folder, packaged: tmp_path / folder)
+    monkeypatch.setattr(policies, "shipped_folder", lambda folder, packaged: tmp_path / folder)
     return tmp_path / "models" / "checkpoints" / "syvla-tiny"
 
 
@@ -72,8 +73,8 @@ def test_a_demo_adds_no_latency_to_a_policy_that_computes(
         raise AskedError((planner_s, expert_s, policy))
 
     twin = RigConfig(name="twin", kind="twin", left=ArmConfig(), right=ArmConfig())
-    monkeypatch.setattr(rig, "load_rig", lambda name: twin)
-    monkeypatch.setattr(rig, "realtime_run", asked)
+    monkeypatch.setattr(runs, "load_rig", lambda name: twin)
+    monkeypatch.setattr(runs, "realtime_run", asked)
     with pytest.raises(AskedError) as found:
         cli.demo(**arguments)  # type: ignore[arg-type]
     assert found.value.args[0] == expected

@@ -59,7 +59,7 @@ def validate(config: Path, checkpoint: Path) -> int:
         checkpoint: a checkpoint folder.
     """
     from syvla.config import load_toml
-    from syvla.rig import load_rig
+    from syvla.runs import load_rig
     from syvla_models.train.config import TrainConfig
 
     loaded = load_toml(config, TrainConfig)
@@ -117,7 +117,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
 def _train(
     stage: Literal["see", "pretrain", "finetune"], config: Path, out: Path, resume: bool, changes: Changes
 ) -> int:
-    from syvla.rig import load_rig
+    from syvla.runs import load_rig
     from syvla_models.train.config import load_config
 
     loaded = load_config(config, stage, changes)

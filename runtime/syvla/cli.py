@@ -73,7 +73,8 @@ def demo(
         from syvla.apps.demo import demo as run_demo
         from syvla.apps.director import Episode
         from syvla.config import RemotePlannerConfig
-        from syvla.rig import RunFolder, chosen_tasks, default_policy, load_rig, realtime_run
+        from syvla.policies import default_policy
+        from syvla.runs import RunFolder, chosen_tasks, load_rig, realtime_run
 
     if not 0 <= jpeg <= 95:
         raise ConfigError(f"jpeg must be 1 to 95, or 0 for raw images, not {jpeg}")
@@ -130,7 +131,8 @@ def evaluate(
     from syvla.apps.director import Episode
     from syvla.apps.evaluate import evaluate as run_evaluation
     from syvla.apps.evaluate import rates
-    from syvla.rig import chosen_tasks, lockstep_run, policy_model_id
+    from syvla.policies import policy_model_id
+    from syvla.runs import chosen_tasks, lockstep_run
 
     run = lockstep_run(rig, planner_latency, expert_latency, policy, blank)
     names = chosen_tasks(task, split)
@@ -218,7 +220,7 @@ def demonstrate(
     from syvla.apps.demonstrate import demonstrate as record
     from syvla.apps.demonstrate import missing, write_wordings
     from syvla.apps.director import Episode
-    from syvla.rig import chosen_tasks, lockstep_run
+    from syvla.runs import chosen_tasks, lockstep_run
 
     if not 0.0 <= astray <= 0.05:
         raise ConfigError(f"astray must be 0 to 0.05 m, not {astray}")
@@ -273,7 +275,7 @@ def scenes(
         rig: a shipped rig, or the path of a rig file.
     """
     from syvla.apps.scenes import random_tables, visited_tables, write_scenes
-    from syvla.rig import chosen_tasks, load_rig, lockstep_run
+    from syvla.runs import chosen_tasks, load_rig, lockstep_run
 
     _at_least_one("count", count)
     if not 0 <= seed <= 2**62:
@@ -311,7 +313,8 @@ def planner(
     """
     with _ended_by_ctrl_c():
         from syvla.apps.planner import serve_planner
-        from syvla.rig import default_policy, lockstep_run
+        from syvla.policies import default_policy
+        from syvla.runs import lockstep_run
 
     policy = policy or default_policy()
     latency_s = latency if latency is not None else 0.3 if policy == "reference" else 0.0
@@ -371,7 +374,8 @@ def doctor(
     """
     from syvla.apps.doctor import doctor as examine
     from syvla.apps.machine import this_machine
-    from syvla.rig import default_policy, load_rig, policy_folder
+    from syvla.policies import default_policy, policy_folder
+    from syvla.runs import load_rig
 
     config = load_rig(rig)
     if policy not in (None, "reference"):
@@ -402,7 +406,7 @@ def setup_can(
     """
     from syvla.apps.machine import this_machine
     from syvla.apps.setup_can import setup_can as set_up
-    from syvla.rig import load_rig
+    from syvla.runs import load_rig
 
     return set_up(this_machine(), load_rig(rig), left, right, identify=identify, udev=udev, run=run)
 
@@ -522,7 +526,7 @@ def main() -> None:
         print(f"syvla: {error}", file=sys.stderr)
         status = 2
     except ModuleNotFoundError as error:
-        from syvla.rig import SIM_PACKAGES
+        from syvla.extras import SIM_PACKAGES
 
         if error.name not in SIM_PACKAGES:
             raise

@@ -1,5 +1,6 @@
 """Every setting with its default, in one place. TOML files decode into these structs; a misspelt key is an error."""
 
+import importlib.resources
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -220,3 +221,10 @@ def load_toml(path: Path, kind: type[T]) -> T:
         return msgspec.toml.decode(path.read_bytes(), type=kind)
     except (OSError, msgspec.MsgspecError, ValueError) as error:
         raise ConfigError(f"{path}: {error}") from error
+
+
+def shipped_folder(folder: str, packaged: str) -> Path:
+    """A folder of the repository, or its copy inside an installed wheel."""
+    here = Path(str(importlib.resources.files("syvla")))
+    inside = here / packaged
+    return inside if inside.is_dir() else here.parent.parent / folder

@@ -1,29 +1,27 @@
 """The composition root: joins drivers, twin and models with the stages, for the bus host and for lockstep."""
 
-import datetime
 import functools
-import importlib.resources
-import importlib.util
 import os
-import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 
-from syvla.clock import monotonic_ns, wall_offset_ns
-from syvla.config import Blank, PolicyConfig, RealtimeConfig, RemotePlannerConfig, RigConfig, RunConfig, load_toml
+from syvla.clock import monotonic_ns
+from syvla.config import RealtimeConfig, RemotePlannerConfig, RunConfig
 from syvla.control.kinematics import Base, arm_distance_m
 from syvla.errors import ConfigError
+from syvla.extras import check_realsense
 from syvla.hosts.linked import LinkedInlet, LinkedOutlet
 from syvla.hosts.lockstep import LockstepHost
 from syvla.hosts.process import ProcessHost, stop_with_parent
 from syvla.hosts.realtime import go_realtime
 from syvla.messages import ARMS, ArmName
+from syvla.policies import policy_cameras
 from syvla.protocols import ArmDriver, CameraSource, Expert, Gamepad, Guide, Incoming, Outgoing, Planner, Stage
+from syvla.runs import RunFolder, link_keys
 from syvla.stages.blank import BlankedPlanner
 from syvla.stages.cameras import CamerasStage
 from syvla.stages.expert import ExpertStage
@@ -36,15 +34,13 @@ from syvla.stages.teleop import PERIOD_NS as TELEOP_PERIOD_NS
 from syvla.stages.teleop import TeleopStage
 from syvla.stages.twin import TwinStage
 from syvla.topics import CAMERAS, topic
-from syvla.transport.addresses import check_address
-from syvla.transport.bus import Inlet, Mode, Outlet, Subscription, ipc_directory
-from syvla.transport.keys import PlannerKeys, RobotKeys, robot_keys
+from syvla.transport.bus import Inlet, Mode, Outlet, Subscription
+from syvla.transport.keys import PlannerKeys
 from syvla.transport.planner_end import PlannerEnd
 from syvla.transport.robot_end import RobotEnd
 
 if TYPE_CHECKING:
     from syvla.sim.reference import ReferencePlanner
-    from syvla_models.spec import PolicySpec
 
 TWIN_PERIOD_NS = 5_000_000
 TWIN_BELOW_ROBOT = 20  # of FIFO priority
@@ -52,239 +48,7 @@ RECORDER_NICE = 10
 REALSENSE_POLL_HZ = 200.0  # a frame waits 5 ms at most
 FROZEN = ("robot", "twin", "teleop")  # make no reference cycles, so that they need no collector
 LINGER_S = {"twin": 1.0, "recorder": 0.7}  # after the supervisor's death: the robot needs up to 0.2 s to stand
-STAGES = ("twin", "cameras", "planner", "expert", "robot", "recorder")
 TELEOP_BELOW_ROBOT = 30  # of FIFO priority: a takeover is not to wait for a busy machine
-POLICIES = ("reference", "learned")
-LEARNED = "syvla-tiny"  # the checkpoint that ships
-TELEOP_PACKAGES = ("mujoco", "mink", "daqp", "ruckig", "sdl2")
-LEARN_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors")
-SIM_PACKAGES = ("av", "matplotlib", "mujoco")  # not on the robot's computer
-
-
-# ---------------------------------------------------------------- rigs and run folders
-
-
-def _shipped(folder: str, packaged: str) -> Path:
-    """A folder of the repository, or its copy inside an installed wheel."""
-    here = Path(str(importlib.resources.files("syvla")))
-    inside = here / packaged
-    return inside if inside.is_dir() else here.parent.parent / folder
-
-
-def rig_names() -> list[str]:
-    """The rigs that ship."""
-    return sorted(path.stem for path in _shipped("calibration/rigs", "_rigs").glob("*.toml"))
-
-
-def load_rig(name: str) -> RigConfig:
-    """A shipped rig by name, or a rig file by path."""
-    path = Path(name)
-    if path.suffix != ".toml":
-        path = _shipped("calibration/rigs", "_rigs") / f"{name}.toml"
-        if not path.is_file():
-            raise ConfigError(f"no rig {name!r}; there are {', '.join(rig_names())}, or give the path of a .toml file")
-    return load_toml(path, RigConfig)
-
-
-def shipped_checkpoint() -> Path:
-    """The folder of the checkpoint that ships, whether it is there or not."""
-    return _shipped("models/checkpoints", "_checkpoints") / LEARNED
-
-
-def policy_folder(name: str) -> Path:
-    """The folder of the checkpoint that ``name`` means; ConfigError if it holds none."""
-    folder = shipped_checkpoint() if name == "learned" else Path(name)
-    if not (folder / "syvla.json").is_file():
-        choices = f"there are {', '.join(POLICIES)}, or give the folder of a checkpoint"
-        if folder.is_dir() or name == "learned":
-            raise ConfigError(f"policy {name!r}: {folder} holds no checkpoint (no syvla.json); {choices}")
-        raise ConfigError(f"no policy {name!r}; {choices}")
-    return folder.resolve()
-
-
-def find_policy(name: str) -> str:
-    """``reference``, or the folder of the checkpoint that ``name`` means; ConfigError if it cannot be run here."""
-    if name == "reference":
-        return name
-    folder = policy_folder(name)
-    for package in LEARN_PACKAGES:
-        if importlib.util.find_spec(package) is None:
-            raise ConfigError(f"{package} is missing; a learned policy needs: pip install 'syvla[learn]'")
-    return str(folder)
-
-
-def default_policy() -> str:
-    """``learned`` where the checkpoint that ships is here, else ``reference``."""
-    return "learned" if shipped_checkpoint().is_dir() else "reference"
-
-
-class PolicyLabel(NamedTuple):
-    """What a checkpoint says about itself: its model_id, the rig it was made for, and its weight files' sha256."""
-
-    model_id: str
-    rig: str
-    sha256: Mapping[str, str]
-
-
-def policy_label(folder: Path) -> PolicyLabel:
-    """The label of a checkpoint's folder; ConfigError if it cannot be read. Needs no torch."""
-    spec = _read_spec(folder)
-    return PolicyLabel(spec.model_id, spec.rig, spec.sha256)
-
-
-def policy_cameras(run: RunConfig) -> tuple[str, ...]:
-    """The cameras that the planner cannot do without: those of a learned planner's views."""
-    spec = _spec(run)
-    return () if spec is None else tuple(dict.fromkeys(view.camera for view in spec.planner.views))
-
-
-def policy_model_id(run: RunConfig) -> str:
-    """What every intent of the run's planner carries."""
-    spec = _spec(run)
-    return "reference" if spec is None else spec.model_id
-
-
-def _spec(run: RunConfig) -> "PolicySpec | None":
-    """What the checkpoint of a learned policy says about itself; this needs no torch."""
-    return None if run.policy_name == "reference" else _read_spec(Path(run.policy_name))
-
-
-def _read_spec(folder: Path) -> "PolicySpec":
-    from syvla_models.spec import SPEC_FILE, PolicySpec, load_json
-
-    return load_json(folder / SPEC_FILE, PolicySpec)
-
-
-class RunFolder(NamedTuple):
-    """Where one run keeps its configuration, logs, recordings and report."""
-
-    path: Path
-
-    @classmethod
-    def create(cls, parent: Path, label: str) -> "RunFolder":
-        """A new folder named after the local date and time; never an existing one."""
-        stamp = datetime.datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
-        for suffix in ("", *(f"-{i}" for i in range(2, 100))):
-            path = parent / f"{stamp}-{label}{suffix}"
-            try:
-                path.mkdir(parents=True)
-            except FileExistsError:
-                continue
-            folder = cls(path.resolve())
-            folder.logs.mkdir()
-            folder.recordings.mkdir()
-            return folder
-        raise ConfigError(f"{parent}: too many runs were started in this second")
-
-    @property
-    def logs(self) -> Path:
-        """One log for each process."""
-        return self.path / "logs"
-
-    @property
-    def recordings(self) -> Path:
-        """One MCAP for each episode."""
-        return self.path / "recordings"
-
-    @property
-    def configuration(self) -> Path:
-        """The whole configuration of the run."""
-        return self.path / "run.json"
-
-    def save(self, run: RunConfig) -> None:
-        """Write the configuration that every process of the run reads."""
-        self.configuration.write_bytes(msgspec.json.format(msgspec.json.encode(run), indent=2))
-
-    def load(self) -> RunConfig:
-        """The configuration of the run."""
-        try:
-            return msgspec.json.decode(self.configuration.read_bytes(), type=RunConfig)
-        except (OSError, msgspec.MsgspecError) as error:
-            raise ConfigError(f"{self.configuration}: {error}") from error
-
-    def commands(self, joystick: bool = False) -> dict[str, list[str]]:
-        """The processes of a run on the twin, children of this one; with one for a person at a ``joystick``."""
-        parent, names = str(os.getpid()), (*STAGES, *(("teleop",) if joystick else ()))
-        return {name: [sys.executable, "-m", "syvla.cli", "stage", name, str(self.path), parent] for name in names}
-
-
-def chosen_tasks(names: Sequence[str], splits: Sequence[str]) -> tuple[str, ...]:
-    """The tasks called ``names`` (those that are evaluated if none is); ConfigError for an unknown task or split."""
-    from syvla.sim.scene import task_named
-    from syvla.sim.tasks import ALL_TASKS, TASKS
-
-    chosen = tuple(names) or tuple(TASKS)
-    for name in chosen:
-        for split in splits:
-            task_named(ALL_TASKS, name, split)
-    return chosen
-
-
-def lockstep_run(
-    rig: str, planner_latency_s: float, expert_latency_s: float, policy: str, blank: Blank = "none"
-) -> RunConfig:
-    """The configuration of a run under the virtual clock."""
-    run = _run(load_rig(rig), planner_latency_s, expert_latency_s, policy)
-    return msgspec.structs.replace(run, blank=blank)
-
-
-def realtime_run(
-    rig: str,
-    planner_latency_s: float,
-    expert_latency_s: float,
-    policy: str = "reference",
-    remote_planner: RemotePlannerConfig | None = None,
-    joystick: bool = False,
-) -> RunConfig:
-    """The configuration of a run on the bus, with a twin's CAN channels and the sockets' folder chosen.
-
-    The address and the keys of a planner on another machine are checked here, before any process is started.
-    """
-    if remote_planner is not None:
-        check_address(remote_planner.address, encrypted=_robot_keys(remote_planner) is not None)
-    if joystick:
-        check_teleop()
-    config = load_rig(rig)
-    if config.kind != "twin" and policy == "reference":
-        raise ConfigError(f"policy 'reference' reads the twin's truth; rig {config.name!r} is a {config.kind}")
-    if config.cameras.source == "realsense" and config.ros.cameras == "own":
-        check_realsense()
-    config = _with_simcan(config) if config.kind == "twin" else config
-    run = _run(config, planner_latency_s, expert_latency_s, policy)
-    folder = ipc_directory(f"{os.getpid():x}-{time.monotonic_ns():x}")
-    return msgspec.structs.replace(
-        run, bus_folder=str(folder), wall_offset_ns=wall_offset_ns(), remote_planner=remote_planner, joystick=joystick
-    )
-
-
-def _with_simcan(config: RigConfig) -> RigConfig:
-    """A twin on buses of its own."""
-    from syvla.drivers.simcan import free_channels
-
-    left, right = free_channels(*ARMS)
-    return msgspec.structs.replace(
-        config,
-        left=msgspec.structs.replace(config.left, can_channel=left),
-        right=msgspec.structs.replace(config.right, can_channel=right),
-    )
-
-
-def check_teleop() -> None:
-    """ConfigError if a package is missing with which a person takes over."""
-    for package in TELEOP_PACKAGES:
-        if importlib.util.find_spec(package) is None:
-            raise ConfigError(f"{package} is missing; a joystick needs: pip install 'syvla[teleop]'")
-
-
-def _run(rig: RigConfig, planner_latency_s: float, expert_latency_s: float, policy: str) -> RunConfig:
-    for name, value in (("planner latency", planner_latency_s), ("expert latency", expert_latency_s)):
-        if not 0.0 <= value <= 10.0:
-            raise ConfigError(f"{name} must be 0 to 10 s, not {value}")
-    latencies = PolicyConfig(planner_latency_s=planner_latency_s, expert_latency_s=expert_latency_s)
-    return RunConfig(rig=rig, policy=latencies, policy_name=find_policy(policy))
-
-
-# ---------------------------------------------------------------- stages
 
 
 def _planner_stage(run: RunConfig, cameras: Sequence[str], threads: int | None = None) -> PlannerStage:
@@ -406,17 +170,6 @@ def _under_realsense(run: RunConfig, pictures: CameraSource, cameras: Sequence[s
     return EmulatedCameras(pictures, emulator, driver)
 
 
-def check_realsense() -> None:
-    """ConfigError where the vendor's SDK cannot be loaded."""
-    try:
-        import pyrealsense2  # noqa: F401
-    except ImportError as error:
-        raise ConfigError(
-            f"{error}; the cameras need: pip install 'syvla[robot]', and Debian's libusb-1.0-0 "
-            '(a twin does without where its rig says cameras.source = "render")'
-        ) from error
-
-
 def teleop_stage(run: RunConfig, gamepad: Gamepad) -> TeleopStage:
     """The teleop stage behind ``gamepad``: it jogs, or follows the rig's leader arms if there are any."""
     return TeleopStage(gamepad, _guide(run), run.rig.teleop)
@@ -506,15 +259,11 @@ def stage_host(
     """The host of a stage of a run in this process; ``realtime`` says what :func:`ask_realtime` was granted."""
     latency_s = {"planner": run.policy.planner_latency_s, "expert": run.policy.expert_latency_s}.get(name, 0.0)
     if name == "planner" and run.remote_planner is not None:
-        link = RobotEnd(run.remote_planner.address, monotonic_ns(), _robot_keys(run.remote_planner))
+        link = RobotEnd(run.remote_planner.address, monotonic_ns(), link_keys(run.remote_planner))
         inlet, outlet, latency_s = LinkedInlet(inlet, link), LinkedOutlet(outlet, link), 0.0
     return ProcessHost(
         stage, inlet, outlet, realtime, latency_s, frozen=name in FROZEN, linger_s=LINGER_S.get(name, 0.0)
     )
-
-
-def _robot_keys(remote: RemotePlannerConfig) -> RobotKeys | None:
-    return robot_keys(Path(remote.keys_folder)) if remote.keys_folder else None
 
 
 def planner_host(run: RunConfig, address: str, keys: PlannerKeys | None) -> ProcessHost:

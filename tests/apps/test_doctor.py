@@ -11,7 +11,7 @@ from syvla.apps.doctor import doctor, findings
 from syvla.apps.finding import State
 from syvla.cli import main
 from syvla.config import RigConfig
-from syvla.rig import load_rig
+from syvla.runs import load_rig
 
 TWIN, ROBOT = load_rig("twin"), load_rig("cobot_magic")
 

@@ -31,7 +31,7 @@ from syvla.drivers.piper_emulator import PiperEmulator
 from syvla.drivers.piper_protocol import JOINTS_12
 from syvla.drivers.simcan import free_channels
 from syvla.message import Float64
-from syvla.rig import load_rig
+from syvla.runs import load_rig
 
 TWIN, ROBOT = load_rig("twin"), load_rig("cobot_magic")
 GOOD = LinkDetails(1_000_000, "ERROR-ACTIVE", 0)

@@ -18,7 +18,7 @@ from syvla.apps.doctor_machine import (
 from syvla.apps.finding import Finding, State
 from syvla.apps.machine import Answer
 from syvla.config import RecorderConfig, RigConfig
-from syvla.rig import load_rig
+from syvla.runs import load_rig
 
 TWIN, ROBOT = load_rig("twin"), load_rig("cobot_magic")
 REFUSED = "SCHED_OTHER: SCHED_FIFO 50 refused (Operation not permitted; needs rtprio or CAP_SYS_NICE), "

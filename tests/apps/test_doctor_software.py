@@ -21,7 +21,9 @@ from syvla.apps.doctor_software import (
 from syvla.apps.finding import Finding, State
 from syvla.apps.machine import Answer
 from syvla.config import ControlConfig
-from syvla.rig import LEARN_PACKAGES, PolicyLabel, load_rig
+from syvla.extras import LEARN_PACKAGES
+from syvla.policies import PolicyLabel
+from syvla.runs import load_rig
 
 TWIN, ROBOT = load_rig("twin"), load_rig("cobot_magic")
 LEARN = dict.fromkeys(LEARN_PACKAGES, "1")

@@ -15,7 +15,8 @@ from syvla.messages import Mode, SafetyState
 from syvla.proportion import wilson
 from syvla.protocols import Emit, Inbox, OnNew
 from syvla.recording.mcap_read import read
-from syvla.rig import lockstep_host, lockstep_run
+from syvla.rig import lockstep_host
+from syvla.runs import lockstep_run
 from syvla.sim.tasks import ALL_TASKS
 from syvla.sim.tasks.table_play import TablePlay
 from syvla.topics import CAMERAS

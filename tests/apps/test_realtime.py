@@ -14,7 +14,8 @@ import pytest
 
 from syvla.messages import JointCommand, Mode, SafetyState, Source
 from syvla.recording.mcap_read import read
-from syvla.rig import RunFolder, open_bus
+from syvla.rig import open_bus
+from syvla.runs import RunFolder
 
 MOVING_RAD_S, MOVED_RAD = 0.8, 0.15  # a joint is on its way at that speed, and has come so far
 SLACK_S = 0.05  # of a noisy machine, beyond the deadlines of the fault table

@@ -19,7 +19,8 @@ from syvla.config import PolicyConfig
 from syvla.message import Message
 from syvla.messages import ArmName, ArmState, Intent, JointCommand, SimReset, Source, Task
 from syvla.protocols import Header, Inbox, Received
-from syvla.rig import RunFolder, load_rig, open_bus
+from syvla.rig import open_bus
+from syvla.runs import RunFolder, load_rig
 from syvla.sim.tasks import ALL_TASKS
 from syvla.sim.world import TwinWorld
 from syvla.stages.observer import Observer

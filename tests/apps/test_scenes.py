@@ -13,7 +13,7 @@ from PIL import Image
 from syvla.apps.scenes import random_tables, visited_tables, write_scenes
 from syvla.cli import main
 from syvla.errors import ConfigError
-from syvla.rig import load_rig, lockstep_run
+from syvla.runs import load_rig, lockstep_run
 from syvla.sim.model import ARMS_QPOS
 from syvla.sim.tasks import TASKS
 from syvla.sim.tasks.snack_loading import SNACKS

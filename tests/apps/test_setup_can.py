@@ -14,7 +14,7 @@ from syvla.config import ArmConfig, RigConfig
 from syvla.drivers.can_links import CanLink, LinkDetails
 from syvla.errors import ConfigError
 from syvla.messages import ArmName
-from syvla.rig import load_rig
+from syvla.runs import load_rig
 
 LEFT, RIGHT = "1-2:1.0", "1-3:1.0"
 NAMES: dict[ArmName, str] = {"left": "can_left", "right": "can_right"}

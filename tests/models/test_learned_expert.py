@@ -15,7 +15,7 @@ from syvla.control.kinematics import forward_tcp
 from syvla.errors import MessageError
 from syvla.message import Float64
 from syvla.messages import ActionChunk, Intent
-from syvla.rig import load_rig
+from syvla.runs import load_rig
 from syvla_models import checkpoint, policy
 from syvla_models.actions import action_space, state_slots
 from syvla_models.policy import LearnedExpert, task_noise

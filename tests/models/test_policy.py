@@ -8,7 +8,9 @@ from tests.models.policies import MS
 from syvla.apps.director import Director, Episode
 from syvla.apps.evaluate import run_lockstep
 from syvla.messages import ActionChunk, Intent
-from syvla.rig import RunFolder, build_stage, lockstep_host, lockstep_run, policy_cameras, policy_model_id
+from syvla.policies import policy_cameras, policy_model_id
+from syvla.rig import build_stage, lockstep_host
+from syvla.runs import RunFolder, lockstep_run
 from syvla_models import checkpoint
 
 

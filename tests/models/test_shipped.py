@@ -8,7 +8,8 @@ import pytest
 from syvla.apps.director import Episode
 from syvla.apps.evaluate import run_lockstep
 from syvla.messages import SimReset
-from syvla.rig import load_rig, lockstep_run, shipped_checkpoint
+from syvla.policies import shipped_checkpoint
+from syvla.runs import load_rig, lockstep_run
 from syvla.sim.cameras import TwinCameras
 from syvla.sim.tables import RandomTable
 from syvla.sim.tasks import ALL_TASKS

@@ -29,7 +29,8 @@ from syvla.messages import (
     TeleopCommand,
 )
 from syvla.protocols import Header, Inbox, Received
-from syvla.rig import load_rig, teleop_stage
+from syvla.rig import teleop_stage
+from syvla.runs import load_rig
 from syvla.transport.bus import Inlet, Outlet, Subscription, ipc_directory
 from syvla_ros import conversions, qos
 from syvla_ros.clock import RosClock

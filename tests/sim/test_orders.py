@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from syvla.rig import load_rig
+from syvla.runs import load_rig
 from syvla.sim.orders import Order, order
 from syvla.sim.scene import Table
 from syvla.sim.tables import RandomTables

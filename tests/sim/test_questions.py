@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from syvla.messages import ARMS
-from syvla.rig import load_rig
+from syvla.runs import load_rig
 from syvla.sim.questions import Question, ask
 from syvla.sim.scene import Table
 from syvla.sim.tables import RandomTables

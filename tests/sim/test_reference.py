@@ -10,7 +10,7 @@ import pytest
 from syvla.control.kinematics import Base, arm_distance_m, forward_tcp
 from syvla.message import Float64
 from syvla.messages import ARMS, ActionChunk, Intent, Observation, SimReset, Task
-from syvla.rig import load_rig
+from syvla.runs import load_rig
 from syvla.sim.model import ARMS_QPOS
 from syvla.sim.reference import ReferenceExpert, ReferencePlanner
 from syvla.sim.tasks import TASKS

@@ -6,7 +6,7 @@ import pytest
 from syvla.control.kinematics import HOME_RAD, Base, forward_tcp
 from syvla.message import Float64
 from syvla.messages import ActionChunk, Intent
-from syvla.rig import load_rig
+from syvla.runs import load_rig
 from syvla.sim.motion import quaternion_from_rotation
 from syvla.sim.reference import OFF_PLAN_RAD, ReferenceExpert
 from syvla.sim.waypoints import Waypoint, encode

@@ -10,7 +10,7 @@ import pytest
 from syvla.control.kinematics import HOME_RAD
 from syvla.messages import ArmName, Intent, Observation, SimReset, SimTruth, Task
 from syvla.protocols import PartialThought
-from syvla.rig import load_rig
+from syvla.runs import load_rig
 from syvla.sim.jobs import Hands, Place
 from syvla.sim.reference import ReferencePlanner
 from syvla.sim.scene import Table

@@ -9,7 +9,7 @@ from syvla.apps.director import Episode
 from syvla.apps.evaluate import run_lockstep
 from syvla.control.kinematics import HOME_RAD
 from syvla.errors import ConfigError
-from syvla.rig import chosen_tasks, load_rig, lockstep_run
+from syvla.runs import chosen_tasks, load_rig, lockstep_run
 from syvla.sim.scene import Table
 from syvla.sim.script import Script
 from syvla.sim.tasks import TASKS

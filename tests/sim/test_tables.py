@@ -8,7 +8,7 @@ import pytest
 
 from syvla.control.kinematics import LIMITS, Base, arm_distance_m, forward_tcp
 from syvla.messages import SimReset
-from syvla.rig import load_rig
+from syvla.runs import load_rig
 from syvla.sim.tables import RandomTable, RandomTables
 from syvla.sim.tasks import ALL_TASKS
 from syvla.sim.tasks.math_packaging import CANDIES

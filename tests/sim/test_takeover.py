@@ -9,7 +9,7 @@ from syvla.clock import to_ns, to_s
 from syvla.message import Float64
 from syvla.messages import FEATURE_QUERIES, ActionChunk, Intent, Observation, SimReset, SimTruth, Task
 from syvla.protocols import PartialThought
-from syvla.rig import load_rig
+from syvla.runs import load_rig
 from syvla.sim.reference import MODEL_ID, ReferencePlanner
 from syvla.sim.takeover import DEMONSTRATOR_S, LEARNER_S, TakeoverExpert, TakeoverPlanner
 from syvla.sim.tasks import TASKS

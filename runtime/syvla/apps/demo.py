@@ -14,7 +14,7 @@ from syvla.config import RunConfig
 from syvla.control.gamepad import CONTROLS
 from syvla.errors import RecordingError
 from syvla.report.write import write_report
-from syvla.rig import RunFolder
+from syvla.runs import RunFolder
 
 
 def demo(run: RunConfig, episodes: Sequence[Episode], folder: RunFolder, console: Console) -> int:

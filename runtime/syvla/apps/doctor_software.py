@@ -10,7 +10,9 @@ from syvla.apps.finding import Finding, missing, ok, problem, warning
 from syvla.apps.machine import Machine
 from syvla.config import RigConfig
 from syvla.errors import ConfigError
-from syvla.rig import LEARN_PACKAGES, SIM_PACKAGES, PolicyLabel, load_rig, policy_folder, policy_label
+from syvla.extras import LEARN_PACKAGES, SIM_PACKAGES
+from syvla.policies import PolicyLabel, policy_folder, policy_label
+from syvla.runs import load_rig
 
 _EXPERT_FILE = "expert.safetensors"  # all of the policy that a robot PC must carry
 _RANGES = ("SUBNET", "LOCALHOST", "OFF", "SYSTEM_DEFAULT")

@@ -19,7 +19,8 @@ from syvla.hosts.supervisor import Exited, Supervisor
 from syvla.message import Message
 from syvla.messages import Health, Mode, OperatorCommand, RecordingState, SafetyState
 from syvla.protocols import Header, Inbox, Received
-from syvla.rig import RunFolder, open_bus
+from syvla.rig import open_bus
+from syvla.runs import RunFolder
 from syvla.transport.bus import Inlet, Outlet
 
 PANEL_PERIOD_NS = 200_000_000

@@ -14,8 +14,9 @@ import numpy as np
 from syvla.bench.conditions import conditions
 from syvla.clock import NS_PER_S
 from syvla.config import CamerasConfig
+from syvla.extras import check_realsense
 from syvla.messages import CAMERAS, CameraFrame
-from syvla.rig import REALSENSE_POLL_HZ, check_realsense
+from syvla.rig import REALSENSE_POLL_HZ
 
 TARGET_CORE = 0.10
 PERIOD_NS = NS_PER_S // 30

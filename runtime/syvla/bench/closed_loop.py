@@ -9,7 +9,7 @@ from syvla.apps.evaluate import rates
 from syvla.apps.realtime import run_realtime
 from syvla.bench.conditions import conditions, progress
 from syvla.report.summary import summarise
-from syvla.rig import RunFolder, chosen_tasks, realtime_run
+from syvla.runs import RunFolder, chosen_tasks, realtime_run
 
 TARGET_RATE = 0.95
 PLANNER_LATENCY_S = 0.3

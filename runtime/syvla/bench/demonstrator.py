@@ -5,7 +5,7 @@ from typing import Any
 from syvla.apps.director import Episode
 from syvla.apps.evaluate import evaluate, rates
 from syvla.bench.conditions import conditions, progress
-from syvla.rig import chosen_tasks, lockstep_run
+from syvla.runs import chosen_tasks, lockstep_run
 
 TARGET_RATE = 0.98
 SEEDS = 200

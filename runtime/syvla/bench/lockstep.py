@@ -10,7 +10,8 @@ import msgspec
 from syvla.apps.director import Director, Episode
 from syvla.bench.conditions import conditions
 from syvla.config import RunConfig
-from syvla.rig import chosen_tasks, lockstep_host, lockstep_run
+from syvla.rig import lockstep_host
+from syvla.runs import chosen_tasks, lockstep_run
 from syvla.topics import CAMERAS
 
 TARGET = {"no cameras": 20.0, "three cameras 224x224 at 10 Hz": 3.0}

@@ -13,7 +13,7 @@ import numpy as np
 from syvla.apps.director import Episode
 from syvla.apps.realtime import RunResult, run_realtime
 from syvla.bench.conditions import conditions, progress
-from syvla.rig import RunFolder, chosen_tasks, realtime_run
+from syvla.runs import RunFolder, chosen_tasks, realtime_run
 
 TARGET_P99_S = 0.2e-3  # where SCHED_FIFO is allowed
 HOGS = 1

@@ -25,7 +25,8 @@ from syvla.errors import SyvlaError
 from syvla.hosts.process import stop_with_parent
 from syvla.hosts.supervisor import Supervisor
 from syvla.messages import Health, JointCommand, Mode, OperatorCommand, SafetyState
-from syvla.rig import RunFolder, ask_realtime, bus_host, open_bus, realtime_run
+from syvla.rig import ask_realtime, bus_host, open_bus
+from syvla.runs import RunFolder, realtime_run
 
 TARGET_P99_S = 15e-3
 WARM_UP = 5  # takeovers before the first that counts

@@ -7,7 +7,8 @@ from typing import NamedTuple
 from syvla.config import RemotePlannerConfig, RunConfig
 from syvla.errors import ConfigError
 from syvla.hosts.supervisor import ONE_THREAD
-from syvla.rig import RunFolder, default_policy, load_rig, realtime_run
+from syvla.policies import default_policy
+from syvla.runs import RunFolder, load_rig, realtime_run
 
 
 class Argument(NamedTuple):

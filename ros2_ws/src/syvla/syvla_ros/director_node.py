@@ -7,7 +7,7 @@ from rclpy.node import Node
 from syvla.apps.director import Director, Episode, Outcome
 from syvla.hosts.process import ProcessHost
 from syvla.proportion import wilson
-from syvla.rig import RunFolder
+from syvla.runs import RunFolder
 from syvla_ros.ends import Desk
 from syvla_ros.node import serve_node
 

@@ -11,7 +11,7 @@ from rclpy.utilities import remove_ros_args
 from syvla.clock import monotonic_ns
 from syvla.errors import SyvlaError
 from syvla.messages import SimReset
-from syvla.rig import RunFolder
+from syvla.runs import RunFolder
 from syvla_ros.director_node import run_director
 from syvla_ros.ends import Desk
 from syvla_ros.node import run_node

@@ -14,17 +14,10 @@ from rclpy.signals import SignalHandlerOptions
 from syvla.config import RunConfig
 from syvla.hosts.process import ProcessHost, stop_with_parent
 from syvla.messages import ARMS
+from syvla.policies import policy_cameras
 from syvla.protocols import Stage
-from syvla.rig import (
-    RunFolder,
-    ask_realtime,
-    build_stage,
-    open_bus,
-    policy_cameras,
-    robot_stage,
-    stage_host,
-    teleop_stage,
-)
+from syvla.rig import ask_realtime, build_stage, open_bus, robot_stage, stage_host, teleop_stage
+from syvla.runs import RunFolder
 from syvla.stages.cameras import CamerasStage
 from syvla.topics import CAMERAS
 from syvla_ros.clock import RosClock

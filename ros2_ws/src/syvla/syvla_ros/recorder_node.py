@@ -10,7 +10,7 @@ from std_srvs.srv import Trigger
 from syvla.clock import monotonic_ns
 from syvla.hosts.process import ProcessHost
 from syvla.messages import EpisodeControl
-from syvla.rig import RunFolder
+from syvla.runs import RunFolder
 from syvla_ros.ends import Desk
 from syvla_ros.node import run_node
 

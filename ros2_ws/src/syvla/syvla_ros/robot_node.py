@@ -22,7 +22,8 @@ from syvla.control.mode import MOVING
 from syvla.errors import SyvlaError
 from syvla.hosts.process import ProcessHost, stop_with_parent
 from syvla.messages import ARMS, Mode, OperatorCommand, SafetyState
-from syvla.rig import RunFolder, ask_realtime, stage_host
+from syvla.rig import ask_realtime, stage_host
+from syvla.runs import RunFolder
 from syvla_ros import qos
 from syvla_ros.ends import Desk, JoinedInlet, JoinedOutlet
 from syvla_ros.node import NAMESPACE, init_ros, join, ros_stage, spun_beside

@@ -119,6 +119,7 @@ def test_intents_and_chunks(tmp_path: Path) -> None:
     assert summary["intent"]["age_at_command_s"]["max"] == 0.2
     assert summary["chunk"]["observation_to_arrival_s"]["p50"] == 0.03
     assert summary["chunk"]["observation_to_splice_s"]["max"] == 0.04
+    assert summary["chunk"]["published_to_command_s"] == {"n": 10, "p50": 0.01, "p99": 0.01, "max": 0.01}
     assert summary["chunk"]["inference_delay_steps"] == {"1": 5, "2": 5}
     assert summary["chunk"]["jump_rad"]["max"] == 0.09
     assert summary["chunk"]["executed_rows"]["p50"] == 10

@@ -23,7 +23,7 @@ def values(tmp_path: Path, **changes: str) -> dict[str, str]:
 
 
 def executables() -> set[str]:
-    """What the package's setup.py installs."""
+    """The nodes that the package's setup.py installs."""
     for node in ast.parse((PACKAGE / "setup.py").read_text()).body:
         if isinstance(node, ast.Assign) and isinstance(name := node.targets[0], ast.Name) and name.id == "NODES":
             return set(ast.literal_eval(node.value))
@@ -123,7 +123,7 @@ def test_colcon_builds_the_package(tmp_path: Path) -> None:
     done = subprocess.run(colcon, cwd=workspace, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     installed = workspace / "install" / "syvla"
-    assert {path.name for path in (installed / "lib" / "syvla").iterdir()} == executables()
+    assert {path.name for path in (installed / "lib" / "syvla").iterdir()} == {*executables(), "bench"}
     assert (installed / "share" / "syvla" / "launch" / "bringup.launch.py").read_bytes() == LAUNCH.read_bytes()
     assert (installed / "share" / "ament_index" / "resource_index" / "packages" / "syvla").is_file()
     helped = subprocess.run(

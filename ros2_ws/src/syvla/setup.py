@@ -20,5 +20,5 @@ setup(
     maintainer_email="syvla@users.noreply.github.com",
     description="SyVLA's stages as ROS 2 nodes with standard messages, and their launch",
     license="Apache-2.0",
-    entry_points={"console_scripts": [f"{node} = syvla_ros.main:{node}" for node in NODES]},
+    entry_points={"console_scripts": [f"{name} = syvla_ros.main:{name}" for name in (*NODES, "bench")]},
 )

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from threading import Thread
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
@@ -39,6 +39,16 @@ STOP_ORDER = ("robot", "teleop", "twin")
 PRESSES = "presses"
 
 
+class Controller(Protocol):
+    """A game controller that can be pressed by a program."""
+
+    def press(self, button: Button) -> None:
+        """Push ``button`` down."""
+
+    def release(self, button: Button) -> None:
+        """Let go of ``button``."""
+
+
 class Takeovers(NamedTuple):
     """What was seen on the bus."""
 
@@ -57,31 +67,43 @@ def run(repeats: int | None, quick: bool) -> tuple[dict[str, Any], list[str]]:
         commands = {name: argv for name, argv in folder.commands().items() if name in STOP_ORDER}
         commands["teleop"] = [sys.executable, "-m", __name__, str(folder.path), commands["robot"][-1]]
         try:
-            with _running(commands, folder.logs) as supervisor:
-                seen = _watch(config, supervisor, wanted)
+            with running(commands, folder.logs) as supervisor:
+                seen = watch(config, supervisor, wanted)
         finally:
             shutil.rmtree(config.bus_folder, ignore_errors=True)
-        latency_s = latencies_s([int(line) for line in (folder.path / PRESSES).read_text().split()], seen.first_ns)
-    latency_s = latency_s[WARM_UP:]
+        pressed_ns = presses(folder.path)
+    return figures("takeover", pressed_ns, seen, wanted, TARGET_P99_S)
+
+
+def figures(
+    name: str, pressed_ns: Sequence[int], seen: Takeovers, wanted: int, target_p99_s: float
+) -> tuple[dict[str, Any], list[str]]:
+    """The result of the benchmark ``name``, for JSON and in words."""
+    latency_s = latencies_s(pressed_ns, seen.first_ns)[WARM_UP:]
     p50, p99, most = (float(q) for q in np.quantile(latency_s, (0.5, 0.99, 1.0)))
     fifo = all(words.startswith("SCHED_FIFO") for words in seen.realtime.values())
     lines = [
-        f"takeover: {len(latency_s)} presses, deadman to first human command p50 {p50 * 1e3:.1f}, "
+        f"{name}: {len(latency_s)} presses, deadman to first human command p50 {p50 * 1e3:.1f}, "
         f"p99 {p99 * 1e3:.1f}, max {most * 1e3:.1f} ms; {len(seen.holds)} holds meanwhile",
         *(f"  {name}: {words}" for name, words in seen.realtime.items()),
-        f"  target p99 {TARGET_P99_S * 1e3:.0f} ms{'' if fifo else '; not judged: SCHED_FIFO is not allowed here'}",
+        f"  target p99 {target_p99_s * 1e3:.0f} ms{'' if fifo else '; not judged: SCHED_FIFO is not allowed here'}",
     ]
     return {
-        "benchmark": "takeover",
+        "benchmark": name,
         "conditions": conditions(),
         "realtime": seen.realtime,
         "presses": len(latency_s),
         "latency_s": {"p50": p50, "p99": p99, "max": most},
         "every_latency_s": latency_s,
         "holds": seen.holds,
-        "target_p99_s": TARGET_P99_S,
-        "reached": len(latency_s) >= wanted and (not fifo or p99 <= TARGET_P99_S),
+        "target_p99_s": target_p99_s,
+        "reached": len(latency_s) >= wanted and (not fifo or p99 <= target_p99_s),
     }, lines
+
+
+def presses(folder: Path) -> list[int]:
+    """When the deadman was pressed, as :func:`press` wrote it into ``folder`` [ns]."""
+    return [int(line) for line in (folder / PRESSES).read_text().split()]
 
 
 def latencies_s(pressed_ns: Sequence[int], first_ns: Sequence[int]) -> list[float]:
@@ -96,7 +118,7 @@ def latencies_s(pressed_ns: Sequence[int], first_ns: Sequence[int]) -> list[floa
 
 
 @contextlib.contextmanager
-def _running(commands: Mapping[str, list[str]], logs: Path) -> Iterator[Supervisor]:
+def running(commands: Mapping[str, list[str]], logs: Path) -> Iterator[Supervisor]:
     """The processes of ``commands``, ended in order."""
     supervisor = Supervisor(commands, logs)
     try:
@@ -107,7 +129,7 @@ def _running(commands: Mapping[str, list[str]], logs: Path) -> Iterator[Supervis
         supervisor.close()
 
 
-def _watch(config: RunConfig, supervisor: Supervisor, wanted: int) -> Takeovers:
+def watch(config: RunConfig, supervisor: Supervisor, wanted: int) -> Takeovers:
     """Enable the arms, resume them when they hold, and note the first command of each override."""
     inlet, outlet = open_bus(config, "console", ("command", "safety", "health/robot", "health/teleop"), lossless=True)
     seen, mode, said_s, alive_s = Takeovers([], [], {}), None, 0.0, time.monotonic() + START_LIMIT_S
@@ -154,13 +176,13 @@ def _serve(path: Path, parent_pid: int) -> None:
     stop_with_parent(parent_pid)
     realtime = ask_realtime("teleop", config.rig.realtime)
     host = bus_host("teleop", config, folder, realtime)  # SDL runs from here on
-    Thread(target=_press, args=(VirtualController(), path / PRESSES), daemon=True).start()
+    Thread(target=press, args=(VirtualController(), path), daemon=True).start()
     host.run()
 
 
-def _press(controller: Any, record: Path) -> None:
-    """Take over and give back again, for ever; each press of the deadman is written down."""
-    with record.open("w") as file:
+def press(controller: Controller, folder: Path) -> None:
+    """Take over and give back again, for ever; each press of the deadman is written down in ``folder``."""
+    with (folder / PRESSES).open("w") as file:
         while True:
             time.sleep(random.uniform(*PAUSE_S))
             pressed_ns = time.monotonic_ns()

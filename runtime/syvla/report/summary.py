@@ -89,10 +89,24 @@ def _chunk(episode: Episode) -> dict[str, Any]:
         "spliced": len(splices),
         "observation_to_arrival_s": quantiles([(c.arrived_ns - c.observation_ns) / NS_PER_S for c in episode.chunks]),
         "observation_to_splice_s": quantiles([(s.spliced_ns - s.observation_ns) / NS_PER_S for s in splices]),
+        "published_to_command_s": quantiles(published_to_command_s(episode)),
         "inference_delay_steps": {str(d): delays.count(d) for d in sorted(set(delays))},
         "executed_rows": quantiles(executed),
         "jump_rad": quantiles([s.jump_rad for s in splices]),
     }
+
+
+def published_to_command_s(episode: Episode) -> list[float]:
+    """For each chunk that was spliced, from its publication until the first command of its timeline had been sent."""
+    published_ns = {chunk.chunk_id: chunk.arrived_ns for chunk in episode.chunks}
+    sent_ns = episode.stamps["command"].sent_ns if "command" in episode.stamps else np.zeros(0, np.int64)
+    spliced = [splice for splice in episode.splices if splice.chunk_id in published_ns]
+    first = np.searchsorted(episode.commands.at_ns, [splice.spliced_ns for splice in spliced])
+    return [
+        (int(sent_ns[row]) - published_ns[splice.chunk_id]) / NS_PER_S
+        for splice, row in zip(spliced, first.tolist(), strict=True)
+        if row < len(sent_ns)
+    ]
 
 
 def _control(episode: Episode) -> dict[str, Any]:

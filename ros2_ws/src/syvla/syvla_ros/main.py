@@ -1,4 +1,4 @@
-"""The executables of the ROS package: ``ros2 run syvla NAME RUN_FOLDER``."""
+"""The executables of the ROS package: ``ros2 run syvla NAME RUN_FOLDER``, and ``ros2 run syvla bench FIGURE``."""
 
 import sys
 from collections.abc import Callable
@@ -19,6 +19,18 @@ from syvla_ros.recorder_node import run_recorder
 from syvla_ros.robot_node import run_robot
 
 RunPath = Annotated[Path, tyro.conf.Positional]
+
+
+def bench() -> None:
+    """Figures over ROS."""
+    from syvla_ros.bench import loop, take_over
+
+    figures: dict[str, Callable[..., Any]] = {"loop": loop, "takeover": take_over}
+    arguments = remove_ros_args(sys.argv)[1:]
+    try:
+        sys.exit(tyro.extras.subcommand_cli_from_dict(figures, prog="bench", args=arguments))
+    except SyvlaError as error:
+        sys.exit(f"bench: {error}")
 
 
 def cameras() -> None:

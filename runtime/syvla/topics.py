@@ -35,6 +35,7 @@ _ROWS = (
     Topic("teleop", m.TeleopCommand, 200.0, 0.15, "teleop"),
     Topic("teleop/operator", m.OperatorCommand, None, None, "teleop", every=True),
     Topic("operator", m.OperatorCommand, None, None, "console", every=True),  # a hold must not be overtaken by a resume
+    Topic("robot/operator", m.OperatorCommand, None, None, "robot", every=True),  # asked of its process by a service
     Topic("episode", m.EpisodeControl, None, None, "console"),
     Topic("command", m.JointCommand, 200.0, 0.05, "robot"),
     Topic("splice", m.Splice, 20.0, None, "robot"),

@@ -210,7 +210,8 @@ def test_when_a_process_ends_that_the_arms_need_they_are_to_hold(node: Node, fol
     other = f"ipc://{folder}/planner"
     outlets = [Outlet("expert", (address,), 1), Outlet("planner", (other,), 1)]
     subscriptions = [Subscription("health/expert", address), Subscription("health/planner", other)]
-    inlet = JoinedInlet(Inlet(subscriptions), RosInlet(node, []), Desk(), held_for=("expert",))
+    heard: list[Received] = []
+    inlet = JoinedInlet(Inlet(subscriptions), RosInlet(node, []), Desk(), held_for=("expert",), overhear=heard.append)
 
     def connected() -> bool:
         inlet.drain()
@@ -225,7 +226,8 @@ def test_when_a_process_ends_that_the_arms_need_they_are_to_hold(node: Node, fol
     outlets[0].close()
     (received,) = until(inlet.drain)
     assert isinstance(received.message, OperatorCommand)
-    assert (received.header.topic, received.message.action) == ("operator", "hold")
+    assert (received.header.topic, received.message.action) == ("robot/operator", "hold")
+    assert heard == [received], "what a process says to itself is recorded too"
     assert received.message.lost == "expert has ended"
     inlet.close()
 

@@ -1,11 +1,13 @@
 """The nodes as processes on the twin: lifecycle, services, and what happens when one of them dies."""
 
 import contextlib
+import itertools
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -21,15 +23,19 @@ from rclpy.node import Node
 from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory
 
-from syvla.messages import ActionChunk, JointCommand, Mode, SafetyState, Source
+from syvla.control.gamepad import DEADMAN, Button
+from syvla.messages import ActionChunk, JointCommand, Mode, OperatorCommand, SafetyState, Source
 from syvla.recording.mcap_read import read
+from syvla.report.episode import load
 from syvla_ros import conversions, qos
+from syvla_ros.bench import JoyController
 from syvla_ros.bringup import ARGUMENTS, NodePlan, plan
 from syvla_ros.clock import RosClock
 from syvla_ros.routes import CHUNK
 
 SLACK_S = 0.05  # of a noisy machine, beyond the deadlines of the fault table
 START_S = 40.0
+RIGS = Path(__file__).parents[2] / "calibration" / "rigs"
 
 
 class Robot:
@@ -191,7 +197,10 @@ def test_the_robots_lifecycle_and_the_operators_services(node: Node, tmp_path: P
 
         # Ctrl-C reaches all at once: the arms stand before the twin and the recorder go.
         assert set(robot.interrupt().values()) == {0}
-        commands = [r.message for r in read(robot.recording()) if isinstance(r.message, JointCommand)]
+        recorded = [r.message for r in read(robot.recording())]
+        asked = [m.action for m in recorded if isinstance(m, OperatorCommand)]
+        assert [action for action, _ in itertools.groupby(asked)][:4] == ["enable", "hold", "resume", "hold"]
+        commands = [m for m in recorded if isinstance(m, JointCommand)]
         assert commands[-1].provenance.source is Source.HOLD
         assert abs(commands[-1].position_rad - commands[-2].position_rad).max() < 1e-6
 
@@ -213,6 +222,49 @@ def test_a_killed_expert_holds_the_arms_and_one_started_again_does_not_move_them
         robot.interrupt()
         assert held_after_s(robot.recording(), fault_ns) < 0.1 + SLACK_S
         assert not moved(robot.recording(), fault_ns + 300_000_000, resumed_ns - 1_100_000_000)
+
+
+def test_a_person_takes_over_from_the_policy_and_gives_back(node: Node, tmp_path: Path) -> None:
+    """The whole graph, with /joy in the place of our own controller."""
+    rig = tmp_path / "joy.toml"
+    rig.write_text((RIGS / "twin.toml").read_text() + '\n[ros]\njoystick = "ros"\n')
+    with brought_up(node, tmp_path, rig=str(rig), joystick="true", record="true", enable="true") as robot:
+        controller = JoyController(node, RosClock(robot.plan.run.wall_offset_ns))
+        threading.Thread(target=controller.repeat, daemon=True).start()
+
+        def passed(seconds: float) -> None:
+            end_s = time.monotonic() + seconds
+            robot.until(lambda: time.monotonic() > end_s)
+
+        robot.until(lambda: robot.said == "enabled")
+        passed(4.0)  # the policy is on its way
+        controller.press(DEADMAN)
+        robot.until(lambda: robot.said == "override", 2.0)
+        passed(1.0)
+        controller.release(DEADMAN)
+        passed(0.2)
+        assert robot.said == "override", "who lets go of the deadman has not given back"
+        returned_ns = time.monotonic_ns()
+        controller.press(Button.START)
+        passed(0.1)
+        controller.release(Button.START)
+        robot.until(lambda: robot.said == "enabled", 2.0)
+        passed(2.0)
+        robot.interrupt()
+        episode = load(robot.recording())
+    (taken,) = episode.interventions
+    assert 1.0 < (taken.end_ns - taken.start_ns) / 1e9 < 3.0
+    commands = episode.commands
+    before, after = commands.at_ns < taken.start_ns, commands.at_ns > taken.end_ns
+    for part in (before, after):
+        assert (commands.source[part] == Source.POLICY.value).sum() > 100
+    speed_rad_s = np.abs(np.diff(commands.position_rad, axis=0)).reshape(-1, 2, 6)
+    speed_rad_s /= (np.diff(commands.at_ns) / 1e9)[:, None, None]
+    most_rad_s = np.array(robot.plan.run.rig.safety.velocity_rad_s)
+    assert (speed_rad_s <= most_rad_s * 1.001).all(), "neither takeover nor return is a jump"
+    observed_ns = {chunk.chunk_id: chunk.observation_ns for chunk in episode.chunks}
+    used = {int(chunk) for chunk in commands.chunk_id[after & (commands.source == Source.POLICY.value)]}
+    assert min(observed_ns[chunk] for chunk in used) >= returned_ns
 
 
 def test_a_robot_node_that_died_comes_back_disabled(node: Node, tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ class RobotStage:
     """
 
     name = "robot"
-    reads: tuple[str, ...] = ("cameras", "task", "chunk", "teleop", "teleop/operator", "operator")
+    reads: tuple[str, ...] = ("cameras", "task", "chunk", "teleop", "teleop/operator", "robot/operator", "operator")
     writes: tuple[str, ...] = ("arm/left", "arm/right", "command", "splice", "safety")
     lossless = False
 

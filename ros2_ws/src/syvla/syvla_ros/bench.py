@@ -197,7 +197,7 @@ def _wait_for_director(supervisor: Supervisor) -> None:
             raise SyvlaError(f"the ROS benchmark ends early: {exited.reason}\n{exited.log_tail}")
 
 
-class _JoyController:
+class JoyController:
     """A game controller that says on /joy what a ``game_controller_node`` would: each change at once, and again."""
 
     def __init__(self, node: Node, clock: RosClock) -> None:
@@ -234,7 +234,7 @@ def press_joy(path: str) -> None:
     run = folder.load()
     stop_with_parent(os.getppid())
     init_ros()
-    controller = _JoyController(rclpy.create_node("game_controller"), RosClock(run.wall_offset_ns))
+    controller = JoyController(rclpy.create_node("game_controller"), RosClock(run.wall_offset_ns))
     threading.Thread(target=controller.repeat, daemon=True).start()
     takeover.press(controller, folder.path)
 

@@ -1,7 +1,7 @@
 """The two ends of ROS for a stage: what a process host reads from and publishes to, beside those of the bus."""
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -156,12 +156,14 @@ class JoinedInlet:
     """The bus, ROS and the desk as one inlet.
 
     When a process of ``held_for`` goes away, or two nodes publish chunks, the arms are to hold. ``heard`` are the
-    topics that came over the bus.
+    topics that came over the bus. ``overhear`` is called with what the desk says, for whoever records it.
     """
 
-    def __init__(self, bus: Inlet, ros: RosInlet, desk: Desk, held_for: Sequence[str]) -> None:
+    def __init__(
+        self, bus: Inlet, ros: RosInlet, desk: Desk, held_for: Sequence[str], overhear: Callable[[Received], None]
+    ) -> None:
         self._bus, self._ros, self._desk = bus, ros, desk
-        self._held_for = held_for
+        self._held_for, self._overhear = held_for, overhear
         self.heard: set[str] = set()
         self.sockets = bus.sockets
         self.poll_ns = ros.poll_ns
@@ -197,11 +199,14 @@ class JoinedInlet:
         came += self._ros.drain()
         if self._ros.crowded("chunk"):
             self._hold("more than one node publishes chunks")
-        return [*self._desk.drain(), *came]
+        said = self._desk.drain()
+        for received in said:
+            self._overhear(received)
+        return [*said, *came]
 
     def _hold(self, lost: str) -> None:
         now_ns = monotonic_ns()
-        self._desk.say("operator", OperatorCommand(command_id=now_ns, issued_ns=now_ns, action="hold", lost=lost))
+        self._desk.say("robot/operator", OperatorCommand(command_id=now_ns, issued_ns=now_ns, action="hold", lost=lost))
 
     def crowded(self, topic: str) -> bool:
         """Whether two ROS publishers of ``topic`` have lately spoken in turn."""

@@ -15,11 +15,11 @@ from syvla.config import RunConfig
 from syvla.hosts.process import ProcessHost, stop_with_parent
 from syvla.messages import ARMS
 from syvla.policies import policy_cameras
-from syvla.protocols import Stage
+from syvla.protocols import Received, Stage
 from syvla.rig import ask_realtime, build_stage, open_bus, robot_stage, stage_host, teleop_stage
 from syvla.runs import RunFolder
 from syvla.stages.cameras import CamerasStage
-from syvla.topics import CAMERAS
+from syvla.topics import CAMERAS, topic
 from syvla_ros.clock import RosClock
 from syvla_ros.ends import Desk, JoinedInlet, JoinedOutlet, RosInlet, RosOutlet
 from syvla_ros.foreign import RosArm, RosCameras, RosGamepad
@@ -61,10 +61,13 @@ def join(
     inlet, outlet = open_bus(run, stage.name, [*reads, *(f"health/{name}" for name in watched)], stage.lossless)
     read = [route for route in table if route.topic in over_ros and route.topic in stage.reads]
     written = [route for route in table if route.topic in stage.writes]
-    return (
-        JoinedInlet(inlet, RosInlet(node, read), desk, held_for),
-        JoinedOutlet(outlet, RosOutlet(node, written)),
-    )
+    joined = JoinedOutlet(outlet, RosOutlet(node, written))
+
+    def overhear(said: Received) -> None:
+        if topic(said.header.topic).writer == stage.name:
+            joined.publish(said.header.topic, said.message, said.header.sent_ns, 0)
+
+    return JoinedInlet(inlet, RosInlet(node, read), desk, held_for, overhear), joined
 
 
 @contextlib.contextmanager

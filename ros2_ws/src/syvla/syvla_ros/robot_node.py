@@ -191,7 +191,7 @@ class RobotNode(LifecycleNode):
         done = False
         while not done and monotonic_ns() - begun_ns < to_ns(limit_s):
             now_ns = monotonic_ns()
-            self._desk.say("operator", OperatorCommand(command_id=now_ns, issued_ns=now_ns, action=action))
+            self._desk.say("robot/operator", OperatorCommand(command_id=now_ns, issued_ns=now_ns, action=action))
             done = self._wait(lambda: self._mode() in expected and self._safety_ns() > begun_ns, AGAIN_S)
         return done, self._words()
 

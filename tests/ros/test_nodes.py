@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import State, Transition
@@ -283,9 +284,12 @@ def test_a_robot_node_that_died_comes_back_disabled(node: Node, tmp_path: Path) 
 
 def test_without_arms_the_robot_is_not_configured_and_says_why(node: Node, tmp_path: Path) -> None:
     robot = Robot(node, tmp_path)
+    real = msgspec.structs.replace(robot.plan.run.rig, kind="cobot_magic")
+    robot.plan.folder.save(msgspec.structs.replace(robot.plan.run, rig=real))
     try:
         robot.start(robot.node("robot"))
         robot.until(lambda: "not configured" in robot.log("robot"))
+        assert "as shipped, not measured: left.base_position_m" in robot.log("robot")
         assert "no feedback from the left and the right arm" in robot.log("robot")
         assert robot.state() == State.PRIMARY_STATE_UNCONFIGURED
         assert robot.interrupt() == {"robot": 0}

@@ -16,6 +16,7 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
+from syvla.apps.doctor_software import calibration_findings
 from syvla.clock import monotonic_ns, to_ns
 from syvla.config import RunConfig
 from syvla.control.mode import MOVING
@@ -103,7 +104,10 @@ class RobotNode(LifecycleNode):
     # ------------------------------------------------------------ lifecycle
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Open both arms and hear them."""
+        """Open both arms and hear them; what of the rig nobody has measured is said."""
+        for finding in calibration_findings(self._run.rig):
+            if finding.fix:
+                self.get_logger().warning(f"{finding.name}: {finding.seen}; {finding.fix}")
         asked: Future[None] = Future()
         self._requests.put(asked)
         try:

@@ -69,7 +69,7 @@ def test_a_demo_adds_no_latency_to_a_policy_that_computes(
     class AskedError(Exception):
         pass
 
-    def asked(rig_name: str, planner_s: float, expert_s: float, policy: str, *_: object, joystick: bool) -> None:
+    def asked(rig_name: str, planner_s: float, expert_s: float, policy: str, *_: object, **__: object) -> None:
         raise AskedError((planner_s, expert_s, policy))
 
     twin = RigConfig(name="twin", kind="twin", left=ArmConfig(), right=ArmConfig())

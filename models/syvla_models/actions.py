@@ -117,6 +117,11 @@ class ActionSpace(ABC):
         normalised: Float64 = (state_slots(proprioception) - self._state_offset) / self._state_scale
         return normalised.astype(np.float32)
 
+    def measured(self, state: Float32) -> Float64:
+        """What was measured (14,), of what the expert is told of it (32,): :meth:`state` the other way round."""
+        by_arm = (state.astype(np.float64) * self._state_scale + self._state_offset).reshape(2, PER_ARM)
+        return np.concatenate((by_arm[:, JOINTS], by_arm[:, GRIPPER]), axis=1).ravel()
+
     def fit(self, chunks: Float64) -> tuple[Table, Table]:
         """Offset and scale (H, 32) that give the live slots of ``chunks`` (N, H, 32), from :meth:`raw`, deviation 1.
 

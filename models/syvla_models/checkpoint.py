@@ -8,12 +8,13 @@ from pathlib import Path
 import msgspec
 import torch
 
+from syvla.digest import file_sha256
 from syvla.errors import ConfigError
 from syvla_models.expert import Expert
 from syvla_models.planner import PLANNER_FILE, SyvlaPlanner
 from syvla_models.qwen import save_qwen, weight_files
-from syvla_models.spec import SPEC_FILE, PolicySpec, load_json, save_json
-from syvla_models.weights import digest, load_tensors, save_tensors, verify
+from syvla_models.spec import SPEC_FILE, PolicySpec, load_spec, save_json, verify
+from syvla_models.weights import load_tensors, save_tensors
 
 EXPERT_FILE = "expert.safetensors"
 
@@ -35,14 +36,9 @@ def save(folder: Path, planner: SyvlaPlanner, expert: Expert, spec: PolicySpec) 
     save_tensors(folder / PLANNER_FILE, {"queries": planner.queries})
     save_tensors(folder / EXPERT_FILE, expert.state_dict())
     files = [*weight_files(folder), PLANNER_FILE, EXPERT_FILE]
-    written = msgspec.structs.replace(spec, sha256={name: digest(folder / name) for name in files})
+    written = msgspec.structs.replace(spec, sha256={name: file_sha256(folder / name) for name in files})
     save_json(folder / SPEC_FILE, written)
     return written
-
-
-def load_spec(folder: Path) -> PolicySpec:
-    """What ``folder`` says about itself; reads no weights."""
-    return load_json(folder / SPEC_FILE, PolicySpec)
 
 
 def load_expert(folder: Path, device: str | torch.device = "cpu") -> tuple[Expert, PolicySpec]:

@@ -33,8 +33,8 @@ from syvla_models.prompt import (
     special_id,
 )
 from syvla_models.qwen import load_qwen, weight_files
-from syvla_models.spec import SPEC_FILE, PlannerSpec, PolicySpec, load_json
-from syvla_models.weights import load_tensors, verify
+from syvla_models.spec import SPEC_FILE, PlannerSpec, PolicySpec, load_json, verify
+from syvla_models.weights import load_tensors
 
 PLANNER_FILE = "planner.safetensors"
 _KNOWN_PROMPTS = 16

@@ -5,11 +5,13 @@ more files: ``syvla.json`` (this), ``planner.safetensors`` (the feature query to
 adapter and the action expert).
 """
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal, TypeVar
 
 import msgspec
 
+from syvla.digest import file_sha256
 from syvla.errors import ConfigError
 from syvla.messages import FEATURE_QUERIES
 
@@ -141,6 +143,24 @@ class PolicySpec(Section, frozen=True):
 
         joined = "\n".join(f"{name} {digest}" for name, digest in sorted(self.sha256.items()))
         return f"{self.name}@{hashlib.sha256(joined.encode()).hexdigest()[:12]}"
+
+
+def load_spec(folder: Path) -> PolicySpec:
+    """What ``folder`` says about itself; reads no weights."""
+    return load_json(folder / SPEC_FILE, PolicySpec)
+
+
+def verify(folder: Path, sha256: Mapping[str, str], names: Iterable[str], said_by: str = SPEC_FILE) -> None:
+    """ConfigError naming the file unless each of ``names`` in ``folder`` is what ``sha256`` of ``said_by`` says."""
+    for name in names:
+        expected = sha256.get(name)
+        if expected is None:
+            raise ConfigError(f"{folder}: sha256 in {said_by} has no entry for {name}; it has {sorted(sha256)}")
+        if not (folder / name).is_file():
+            raise ConfigError(f"{folder / name} is missing")
+        found = file_sha256(folder / name)
+        if found != expected:
+            raise ConfigError(f"{folder / name} has sha256 {found[:12]}..., {said_by} says {expected[:12]}...")
 
 
 def load_json(path: Path, kind: type[T]) -> T:

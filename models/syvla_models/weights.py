@@ -1,6 +1,5 @@
-"""Weight files: safetensors only, their digests, and refusals that name the tensor."""
+"""Weight files: safetensors only, and refusals that name the tensor."""
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -9,28 +8,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from syvla.errors import ConfigError
-
-
-def digest(path: Path) -> str:
-    """The sha256 of a file, in hex."""
-    sha256 = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            sha256.update(block)
-    return sha256.hexdigest()
-
-
-def verify(folder: Path, sha256: Mapping[str, str], names: Iterable[str]) -> None:
-    """ConfigError naming the file unless each of ``names`` in ``folder`` is what ``sha256`` says."""
-    for name in names:
-        expected = sha256.get(name)
-        if expected is None:
-            raise ConfigError(f"{folder}: sha256 in syvla.json has no entry for {name}; it has {sorted(sha256)}")
-        if not (folder / name).is_file():
-            raise ConfigError(f"{folder / name} is missing")
-        found = digest(folder / name)
-        if found != expected:
-            raise ConfigError(f"{folder / name} has sha256 {found[:12]}..., syvla.json says {expected[:12]}...")
 
 
 def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:

@@ -48,6 +48,7 @@ def demo(
     keys: Path | None = None,
     jpeg: int = 90,
     joystick: Joystick = False,
+    backend: str = "auto",
     runs: Path = Path("runs"),
 ) -> int:
     """Run the whole loop on the twin at real time: one episode of each task, with a live panel and a report.
@@ -65,6 +66,8 @@ def demo(
         keys: the folder of keys for it (`syvla keys`); needed unless it is on this machine.
         jpeg: quality of the images that it is sent, 1 to 95; 0 sends them raw.
         joystick: let a person take over with a game controller while the policy runs.
+        backend: what computes a learned policy's chunks: auto (the fastest that syvla-export accepted), eager (torch),
+            onnxruntime, openvino.
         runs: the folder in which the run's folder is made.
     """
     with _ended_by_ctrl_c():
@@ -93,7 +96,7 @@ def demo(
     kind = load_rig(rig).kind
     if kind != "twin":
         raise ConfigError(f"rig {rig!r} is a {kind}; a demo lays the table itself, which only a twin's can be")
-    run = realtime_run(rig, planner_s, expert_s, policy, remote or None, joystick=joystick)
+    run = realtime_run(rig, planner_s, expert_s, policy, remote or None, joystick=joystick, backend=backend)
     folder = RunFolder.create(runs, "demo")
     limit_s = _ATTENDED_S if joystick else _UNATTENDED_S
     episodes = [Episode(task, split, seed, f"{task}-{split}-{seed}", limit_s) for task in names]
@@ -110,6 +113,7 @@ def evaluate(
     planner_latency: float = 0.3,
     expert_latency: float = 0.03,
     blank: Literal["none", "instruction", "images"] = "none",
+    backend: str = "auto",
     jobs: int = 1,
     json: Json = None,
 ) -> int:
@@ -125,6 +129,8 @@ def evaluate(
         planner_latency: how long the slow system takes to think [s].
         expert_latency: how long the fast system takes for a chunk [s].
         blank: keep the instruction or the images from the planner, to see whether they are used.
+        backend: what computes a learned policy's chunks: auto (the fastest that syvla-export accepted), eager (torch),
+            onnxruntime, openvino.
         jobs: how many episodes run at a time, each in a process of its own.
         json: also write the result to this file.
     """
@@ -134,7 +140,7 @@ def evaluate(
     from syvla.policies import policy_model_id
     from syvla.runs import chosen_tasks, lockstep_run
 
-    run = lockstep_run(rig, planner_latency, expert_latency, policy, blank)
+    run = lockstep_run(rig, planner_latency, expert_latency, policy, blank, backend)
     names = chosen_tasks(task, split)
     _check_writable(json)
     _at_least_one("episodes", episodes)
@@ -157,8 +163,9 @@ def evaluate(
 
     outcomes = run_evaluation(run, plan, progress, jobs)
     table = rates(outcomes)
+    computed_by = "" if policy == "reference" else f" ({run.backend})"
     print(
-        f"\npolicy {policy}, planner latency {planner_latency:g} s, expert latency {expert_latency:g} s"
+        f"\npolicy {policy}{computed_by}, planner latency {planner_latency:g} s, expert latency {expert_latency:g} s"
         f"{'' if blank == 'none' else f', without {blank}'}"
     )
     for row in table:
@@ -170,6 +177,7 @@ def evaluate(
         json,
         {
             "policy": policy,
+            "backend": run.backend,
             "model_id": policy_model_id(run),
             "blank": blank,
             "planner_latency_s": planner_latency,

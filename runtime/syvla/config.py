@@ -205,6 +205,7 @@ class RunConfig(Section, frozen=True):
     rig: RigConfig
     policy: PolicyConfig = PolicyConfig()
     policy_name: str = "reference"  # or the folder of a checkpoint
+    backend: str = "eager"  # what computes a learned expert's chunks
     blank: Blank = "none"  # what is kept from the planner, to see if it is used
     astray_m: float = 0.0  # the reference's hand first comes this far beside a thing (deviation of x and of y)
     misses: float = 0.0  # how often it first closes on nothing beside the thing

@@ -32,12 +32,23 @@ def policy_folder(name: str) -> Path:
 
 
 def find_policy(name: str) -> str:
-    """``reference``, or the folder of the checkpoint that ``name`` means; ConfigError if it cannot be run here."""
-    if name == "reference":
-        return name
-    folder = policy_folder(name)
-    check_learn()
-    return str(folder)
+    """``reference``, or the folder of the checkpoint that ``name`` means; ConfigError if there is none."""
+    return name if name == "reference" else str(policy_folder(name))
+
+
+def find_backend(policy_name: str, asked: str, thinks: bool) -> str:
+    """What computes the chunks of the policy that :func:`find_policy` found.
+
+    ConfigError if the policy cannot be run here: torch is needed where it ``thinks``, or where torch makes the chunks.
+    """
+    if policy_name == "reference":
+        return "eager"
+    from syvla_models.backends.choice import EAGER, choose
+
+    backend = choose(Path(policy_name), asked)
+    if thinks or backend == EAGER:
+        check_learn()
+    return backend
 
 
 def default_policy() -> str:

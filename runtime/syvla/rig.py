@@ -81,7 +81,7 @@ def _reference_planner(run: RunConfig) -> "ReferencePlanner":
 
 
 def _learned_planner(run: RunConfig, threads: int | None) -> Planner:
-    from syvla_models.policy import LearnedPlanner
+    from syvla_models.learned_planner import LearnedPlanner
 
     return LearnedPlanner(Path(run.policy_name), threads)
 
@@ -103,9 +103,9 @@ def _reference_expert(run: RunConfig) -> Expert:
 
 
 def _learned_expert(run: RunConfig, threads: int | None) -> Expert:
-    from syvla_models.policy import LearnedExpert
+    from syvla_models.learned_expert import LearnedExpert
 
-    return LearnedExpert(Path(run.policy_name), run.rig, threads)
+    return LearnedExpert(Path(run.policy_name), run.rig, threads, run.backend)
 
 
 def robot_stage(run: RunConfig, arms: Mapping[ArmName, ArmDriver]) -> RobotStage:
@@ -295,11 +295,13 @@ def ask_realtime(name: str, config: RealtimeConfig) -> str:
 # ---------------------------------------------------------------- the lockstep host
 
 
-def lockstep_host(run: RunConfig, extra: Sequence[Stage] = (), cameras: Sequence[str] = ()) -> LockstepHost:
+def lockstep_host(
+    run: RunConfig, extra: Sequence[Stage] = (), cameras: Sequence[str] = (), expert: Expert | None = None
+) -> LockstepHost:
     """Every stage on one fresh twin under the virtual clock; ``extra`` stages (director, recorder) come last.
 
-    The ``cameras`` and those that the planner looks at are rendered. A model gets one thread, so that what it
-    computes does not depend on the machine's number of cores.
+    The ``cameras`` and those that the planner looks at are rendered. ``expert`` stands in the place of the run's own.
+    A model gets one thread, so that what it computes does not depend on the machine's number of cores.
     """
     from syvla.sim.tasks import ALL_TASKS
     from syvla.sim.twin_arm import TwinArm
@@ -315,7 +317,7 @@ def lockstep_host(run: RunConfig, extra: Sequence[Stage] = (), cameras: Sequence
         robot_stage(run, {arm: TwinArm(arm, world.plant(arm)) for arm in ARMS}),
         *([_twin_cameras(run, seen, in_process=True)] if seen else []),
         _planner_stage(run, seen, threads=1),
-        _expert_stage(run, threads=1),
+        _expert_stage(run, threads=1) if expert is None else ExpertStage(expert, run.rig.intent, run.policy),
         *extra,
     ]
     return LockstepHost(stages, {"planner": run.policy.planner_latency_s, "expert": run.policy.expert_latency_s})

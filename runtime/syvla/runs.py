@@ -15,7 +15,7 @@ from syvla.config import Blank, PolicyConfig, RemotePlannerConfig, RigConfig, Ru
 from syvla.errors import ConfigError
 from syvla.extras import check_realsense, check_teleop
 from syvla.messages import ARMS
-from syvla.policies import find_policy
+from syvla.policies import find_backend, find_policy
 from syvla.transport.addresses import check_address
 from syvla.transport.bus import ipc_directory
 from syvla.transport.keys import RobotKeys, robot_keys
@@ -51,10 +51,15 @@ def chosen_tasks(names: Sequence[str], splits: Sequence[str]) -> tuple[str, ...]
 
 
 def lockstep_run(
-    rig: str, planner_latency_s: float, expert_latency_s: float, policy: str, blank: Blank = "none"
+    rig: str,
+    planner_latency_s: float,
+    expert_latency_s: float,
+    policy: str,
+    blank: Blank = "none",
+    backend: str = "auto",
 ) -> RunConfig:
     """The configuration of a run under the virtual clock."""
-    run = _run(load_rig(rig), planner_latency_s, expert_latency_s, policy)
+    run = _run(load_rig(rig), planner_latency_s, expert_latency_s, policy, backend)
     return msgspec.structs.replace(run, blank=blank)
 
 
@@ -65,6 +70,7 @@ def realtime_run(
     policy: str = "reference",
     remote_planner: RemotePlannerConfig | None = None,
     joystick: bool = False,
+    backend: str = "auto",
 ) -> RunConfig:
     """The configuration of a run on the bus, with a twin's CAN channels and the sockets' folder chosen.
 
@@ -80,7 +86,7 @@ def realtime_run(
     if config.cameras.source == "realsense" and config.ros.cameras == "own":
         check_realsense()
     config = _with_simcan(config) if config.kind == "twin" else config
-    run = _run(config, planner_latency_s, expert_latency_s, policy)
+    run = _run(config, planner_latency_s, expert_latency_s, policy, backend, thinks=remote_planner is None)
     folder = ipc_directory(f"{os.getpid():x}-{time.monotonic_ns():x}")
     return msgspec.structs.replace(
         run, bus_folder=str(folder), wall_offset_ns=wall_offset_ns(), remote_planner=remote_planner, joystick=joystick
@@ -99,12 +105,15 @@ def _with_simcan(config: RigConfig) -> RigConfig:
     )
 
 
-def _run(rig: RigConfig, planner_latency_s: float, expert_latency_s: float, policy: str) -> RunConfig:
+def _run(
+    rig: RigConfig, planner_latency_s: float, expert_latency_s: float, policy: str, backend: str, thinks: bool = True
+) -> RunConfig:
     for name, value in (("planner latency", planner_latency_s), ("expert latency", expert_latency_s)):
         if not 0.0 <= value <= 10.0:
             raise ConfigError(f"{name} must be 0 to 10 s, not {value}")
     latencies = PolicyConfig(planner_latency_s=planner_latency_s, expert_latency_s=expert_latency_s)
-    return RunConfig(rig=rig, policy=latencies, policy_name=find_policy(policy))
+    name = find_policy(policy)
+    return RunConfig(rig=rig, policy=latencies, policy_name=name, backend=find_backend(name, backend, thinks))
 
 
 def link_keys(remote: RemotePlannerConfig) -> RobotKeys | None:

@@ -12,7 +12,7 @@ from syvla.apps.evaluate import evaluate, rates, run_lockstep
 from syvla.config import RunConfig
 from syvla.errors import ConfigError
 from syvla.messages import Mode, SafetyState
-from syvla.proportion import wilson
+from syvla.proportion import difference, wilson
 from syvla.protocols import Emit, Inbox, OnNew
 from syvla.recording.mcap_read import read
 from syvla.rig import lockstep_host
@@ -52,6 +52,12 @@ class SafetyLog:
 @pytest.fixture(scope="module")
 def run() -> RunConfig:
     return lockstep_run("twin", 0.3, 0.03, "reference")
+
+
+def test_a_difference_of_proportions_is_newcombes_published_one() -> None:
+    assert difference((56, 70), (48, 80)) == pytest.approx((0.0524, 0.3339), abs=5e-5)
+    assert difference((48, 80), (56, 70)) == pytest.approx((-0.3339, -0.0524), abs=5e-5)
+    assert difference((0, 0), (3, 5)) == (-1.0, 1.0), "nothing is known"
 
 
 @pytest.mark.parametrize(

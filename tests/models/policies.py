@@ -11,7 +11,7 @@ from syvla.message import Float64, UInt8
 from syvla.messages import ActionChunk, CameraFrame, Intent, Observation, Task
 from syvla_models import checkpoint
 from syvla_models.expert import Expert, tiny_config
-from syvla_models.policy import LearnedPlanner
+from syvla_models.learned_planner import LearnedPlanner
 from syvla_models.spec import SLOTS, ActionSpaceName, ActionSpec, CameraView, PlannerSpec, PolicySpec
 from syvla_models.tiny import build_tiny, tiny_spec
 

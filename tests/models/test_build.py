@@ -11,8 +11,8 @@ from tests.models.runs import MODEL, RIG, config_of
 
 from syvla.config import ArmConfig
 from syvla.control.kinematics import Base, forward_tcp
-from syvla_models.checkpoint import load_expert, load_spec
-from syvla_models.spec import ExpertConfig
+from syvla_models.checkpoint import load_expert
+from syvla_models.spec import ExpertConfig, load_spec
 from syvla_models.train.build import build_stage
 from syvla_models.train.config import ActionConfig
 from syvla_models.train.learner import build_learner

@@ -13,14 +13,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
+from syvla.digest import file_sha256
 from syvla.errors import ConfigError
-from syvla_models.checkpoint import EXPERT_FILE, load_expert, load_spec, save
+from syvla_models.checkpoint import EXPERT_FILE, load_expert, save
 from syvla_models.expert import Expert
 from syvla_models.planner import PLANNER_FILE, SyvlaPlanner
 from syvla_models.qwen import INDEX_FILE, load_qwen
-from syvla_models.spec import SLOTS, SPEC_FILE, ActionSpec, CameraView, ExpertConfig, PolicySpec
+from syvla_models.spec import SLOTS, SPEC_FILE, ActionSpec, CameraView, ExpertConfig, PolicySpec, load_spec
 from syvla_models.tiny import build_tiny, tiny_spec
-from syvla_models.weights import digest
 
 MODEL_FILE = "model.safetensors"
 VIEW = CameraView(camera="cam_high", height=64, width=64)
@@ -66,7 +66,7 @@ def think(planner: SyvlaPlanner) -> tuple[str, torch.Tensor]:
 def rehash(folder: Path) -> None:
     """Make ``syvla.json`` agree with the files, so that what is refused is not the digest."""
     spec = load_spec(folder)
-    found = {path.name: digest(path) for path in folder.glob("*.safetensors")}
+    found = {path.name: file_sha256(path) for path in folder.glob("*.safetensors")}
     (folder / SPEC_FILE).write_bytes(msgspec.json.encode(msgspec.structs.replace(spec, sha256=found)))
 
 
@@ -137,7 +137,7 @@ def test_the_model_id_follows_the_weights(parts: tuple[SyvlaPlanner, Expert], sa
 
 def test_every_weight_file_has_its_digest_and_nothing_is_pickled(saved: Path) -> None:
     spec = load_spec(saved)
-    assert spec.sha256 == {name: digest(saved / name) for name in (MODEL_FILE, PLANNER_FILE, EXPERT_FILE)}
+    assert spec.sha256 == {name: file_sha256(saved / name) for name in (MODEL_FILE, PLANNER_FILE, EXPERT_FILE)}
     assert {path.suffix for path in saved.iterdir()} <= {".json", ".safetensors", ".jinja"}
 
 

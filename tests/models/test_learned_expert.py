@@ -7,19 +7,18 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-import torch
 from tests.models.policies import MS, PERIOD_NS, POSE, chunk_of, make, planner_spec
 
 from syvla.config import RigConfig
 from syvla.control.kinematics import forward_tcp
 from syvla.errors import MessageError
-from syvla.message import Float64
+from syvla.message import Float32, Float64
 from syvla.messages import ActionChunk, Intent
 from syvla.runs import load_rig
-from syvla_models import checkpoint, policy
 from syvla_models.actions import action_space, state_slots
-from syvla_models.policy import LearnedExpert, task_noise
-from syvla_models.spec import SLOTS, ActionSpec
+from syvla_models.backends.protocol import ChunkInputs, Conditioned
+from syvla_models.learned_expert import LearnedExpert, task_noise
+from syvla_models.spec import SLOTS, ActionSpec, load_spec
 
 
 @pytest.fixture
@@ -40,7 +39,7 @@ def an_intent(folder: Path, seed: int = 0, **changes: Any) -> Intent:
         "observation_ns": 0,
         "chain_of_thought": "",
         "feature_query_states": states,
-        "model_id": checkpoint.load_spec(folder).model_id,
+        "model_id": load_spec(folder).model_id,
     }
     return Intent(**{**fields, **changes})
 
@@ -75,14 +74,33 @@ def test_a_chunk_says_where_it_came_from_and_is_the_same_every_time(
     assert np.array_equal(chunk.gripper_width_m, again.gripper_width_m)
 
 
-def test_a_chunk_is_what_the_action_space_makes_of_the_sampled_rows(
-    folder: Path, rig: RigConfig, intent: Intent, monkeypatch: pytest.MonkeyPatch
+class Noting:
+    """A backend that answers ``rows`` and notes what it was asked."""
+
+    name = "noting"
+
+    def __init__(self, rows: Float32) -> None:
+        self.rows = rows
+        self.states: list[Float32] = []
+        self.asked: list[ChunkInputs] = []
+
+    def condition(self, query_states: Float32) -> Conditioned:
+        self.states.append(query_states)
+        return (query_states,)
+
+    def chunk(self, conditioned: Conditioned, inputs: ChunkInputs) -> Float32:
+        assert conditioned[0] is self.states[-1]
+        self.asked.append(inputs)
+        return self.rows
+
+
+def test_a_chunk_is_what_the_action_space_makes_of_the_backends_rows(
+    folder: Path, rig: RigConfig, intent: Intent
 ) -> None:
     rows = np.linspace(POSE, POSE + 0.01, 50)
-    space = action_space(checkpoint.load_spec(folder).action, rig.safety)
-    x = torch.from_numpy(space.encode(rows, POSE))[None]
-    monkeypatch.setattr(policy, "sample", lambda *_: x)
-    assert np.allclose(rows_of(act(LearnedExpert(folder, rig), intent)), rows, atol=1e-6)
+    space = action_space(load_spec(folder).action, rig.safety)
+    expert = LearnedExpert(folder, rig, backend=Noting(space.encode(rows, POSE)))
+    assert np.allclose(rows_of(act(expert, intent)), rows, atol=1e-6)
 
 
 def test_another_models_intent_is_refused_with_both_names(folder: Path, rig: RigConfig, intent: Intent) -> None:
@@ -95,52 +113,39 @@ def test_another_models_intent_is_refused_with_both_names(folder: Path, rig: Rig
     assert act(expert, intent), "the next one is acted on"
 
 
-def test_what_depends_on_the_intent_is_computed_once_for_each(
-    folder: Path, rig: RigConfig, intent: Intent, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_depends_on_the_intent_is_computed_once_for_each(folder: Path, rig: RigConfig, intent: Intent) -> None:
     """A restarted planner counts from 0 again: an intent of the same id and other states is another one."""
-    expert = LearnedExpert(folder, rig)
-    seen_states: list[torch.Tensor] = []
-    condition = expert._expert.condition
-
-    def counted(states: torch.Tensor) -> Any:
-        seen_states.append(states)
-        return condition(states)
-
-    monkeypatch.setattr(expert._expert, "condition", counted)
-    first = [act(expert, intent, at_ms * MS) for at_ms in (400, 450)]
-    assert len(seen_states) == 1
-    assert np.array_equal(seen_states[0][0].numpy(), intent.feature_query_states.astype(np.float32))
-    other = act(expert, an_intent(folder, seed=1))
-    assert len(seen_states) == 2
-    assert not np.allclose(other.position_rad, first[0].position_rad, atol=1e-4)
+    backend = Noting(np.zeros((50, SLOTS), np.float32))
+    expert = LearnedExpert(folder, rig, backend=backend)
+    for at_ms in (400, 450):
+        act(expert, intent, at_ms * MS)
+    assert len(backend.states) == 1
+    assert np.array_equal(backend.states[0], intent.feature_query_states.astype(np.float32))
+    act(expert, an_intent(folder, seed=1))
+    assert len(backend.states) == 2
+    eager = LearnedExpert(folder, rig, backend="eager")
+    one, other = (act(eager, an_intent(folder, seed=seed)).position_rad for seed in (0, 1))
+    assert not np.allclose(one, other, atol=1e-4)
 
 
-def test_the_expert_is_told_the_intents_age_and_the_normalised_pose(
-    tmp_path: Path, rig: RigConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_expert_is_told_the_intents_age_and_the_normalised_pose(tmp_path: Path, rig: RigConfig) -> None:
     make(tmp_path, planner_spec())
-    spec = checkpoint.load_spec(tmp_path)
+    spec = load_spec(tmp_path)
     offset, scale = np.arange(SLOTS, dtype=np.float64), np.linspace(0.5, 2.0, SLOTS)
     action = msgspec.structs.replace(
         spec.action, state_offset=tuple(offset.tolist()), state_scale=tuple(scale.tolist())
     )
     (tmp_path / "syvla.json").write_bytes(msgspec.json.encode(msgspec.structs.replace(spec, action=action)))
-    told: list[tuple[Any, ...]] = []
-
-    def noted(*arguments: Any) -> torch.Tensor:
-        told.append(arguments)
-        return torch.zeros(1, 50, SLOTS)
-
-    monkeypatch.setattr(policy, "sample", noted)
-    act(LearnedExpert(tmp_path, rig), an_intent(tmp_path, observation_ns=150 * MS), 400 * MS)
-    _, _, pose, age_s, noise, rows, prefix, steps, _ = told[0]
-    assert age_s.tolist() == [0.25]
-    assert pose[0].numpy() == pytest.approx((state_slots(POSE) - offset) / scale, rel=1e-5, abs=1e-6)
-    assert (prefix.tolist(), steps) == ([1], 3), "without a chunk the arms are committed to stand for a row"
+    backend = Noting(np.zeros((50, SLOTS), np.float32))
+    act(LearnedExpert(tmp_path, rig, backend=backend), an_intent(tmp_path, observation_ns=150 * MS), 400 * MS)
+    (asked,) = backend.asked
+    assert asked.age_s == 0.25
+    assert asked.state == pytest.approx((state_slots(POSE) - offset) / scale, rel=1e-5, abs=1e-6)
+    assert action_space(action, rig.safety).measured(asked.state) == pytest.approx(POSE, abs=1e-5)
+    assert asked.prefix == 1, "without a chunk the arms are committed to stand for a row"
     standing = action_space(spec.action, rig.safety).encode(np.repeat(POSE[None], 50, axis=0), POSE)
-    assert rows[0].numpy() == pytest.approx(standing, abs=1e-6)
-    assert np.array_equal(noise[0].numpy(), task_noise(1, 50, SLOTS))
+    assert asked.prefix_rows == pytest.approx(standing, abs=1e-6)
+    assert np.array_equal(asked.noise, task_noise(1, 50, SLOTS))
 
 
 def test_noise_is_one_tasks_own_and_standard_normal() -> None:
@@ -168,7 +173,7 @@ def test_what_was_decided_is_executed_to_the_end_of_its_horizon(
 ) -> None:
     """However often the expert acts: a policy that decided anew every 50 ms let its arms drift off the table."""
     copy = shutil.copytree(folder, tmp_path / "patient")
-    spec = checkpoint.load_spec(folder)
+    spec = load_spec(folder)
     action = msgspec.structs.replace(spec.action, execution_horizon_s=0.4)
     (copy / "syvla.json").write_bytes(msgspec.json.encode(msgspec.structs.replace(spec, action=action)))
     moving = POSE + np.linspace(0.0, 0.1, 50)[:, None] * 0.2
@@ -184,7 +189,7 @@ def test_what_was_decided_is_executed_to_the_end_of_its_horizon(
 
 def test_less_noise_lets_two_tasks_differ_less(folder: Path, rig: RigConfig, intent: Intent, tmp_path: Path) -> None:
     """The noise of a whole task once put all of its grasps on one side."""
-    spec = checkpoint.load_spec(folder)
+    spec = load_spec(folder)
     apart = {}
     for scale in (1.0, 0.5, 0.0):
         copy = shutil.copytree(folder, tmp_path / str(scale))
@@ -215,7 +220,7 @@ def test_an_end_effector_chunk_says_what_it_is_relative_to_and_executing_it_late
         assert np.allclose(chunk.anchor_pose[side, :3], position)
         assert np.allclose(matrix(chunk.anchor_pose[side, 3:]), rotation, atol=1e-9)
     # However the arms have moved since, the rows read back through the anchor are what the expert wanted of the hands.
-    spec = checkpoint.load_spec(tmp_path).action
+    spec = load_spec(tmp_path).action
     wanted = np.concatenate((chunk.position_rad[:, :6], chunk.gripper_width_m[:, :1]), axis=1)
     hand, turn = forward_tcp(wanted[:, :6])
     back = matrix(chunk.anchor_pose[0, 3:]).T

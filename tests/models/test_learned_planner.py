@@ -12,9 +12,8 @@ from tests.models.policies import MS, POSE, VIEW, make, picture, planner_spec, s
 from syvla.errors import ConfigError, MessageError
 from syvla.messages import Intent, Observation
 from syvla.protocols import PartialThought
-from syvla_models import checkpoint
-from syvla_models.policy import PARTIAL_EVERY, LearnedPlanner, changed
-from syvla_models.spec import Think
+from syvla_models.learned_planner import PARTIAL_EVERY, LearnedPlanner, changed
+from syvla_models.spec import Think, load_spec
 
 
 def thinking(folder: Path, think: Think, parent: Path) -> Path:
@@ -23,7 +22,7 @@ def thinking(folder: Path, think: Think, parent: Path) -> Path:
     copy.mkdir()
     for file in folder.iterdir():
         (copy / file.name).write_bytes(file.read_bytes())
-    spec = checkpoint.load_spec(folder)
+    spec = load_spec(folder)
     changed_spec = msgspec.structs.replace(spec.planner, think=think, think_every_s=2.0)
     (copy / "syvla.json").write_bytes(msgspec.json.encode(msgspec.structs.replace(spec, planner=changed_spec)))
     return copy
@@ -62,7 +61,7 @@ def test_a_thought_grows_and_ends_in_an_intent_of_this_model(folder: Path, monke
     partial, last = products[:-1], products[-1]
     assert isinstance(last, Intent)
     assert (last.intent_id, last.task_id, last.observation_ns) == (17, 4, 5)
-    assert last.model_id == planner.model_id == checkpoint.load_spec(folder).model_id
+    assert last.model_id == planner.model_id == load_spec(folder).model_id
     assert last.feature_query_states.shape == (20, 192)
     texts = [p.text for p in partial if isinstance(p, PartialThought)]
     assert len(texts) == len(partial) == 10 // PARTIAL_EVERY
@@ -180,7 +179,7 @@ def test_hands_that_close_are_told_and_thought_about_anew(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy = thinking(folder, "on_change", tmp_path)
-    spec = checkpoint.load_spec(copy)
+    spec = load_spec(copy)
     telling = msgspec.structs.replace(spec, planner=msgspec.structs.replace(spec.planner, hands_told=True))
     (copy / "syvla.json").write_bytes(msgspec.json.encode(telling))
     planner = LearnedPlanner(copy)

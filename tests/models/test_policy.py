@@ -11,13 +11,13 @@ from syvla.messages import ActionChunk, Intent
 from syvla.policies import policy_cameras, policy_model_id
 from syvla.rig import build_stage, lockstep_host
 from syvla.runs import RunFolder, lockstep_run
-from syvla_models import checkpoint
+from syvla_models.spec import load_spec
 
 
 def test_it_runs_in_lockstep_with_only_the_cameras_it_looks_at_and_twice_the_same(folder: Path) -> None:
     run = lockstep_run("twin", 0.3, 0.03, str(folder))
     assert policy_cameras(run) == ("cam_high",)
-    assert policy_model_id(run) == checkpoint.load_spec(folder).model_id
+    assert policy_model_id(run) == load_spec(folder).model_id
     found = []
     for _ in range(2):
         host = lockstep_host(run, [Director([Episode("snack_loading", "id", 0, "n")])])

@@ -14,10 +14,10 @@ from syvla.sim.cameras import TwinCameras
 from syvla.sim.tables import RandomTable
 from syvla.sim.tasks import ALL_TASKS
 from syvla.sim.world import TwinWorld
-from syvla_models.checkpoint import load_spec
 from syvla_models.images import view_of
 from syvla_models.planner import SyvlaPlanner
 from syvla_models.prompt import told
+from syvla_models.spec import load_spec
 
 SHIPPED = sorted(path.parent for path in shipped_checkpoint().parent.glob("*/syvla.json"))
 WEIGHTS = {"model.safetensors", "planner.safetensors", "expert.safetensors"}

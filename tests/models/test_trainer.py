@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 from tests.models.runs import RIG, config_of, numbers, run, silent
 
 from syvla.errors import ConfigError
-from syvla_models.checkpoint import load_expert, load_spec
+from syvla_models.checkpoint import load_expert
 from syvla_models.planner import SyvlaPlanner
+from syvla_models.spec import load_spec
 from syvla_models.train.build import build_stage
 from syvla_models.train.config import BudgetConfig, DataConfig, LossConfig, OptimiserConfig, SourceConfig
 from syvla_models.train.trainer import Trainer

@@ -23,6 +23,7 @@ from transformers.utils.logging import disable_progress_bar
 from syvla.config import RigConfig
 from syvla.errors import ConfigError
 from syvla_models import checkpoint
+from syvla_models.spec import load_spec
 from syvla_models.train import optimiser as optim
 from syvla_models.train.batch import Batch
 from syvla_models.train.build import Stage, build_stage
@@ -74,7 +75,7 @@ def validate_checkpoint(config: TrainConfig, rig: RigConfig, folder: Path) -> di
     disable_progress_bar()
     if config.threads:
         torch.set_num_threads(config.threads)
-    spec = checkpoint.load_spec(folder)
+    spec = load_spec(folder)
     model = msgspec.structs.replace(config.model, expert=spec.expert)
     action = msgspec.structs.replace(config.action, space=spec.action.space)
     config = msgspec.structs.replace(config, init=str(folder), model=model, action=action)

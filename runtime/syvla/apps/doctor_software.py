@@ -1,6 +1,5 @@
 """The doctor looks at what runs: the twin's packages, ROS 2, the policy's checkpoint, the rig's calibration."""
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import msgspec
 from syvla.apps.finding import Finding, missing, ok, problem, warning
 from syvla.apps.machine import Machine
 from syvla.config import RigConfig
+from syvla.digest import file_sha256
 from syvla.errors import ConfigError
 from syvla.extras import LEARN_PACKAGES, SIM_PACKAGES
 from syvla.policies import PolicyLabel, policy_folder, policy_label
@@ -144,20 +144,12 @@ def weights(folder: Path, label: PolicyLabel) -> Finding:
     if _EXPERT_FILE in absent:
         return problem(name, f"{_EXPERT_FILE} is missing", fix)
     for file, expected in label.sha256.items():
-        if file not in absent and (found := _digest(folder / file)) != expected:
+        if file not in absent and (found := file_sha256(folder / file)) != expected:
             return problem(name, f"{file} has sha256 {found[:12]}..., syvla.json says {expected[:12]}...", fix)
     if absent:
         seen = f"the expert's are right, of the planner's {', '.join(absent)} missing"
         return warning(name, seen, "nothing to do if the planner runs on another machine; else copy them here")
     return ok(name, f"{len(label.sha256)} files are what syvla.json says")
-
-
-def _digest(path: Path) -> str:
-    sha256 = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            sha256.update(block)
-    return sha256.hexdigest()
 
 
 # ---------------------------------------------------------------- calibration

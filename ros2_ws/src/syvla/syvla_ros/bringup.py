@@ -28,6 +28,7 @@ ARGUMENTS = (
     Argument("seed", "0", "with sim: which table"),
     Argument("episodes", "0", "with sim: run so many from seed on, one after the other, and end"),
     Argument("policy", "", "reference, learned, or the folder of a checkpoint; the learned one, if not given"),
+    Argument("backend", "auto", "what computes the chunks: auto, eager (torch), or one that syvla-export accepted"),
     Argument(
         "enable", "", "true: enable the arms by itself when both systems run; only with sim, and there the default"
     ),
@@ -74,7 +75,8 @@ def plan(values: Mapping[str, str]) -> Plan:
     kind = load_rig(rig).kind
     if (kind == "twin") is not sim:
         raise ConfigError(f"rig {rig!r} is a {kind}: it needs sim:={str(not sim).lower()}")
-    run = realtime_run(rig, *STAND_INS_S.get(policy, (0.0, 0.0)), policy, _remote_planner(values), joystick)
+    latencies_s = STAND_INS_S.get(policy, (0.0, 0.0))
+    run = realtime_run(rig, *latencies_s, policy, _remote_planner(values), joystick, values["backend"])
     seed, episodes = _count("seed", values), _count("episodes", values)
     if episodes and not sim:
         raise ConfigError("episodes: only the twin's table can be laid by a program; it needs sim:=true")

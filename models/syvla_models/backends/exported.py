@@ -1,0 +1,174 @@
+"""An exported expert: ONNX graphs and what they were held against, in the folder ``export`` of a checkpoint.
+
+``condition.onnx`` is what an intent needs once, ``chunk.onnx`` the whole sampling loop. ``probe.safetensors`` has what
+the expert was asked in episodes, and what it answered in torch. ``export.json`` is written last.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save_file
+
+from syvla.errors import ConfigError
+from syvla.message import Array, Float32, Float64
+from syvla_models.actions import action_space
+from syvla_models.backends.protocol import ChunkInputs, ExpertBackend
+from syvla_models.prefix import GRIPPERS, JOINTS
+from syvla_models.spec import ActionSpec, PolicySpec, Section, load_json, verify
+
+FOLDER = "export"
+EXPORT_FILE, CONDITION_FILE, CHUNK_FILE, PROBE_FILE = "export.json", "condition.onnx", "chunk.onnx", "probe.safetensors"
+FILES = (CONDITION_FILE, CHUNK_FILE, PROBE_FILE)
+EXPERT_FILE = "expert.safetensors"
+# 2 mrad move a hand by 1.2 mm at arm's length, a tenth of what a grasp forgives.
+MOST_RAD, MOST_GRIPPER_M = 2e-3, 1e-3
+
+
+class Parity(Section, frozen=True):
+    """How far a backend's chunks are from those of the expert in torch, in the worst row of the worst joint."""
+
+    worst_rad: float
+    worst_gripper_m: float
+
+    @property
+    def accepted(self) -> bool:
+        """Whether it is near enough; what is not a number is not."""
+        return self.worst_rad <= MOST_RAD and self.worst_gripper_m <= MOST_GRIPPER_M
+
+    @property
+    def words(self) -> str:
+        """By how much."""
+        return (
+            f"{1e3 * self.worst_rad:.3g} mrad in the worst joint ({1e3 * MOST_RAD:g} allowed) and "
+            f"{1e3 * self.worst_gripper_m:.3g} mm of the gripper ({1e3 * MOST_GRIPPER_M:g} allowed)"
+        )
+
+
+class Tried(Section, frozen=True):
+    """What an export found out about one backend. ``done`` of ``episodes`` on the twin, ``done_eager`` in torch."""
+
+    parity: Parity
+    observations: int
+    median_ms: float
+    done: int
+    done_eager: int
+    episodes: int
+    same_success: bool
+    version: str
+
+    @property
+    def accepted(self) -> bool:
+        """Whether it may act."""
+        return self.parity.accepted and self.same_success
+
+    @property
+    def words(self) -> str:
+        """Why not, or how well."""
+        return f"{self.parity.words}; done {self.done} of {self.episodes} episodes, in torch {self.done_eager}"
+
+
+class Export(Section, frozen=True):
+    """What ``export.json`` says. The graphs are of one expert, one action space and one number of Euler steps."""
+
+    expert_sha256: str
+    space: str
+    euler_steps: int
+    sha256: dict[str, str]
+    torch: str
+    tried: dict[str, Tried]
+
+
+class Probe(NamedTuple):
+    """One chunk's inputs, and the torch expert's answer."""
+
+    query_states: Float32  # (20, D)
+    inputs: ChunkInputs
+    wanted: Float32  # (H, 32)
+
+
+def load_export(folder: Path, spec: PolicySpec) -> Export:
+    """The export in the checkpoint ``folder``; ConfigError unless it is whole and of this very checkpoint."""
+    path = folder / FOLDER
+    if not (path / EXPORT_FILE).is_file():
+        raise ConfigError(f"{folder} has not been exported: syvla-export {folder}")
+    export = load_json(path / EXPORT_FILE, Export)
+    made_of = (export.expert_sha256, export.space, export.euler_steps)
+    if made_of != (spec.sha256.get(EXPERT_FILE), spec.action.space, spec.action.euler_steps):
+        raise ConfigError(f"{path} was made from another expert, action space or number of steps: export it again")
+    verify(path, export.sha256, FILES, EXPORT_FILE)
+    return export
+
+
+def save_probes(path: Path, probes: list[Probe]) -> None:
+    """Write ``probes``, at least one, to ``path``."""
+    columns = {
+        "query_states": [p.query_states for p in probes],
+        "state": [p.inputs.state for p in probes],
+        "age_s": [np.float32(p.inputs.age_s) for p in probes],
+        "noise": [p.inputs.noise for p in probes],
+        "prefix_rows": [p.inputs.prefix_rows for p in probes],
+        "prefix": [np.int64(p.inputs.prefix) for p in probes],
+        "wanted": [p.wanted for p in probes],
+    }
+    save_file({name: np.ascontiguousarray(np.stack(values)) for name, values in columns.items()}, path)
+
+
+def load_probes(path: Path) -> list[Probe]:
+    """What :func:`save_probes` wrote; ConfigError if it is something else."""
+    try:
+        found = load_tensors(path.read_bytes())
+        rows = zip(
+            found["query_states"], found["state"], found["age_s"], found["noise"], found["prefix_rows"],
+            found["prefix"], found["wanted"], strict=True,
+        )  # fmt: skip
+        return [
+            Probe(states, ChunkInputs(state, float(age_s), noise, prefix_rows, int(prefix)), wanted)
+            for states, state, age_s, noise, prefix_rows, prefix, wanted in rows
+        ]
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def parity(backend: ExpertBackend, probes: list[Probe], action: ActionSpec) -> Parity:
+    """How far ``backend`` is from the torch expert's answers, in the set-points that would be sent."""
+    space = action_space(action)
+    worst_rad = worst_gripper_m = 0.0
+    for probe in probes:
+        found = backend.chunk(backend.condition(probe.query_states), probe.inputs)
+        anchor = space.measured(probe.inputs.state)
+        off = np.abs(space.decode(found, anchor) - space.decode(probe.wanted, anchor))
+        worst_rad = _worse(worst_rad, off[:, JOINTS])
+        worst_gripper_m = _worse(worst_gripper_m, off[:, GRIPPERS])
+    return Parity(worst_rad=worst_rad, worst_gripper_m=worst_gripper_m)
+
+
+def _worse(known: float, off: Float64) -> float:
+    """NaN counts as infinitely far."""
+    return max(known, float(np.nan_to_num(off, nan=np.inf).max()))
+
+
+def checked(backend: ExpertBackend, folder: Path, action: ActionSpec) -> ExpertBackend:
+    """``backend``, if its chunks are those of the torch expert here and now; otherwise ConfigError by how much not."""
+    found = parity(backend, load_probes(folder / FOLDER / PROBE_FILE), action)
+    if not found.accepted:
+        raise ConfigError(f"backend {backend.name!r} of {folder} is off by {found.words} on this machine")
+    return backend
+
+
+def graphs(folder: Path) -> tuple[bytes, bytes]:
+    """The ONNX graphs of the exported checkpoint ``folder``: an intent's and a chunk's."""
+    return (folder / FOLDER / CONDITION_FILE).read_bytes(), (folder / FOLDER / CHUNK_FILE).read_bytes()
+
+
+def graph_inputs(inputs: ChunkInputs) -> tuple[Array, ...]:
+    """What ``chunk.onnx`` takes behind the intent's tensors: state, age, noise, prefix rows and their number."""
+    return (
+        inputs.state[None],
+        np.array([inputs.age_s], np.float32),
+        inputs.noise[None],
+        inputs.prefix_rows[None],
+        np.array([inputs.prefix], np.int64),
+    )

@@ -1,0 +1,263 @@
+"""The ``syvla-export`` command: the expert as ONNX graphs, and which backends may run them.
+
+A backend is accepted if its chunks are those of the expert in torch, on observations of episodes on the twin, and if as
+many episodes are done with it as far as one can tell. Others refuse to start.
+"""
+
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import tyro
+from tyro.conf import Positional
+
+from syvla.apps.director import Director, Episode
+from syvla.apps.evaluate import evaluate
+from syvla.config import RunConfig
+from syvla.digest import file_sha256
+from syvla.errors import ConfigError, SyvlaError
+from syvla.message import Float32
+from syvla.policies import policy_folder
+from syvla.proportion import difference
+from syvla.rig import lockstep_host
+from syvla.runs import chosen_tasks, load_rig, lockstep_run
+from syvla_models.backends import choice
+from syvla_models.backends.eager import open_eager
+from syvla_models.backends.exported import (
+    EXPERT_FILE,
+    EXPORT_FILE,
+    FILES,
+    FOLDER,
+    PROBE_FILE,
+    Export,
+    Parity,
+    Probe,
+    Tried,
+    parity,
+    save_probes,
+)
+from syvla_models.backends.graphs import write_graphs
+from syvla_models.backends.protocol import ChunkInputs, Conditioned, ExpertBackend
+from syvla_models.checkpoint import load_expert
+from syvla_models.learned_expert import LearnedExpert
+from syvla_models.spec import PolicySpec, load_spec, save_json
+
+__all__ = ["main"]
+FIRST_SEED = 9_000  # neither evaluated nor trained on
+OBSERVED_S = 10.0  # of each task's episode
+OBSERVATIONS, PROBES = 64, 8  # held against torch here, and again whenever the backend is loaded
+TIMED = 50
+PLANNER_LATENCY_S, EXPERT_LATENCY_S = 0.3, 0.03
+SLICE_NS = 100_000_000
+
+
+class _Noting:
+    """The expert in torch, and all that it was asked."""
+
+    name = "eager"
+
+    def __init__(self, backend: ExpertBackend) -> None:
+        self._backend = backend
+        self._states: Float32
+        self.probes: list[Probe] = []
+
+    def condition(self, query_states: Float32) -> Conditioned:
+        """As the backend does."""
+        self._states = query_states
+        return self._backend.condition(query_states)
+
+    def chunk(self, conditioned: Conditioned, inputs: ChunkInputs) -> Float32:
+        """As the backend does."""
+        found = self._backend.chunk(conditioned, inputs)
+        self.probes.append(Probe(self._states, inputs, found))
+        return found
+
+
+def export(
+    checkpoint: Positional[str] = "learned",
+    backends: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = (),
+    episodes: int = 20,
+    jobs: int = 1,
+    threads: int = 1,
+    rig: str = "twin",
+) -> int:
+    """Export a checkpoint's expert and try the backends that are installed here (exit status 1 if none is accepted).
+
+    The graphs and what was found out are written into the folder ``export`` of the checkpoint.
+
+    Args:
+        checkpoint: its folder, or "learned".
+        backends: those to try; all that are installed, if none is named.
+        episodes: how many of each task are run with every backend and in torch; 0: only chunks are compared.
+        jobs: how many episodes run at a time.
+        threads: of each backend.
+        rig: whose limits the set-points keep to; a twin.
+    """
+    folder = policy_folder(checkpoint)
+    spec = load_spec(folder)
+    names = backends or tuple(name for name in choice.BACKENDS if name != choice.EAGER and choice.installed(name))
+    for name in names:
+        choice.choose(folder, name)
+        if name == choice.EAGER:
+            raise ConfigError("eager is what the others are held against; name another backend")
+    if not names:
+        extras = sorted({entry.extra for name, entry in choice.BACKENDS.items() if name != choice.EAGER})
+        raise ConfigError(f"no backend is installed: pip install 'syvla[{','.join(extras)}]'")
+    load_rig(rig)
+    path = folder / FOLDER
+    path.mkdir(exist_ok=True)
+    (path / EXPORT_FILE).unlink(missing_ok=True)
+    probes = _write(folder, spec, rig)
+    tried: dict[str, Tried] = {}
+    for name in names:
+        found = _try(name, folder, spec, probes, threads)
+        if found is not None:
+            tried[name] = found
+            _say(name, found)
+    _save(folder, spec, tried)  # the episodes are run with what is accepted so far
+    if episodes:
+        tried = _act(folder, tried, episodes, jobs, rig)
+        _save(folder, spec, tried)
+    accepted = [name for name, found in tried.items() if found.accepted]
+    print(f"accepted: {', '.join(accepted) or 'none'}; the fastest here: {choice.choose(folder, choice.AUTO)}")
+    return 0 if accepted else 1
+
+
+def _write(folder: Path, spec: PolicySpec, rig: str) -> list[Probe]:
+    """The graphs, and observations with what torch makes of them."""
+    started_s = time.perf_counter()
+    expert, _ = load_expert(folder)
+    write_graphs(folder / FOLDER, expert, spec.action)
+    print(f"graphs written in {time.perf_counter() - started_s:.0f} s; observing ...", flush=True)
+    probes = _observe(folder, rig)
+    save_probes(folder / FOLDER / PROBE_FILE, _spread(probes, PROBES))
+    return _spread(probes, OBSERVATIONS)
+
+
+def _observe(folder: Path, rig: str) -> list[Probe]:
+    """What the expert was asked in the first seconds of an episode of every task."""
+    run = lockstep_run(rig, PLANNER_LATENCY_S, EXPERT_LATENCY_S, str(folder), backend=choice.EAGER)
+    noting = _Noting(open_eager(folder, 1))
+    for task in chosen_tasks((), ("id",)):
+        director = Director([Episode(task, "id", FIRST_SEED, f"{task}-{FIRST_SEED}", OBSERVED_S)])
+        host = lockstep_host(run, [director], expert=LearnedExpert(folder, run.rig, 1, noting))
+        while not director.finished:
+            host.run_until(host.now_ns + SLICE_NS)
+        host.stop()
+    if not noting.probes:
+        raise SyvlaError("the expert was asked nothing on the twin: it cannot be compared")
+    return noting.probes
+
+
+def _spread(probes: list[Probe], count: int) -> list[Probe]:
+    """At most ``count`` of them, from the first to the last."""
+    rows = np.linspace(0, len(probes) - 1, min(count, len(probes))).round().astype(int)
+    return [probes[row] for row in rows]
+
+
+def _try(name: str, folder: Path, spec: PolicySpec, probes: list[Probe], threads: int) -> Tried | None:
+    """How near the backend is and how fast; None if it does not run here."""
+    try:
+        backend = choice.start(name, folder, threads)
+    except (SyvlaError, RuntimeError) as error:
+        print(f"{name}: does not start here: {error}", flush=True)
+        return None
+    found: Parity = parity(backend, probes, spec.action)
+    conditioned = backend.condition(probes[0].query_states)
+    times_s = []
+    for k in range(TIMED):
+        begun_s = time.perf_counter()
+        backend.chunk(conditioned, probes[k % len(probes)].inputs)
+        times_s.append(time.perf_counter() - begun_s)
+    return Tried(
+        parity=found,
+        observations=len(probes),
+        median_ms=round(1e3 * statistics.median(times_s), 3),
+        done=0,
+        done_eager=0,
+        episodes=0,
+        same_success=True,
+        version=version(choice.BACKENDS[name].package),
+    )
+
+
+def _act(folder: Path, tried: dict[str, Tried], episodes: int, jobs: int, rig: str) -> dict[str, Tried]:
+    """The same with episodes on the twin, for those that are near enough."""
+    near = [name for name, found in tried.items() if found.parity.accepted]
+    tasks = chosen_tasks((), ("id",))
+    seeds = range(FIRST_SEED, FIRST_SEED + episodes)
+    plan = [Episode(task, "id", seed, f"{task}-{seed}") for task in tasks for seed in seeds]
+    done: dict[str, int] = {}
+    for name in (choice.EAGER, *near) if near else ():
+        run = lockstep_run(rig, PLANNER_LATENCY_S, EXPERT_LATENCY_S, str(folder), backend=name)
+        done[name] = _done(name, run, plan, jobs)
+    acted = dict(tried)
+    for name in near:
+        low, high = difference((done[name], len(plan)), (done[choice.EAGER], len(plan)))
+        acted[name] = Tried(
+            parity=tried[name].parity,
+            observations=tried[name].observations,
+            median_ms=tried[name].median_ms,
+            done=done[name],
+            done_eager=done[choice.EAGER],
+            episodes=len(plan),
+            same_success=low <= 0.0 <= high,
+            version=tried[name].version,
+        )
+        _say(name, acted[name])
+    return acted
+
+
+def _done(name: str, run: RunConfig, plan: Sequence[Episode], jobs: int) -> int:
+    count = 0
+
+    def tell(outcome: object, wall_s: float) -> None:
+        nonlocal count
+        count += 1
+        print(f"\r{name}: episode {count} of {len(plan)}", end="", flush=True)
+
+    outcomes = evaluate(run, plan, tell, jobs)
+    print()
+    return sum(outcome.success for outcome in outcomes)
+
+
+def _say(name: str, found: Tried) -> None:
+    state = "accepted" if found.accepted else "NOT ACCEPTED"
+    print(f"{name}: {state}, {found.words}; {found.median_ms:g} ms a chunk", flush=True)
+
+
+def _save(folder: Path, spec: PolicySpec, tried: dict[str, Tried]) -> None:
+    path = folder / FOLDER
+    sha256 = {name: file_sha256(path / name) for name in FILES}
+    made = Export(
+        expert_sha256=spec.sha256[EXPERT_FILE],
+        space=spec.action.space,
+        euler_steps=spec.action.euler_steps,
+        sha256=sha256,
+        torch=str(torch.__version__),
+        tried=tried,
+    )
+    save_json(path / EXPORT_FILE, made)
+
+
+def main() -> None:
+    """Entry point: 0 done, 1 nothing was accepted, 2 bad input, 130 interrupted."""
+    try:
+        status = tyro.cli(export, prog="syvla-export", description=__doc__)
+    except SyvlaError as error:
+        print(f"syvla-export: {error}", file=sys.stderr)
+        status = 2
+    except KeyboardInterrupt:
+        print("syvla-export: interrupted", file=sys.stderr)
+        status = 130
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

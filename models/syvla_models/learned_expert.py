@@ -1,0 +1,128 @@
+"""The fast system of a checkpoint behind the runtime's protocol. Knows no torch: a backend computes."""
+
+from pathlib import Path
+
+import numpy as np
+
+from syvla.clock import NS_PER_S, to_ns
+from syvla.config import RigConfig
+from syvla.errors import MessageError
+from syvla.message import Float32, Float64
+from syvla.messages import ActionChunk, Intent
+from syvla_models.actions import action_space, anchor_poses
+from syvla_models.backends.choice import open_backend
+from syvla_models.backends.protocol import ChunkInputs, Conditioned, ExpertBackend
+from syvla_models.prefix import GRIPPERS, JOINTS, prefix_rows
+from syvla_models.spec import ActionSpec, load_spec
+from syvla_models.threads import model_threads
+
+
+class LearnedExpert:
+    """The fast system: chunks by flow matching, conditioned on the intent, on proprioception and on its own prefix.
+
+    What depends only on the intent is computed once for each. The noise is drawn once for each task, from Philox with
+    the task's id as its key, so that successive chunks agree about what is undecided and a replay is exact. What it
+    decides stands for the whole task, also where nothing is undecided: a hand that comes down on the same side of
+    everything. The checkpoint's ``noise_scale`` makes that less.
+
+    Args:
+        folder: the checkpoint; only ``syvla.json`` and the expert's weights are read.
+        rig: the limits within which the joints are.
+        threads: for the backend; see :func:`model_threads`.
+        backend: what computes the chunks, or its name: one of ``backends.choice.BACKENDS``, or ``auto``.
+    """
+
+    def __init__(
+        self, folder: Path, rig: RigConfig, threads: int | None = None, backend: str | ExpertBackend = "auto"
+    ) -> None:
+        spec = load_spec(folder)
+        self.model_id = spec.model_id
+        if isinstance(backend, str):
+            backend = open_backend(folder, backend, model_threads(threads))
+        self.backend: ExpertBackend = backend
+        self._action: ActionSpec = spec.action
+        self._horizon = spec.expert.horizon
+        self._slots = spec.expert.slots
+        self._width = spec.expert.intent_width
+        self._period_ns = to_ns(spec.action.period_s)
+        self._space = action_space(spec.action, rig.safety)
+        self._intent: Intent | None = None
+        self._conditioned: Conditioned
+        self._noise: tuple[int, Float32] | None = None
+
+    def act(
+        self,
+        intent: Intent,
+        observation_ns: int,
+        proprioception: Float64,
+        committed: ActionChunk | None,
+        chunk_id: int,
+        inference_delay_steps: int,
+    ) -> ActionChunk:
+        """Denoise one chunk. MessageError if the intent is another model's."""
+        self._condition(intent)
+        age_s = (observation_ns - intent.observation_ns) / NS_PER_S
+        count = self._committed_rows(observation_ns, inference_delay_steps)
+        given = prefix_rows(committed, observation_ns, self._period_ns, count, proprioception)
+        last = given[-1:] if len(given) else proprioception[None]
+        filled = np.concatenate((given, np.repeat(last, self._horizon - len(given), axis=0)))
+        inputs = ChunkInputs(
+            self._space.state(proprioception),
+            age_s,
+            self._noise_of(intent.task_id),
+            self._space.encode(filled, proprioception),
+            len(given),
+        )
+        x = self.backend.chunk(self._conditioned, inputs)
+        rows = self._space.decode(x, proprioception, given[0] if len(given) else None)
+        return ActionChunk(
+            chunk_id=chunk_id,
+            task_id=intent.task_id,
+            intent_id=intent.intent_id,
+            intent_observation_ns=intent.observation_ns,
+            observation_ns=observation_ns,
+            period_ns=self._period_ns,
+            position_rad=rows[:, JOINTS].astype(np.float32),
+            gripper_width_m=rows[:, GRIPPERS].astype(np.float32),
+            inference_delay_steps=inference_delay_steps,
+            anchor_pose=anchor_poses(proprioception) if self._action.space == "end_effector" else None,
+        )
+
+    def _committed_rows(self, observation_ns: int, inference_delay_steps: int) -> int:
+        """How many rows from ``observation_ns`` on stay as they were decided.
+
+        Those that are due before this chunk arrives, and those up to the end of an execution horizon: they end at its
+        multiples on the clock, so that each is executed as one chunk decided it, whatever the rate of the chunks. A
+        chunk that may change everything after every 50 ms is a new decision each time, and their errors add up.
+        """
+        # Whole rows are counted as past, so the row after them too is due before this chunk arrives.
+        count = inference_delay_steps + 1
+        horizon_ns = to_ns(self._action.execution_horizon_s)
+        if horizon_ns:
+            arrival_ns = observation_ns + count * self._period_ns
+            count += -arrival_ns % horizon_ns // self._period_ns
+        return min(count, self._action.max_prefix)
+
+    def _condition(self, intent: Intent) -> None:
+        """Compute what depends only on ``intent``, unless it is the one of before."""
+        if intent is self._intent:  # the same message: its id alone comes again when a planner restarts
+            return
+        if intent.model_id != self.model_id:
+            raise MessageError(f"the intent is of model {intent.model_id!r}, this expert is of {self.model_id!r}")
+        states = intent.feature_query_states
+        if states.shape[1] != self._width:
+            raise MessageError(f"feature_query_states must be {self._width} wide, not {states.shape[1]}")
+        self._conditioned = self.backend.condition(states.astype(np.float32))
+        self._intent = intent
+
+    def _noise_of(self, task_id: int) -> Float32:
+        """(H, slots)."""
+        if self._noise is None or self._noise[0] != task_id:
+            noise = task_noise(task_id, self._horizon, self._slots)
+            self._noise = task_id, np.float32(self._action.noise_scale) * noise
+        return self._noise[1]
+
+
+def task_noise(task_id: int, rows: int, slots: int) -> Float32:
+    """Standard normal noise (rows, slots) of one task; the same on every machine."""
+    return np.random.Generator(np.random.Philox(key=task_id % 2**64)).standard_normal((rows, slots), dtype=np.float32)

@@ -1,0 +1,216 @@
+"""Backends of the expert: near the one in torch, or refused."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from syvla.digest import file_sha256
+from syvla.errors import ConfigError
+from syvla.message import Float32
+from syvla.runs import lockstep_run
+from syvla_models import export_cli
+from syvla_models.backends import choice
+from syvla_models.backends.choice import choose, open_backend
+from syvla_models.backends.eager import open_eager
+from syvla_models.backends.exported import (
+    EXPORT_FILE,
+    FOLDER,
+    PROBE_FILE,
+    Export,
+    Parity,
+    Probe,
+    load_export,
+    load_probes,
+    parity,
+    save_probes,
+)
+from syvla_models.backends.protocol import ChunkInputs, Conditioned
+from syvla_models.spec import SLOTS, load_json, load_spec, save_json
+
+pytest.importorskip("onnx")
+CPU = ("onnxruntime", "openvino")
+
+
+@pytest.fixture(scope="module")
+def exported(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint that was exported, without episodes; its backends' speeds are set so that OpenVINO's is the best."""
+    copy = shutil.copytree(folder, tmp_path_factory.mktemp("exported") / "policy")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export_cli, "OBSERVED_S", 2.0)
+        assert export_cli.export(str(copy), CPU, episodes=0) == 0
+    return copy
+
+
+@pytest.fixture
+def policy(exported: Path, tmp_path: Path) -> Path:
+    """A copy to spoil."""
+    return shutil.copytree(exported, tmp_path / "policy")
+
+
+def change(policy: Path, edit: Callable[[Export], Export]) -> None:
+    """Change ``export.json``, with digests that fit."""
+    path = policy / FOLDER
+    export = edit(load_json(path / EXPORT_FILE, Export))
+    sha256 = {name: file_sha256(path / name) for name in export.sha256}
+    save_json(path / EXPORT_FILE, msgspec.structs.replace(export, sha256=sha256))
+
+
+def probe(seed: int, prefix: int) -> Probe:
+    draw = np.random.default_rng(seed).standard_normal
+    inputs = ChunkInputs(
+        draw(SLOTS, np.float32), 0.3, draw((50, SLOTS), np.float32), draw((50, SLOTS), np.float32), prefix
+    )
+    return Probe(draw((20, 192), np.float32), inputs, np.zeros((50, SLOTS), np.float32))
+
+
+@pytest.mark.parametrize("name", CPU)
+@pytest.mark.parametrize("prefix", [0, 1, 7, 50])
+def test_a_compiled_chunk_is_the_one_in_torch(exported: Path, name: str, prefix: int) -> None:
+    eager, compiled = open_eager(exported, 1), choice.start(name, exported, 1)
+    for seed in range(3):
+        states, inputs, _ = probe(seed, prefix)
+        wanted = eager.chunk(eager.condition(states), inputs)
+        found = compiled.chunk(compiled.condition(states), inputs)
+        assert found.shape == (50, SLOTS)
+        assert np.allclose(found, wanted, atol=2e-5)
+        assert np.abs(wanted).max() > 0.1
+
+
+@pytest.mark.parametrize("name", CPU)
+def test_an_intent_that_is_still_used_is_not_changed_by_the_next(exported: Path, name: str) -> None:
+    backend = choice.start(name, exported, 1)
+    first, inputs, _ = probe(0, 3)
+    conditioned = backend.condition(first)
+    before = backend.chunk(conditioned, inputs)
+    kept = before.copy()
+    backend.chunk(backend.condition(probe(1, 3).query_states), probe(1, 3).inputs)
+    assert np.array_equal(backend.chunk(conditioned, inputs), before)
+    assert np.array_equal(before, kept), "nor is a chunk that was given away"
+
+
+def test_it_is_exported_with_what_was_found_out(exported: Path) -> None:
+    export = load_export(exported, load_spec(exported))
+    assert set(export.tried) == set(CPU)
+    for tried in export.tried.values():
+        assert tried.accepted
+        assert 0.0 < tried.parity.worst_rad < 1e-4
+        assert (tried.episodes, tried.observations) == (0, 64)
+        assert 0.0 < tried.median_ms < 1e3
+    probes = load_probes(exported / FOLDER / PROBE_FILE)
+    assert len(probes) == export_cli.PROBES
+    eager = open_eager(exported, 1)
+    for each in probes:
+        again = eager.chunk(eager.condition(each.query_states), each.inputs)
+        assert np.allclose(again, each.wanted, atol=1e-6)
+
+
+def test_auto_is_the_fastest_that_was_accepted_and_torch_without_an_export(policy: Path, folder: Path) -> None:
+    def speeds(openvino_ms: float) -> Callable[[Export], Export]:
+        def edit(export: Export) -> Export:
+            tried = dict(export.tried)
+            tried["onnxruntime"] = msgspec.structs.replace(tried["onnxruntime"], median_ms=2.0)
+            tried["openvino"] = msgspec.structs.replace(tried["openvino"], median_ms=openvino_ms)
+            return msgspec.structs.replace(export, tried=tried)
+
+        return edit
+
+    for openvino_ms, best in ((1.0, "openvino"), (3.0, "onnxruntime")):
+        change(policy, speeds(openvino_ms))
+        assert choose(policy, "auto") == lockstep_run("twin", 0.3, 0.03, str(policy)).backend == best
+    assert open_backend(policy, "auto", 1).name == "onnxruntime"
+    assert choose(folder, "auto") == "eager"
+    assert lockstep_run("twin", 0.3, 0.03, "reference").backend == "eager"
+
+
+def test_what_cannot_be_used_is_refused_with_the_choices(
+    policy: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConfigError, match="no backend 'tensorflow'; there are auto, eager, onnxruntime, openvino"):
+        lockstep_run("twin", 0.3, 0.03, str(policy), backend="tensorflow")
+    with pytest.raises(ConfigError, match="has not been exported: syvla-export"):
+        open_backend(folder, "onnxruntime", 1)
+    with pytest.raises(ConfigError, match=r"'openvino_bf16' was not tried when .* it has onnxruntime, openvino"):
+        open_backend(policy, "openvino_bf16", 1)
+    monkeypatch.setattr(choice, "installed", lambda name: False)
+    with pytest.raises(ConfigError, match=r"openvino is missing; it needs: pip install 'syvla\[openvino\]'"):
+        choose(policy, "openvino")
+    with pytest.raises(ConfigError, match=r"no backend is installed: pip install 'syvla\[onnx,openvino\]'"):
+        export_cli.export(str(policy))
+
+
+def test_a_backend_that_was_not_accepted_does_not_start(policy: Path) -> None:
+    def edit(export: Export) -> Export:
+        far = Parity(worst_rad=0.0124, worst_gripper_m=0.0)
+        other = msgspec.structs.replace(export.tried["onnxruntime"], done=3, done_eager=18, episodes=20)
+        tried = {
+            "onnxruntime": msgspec.structs.replace(export.tried["onnxruntime"], parity=far),
+            "openvino": msgspec.structs.replace(other, same_success=False),
+        }
+        return msgspec.structs.replace(export, tried=tried)
+
+    change(policy, edit)
+    with pytest.raises(ConfigError, match=r"'onnxruntime' was not accepted .*: 12.4 mrad in the worst joint \(2 allow"):
+        open_backend(policy, "onnxruntime", 1)
+    with pytest.raises(ConfigError, match=r"'openvino' was not accepted .* done 3 of 20 episodes, in torch 18"):
+        open_backend(policy, "openvino", 1)
+    assert choose(policy, "auto") == "eager"
+
+
+def test_a_backend_that_is_off_on_this_machine_does_not_start(policy: Path) -> None:
+    """Another processor, another version of a library: what was accepted once is held against torch's answers again."""
+    probes = load_probes(policy / FOLDER / PROBE_FILE)
+    joint = 9  # the first joint of the left arm, among the slots
+    probes[5].wanted[49, joint] += 0.1  # times its scale, 0.05
+    save_probes(policy / FOLDER / PROBE_FILE, probes)
+    change(policy, lambda export: export)
+    with pytest.raises(ConfigError, match=r"'onnxruntime' of .* is off by 5 mrad in the worst joint \(2 allowed\)"):
+        open_backend(policy, "onnxruntime", 1)
+
+
+def test_what_is_not_a_number_is_not_near(exported: Path) -> None:
+    class Broken:
+        name = "broken"
+
+        def condition(self, query_states: Float32) -> Conditioned:
+            return ()
+
+        def chunk(self, conditioned: Conditioned, inputs: ChunkInputs) -> Float32:
+            return np.full((50, SLOTS), np.nan, np.float32)
+
+    found = parity(Broken(), load_probes(exported / FOLDER / PROBE_FILE), load_spec(exported).action)
+    assert found.worst_rad == np.inf
+    assert not found.accepted
+    assert not Parity(worst_rad=float("nan"), worst_gripper_m=0.0).accepted
+
+
+def test_an_export_that_was_changed_or_is_of_another_checkpoint_is_refused(policy: Path) -> None:
+    spec = load_spec(policy)
+    steps = msgspec.structs.replace(spec, action=msgspec.structs.replace(spec.action, euler_steps=7))
+    with pytest.raises(ConfigError, match="made from another expert, action space or number of steps"):
+        load_export(policy, steps)
+    graph = policy / FOLDER / "chunk.onnx"
+    graph.write_bytes(graph.read_bytes()[:-1] + b"x")
+    with pytest.raises(ConfigError, match=r"chunk\.onnx has sha256 .*, export\.json says"):
+        open_backend(policy, "onnxruntime", 1)
+
+
+def test_a_robot_without_torch_acts(exported: Path) -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from pathlib import Path\n"
+        "from syvla.runs import load_rig\n"
+        "from syvla_models.learned_expert import LearnedExpert\n"
+        f"expert = LearnedExpert(Path({str(exported)!r}), load_rig('twin'), 1, 'onnxruntime')\n"
+        "print(expert.backend.name, 'transformers' in sys.modules)"
+    )
+    path = ":".join(["runtime", "models"])
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONPATH": path}
+    )
+    assert done.stdout.split() == ["onnxruntime", "False"]

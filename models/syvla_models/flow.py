@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from syvla_models.expert import Expert, IntentCache, Modulation
+from syvla_models.expert import Context, Expert, IntentCache, Modulation
 
 HAND_STRIDE = 5  # at every so manieth row the error of the grasp points is taken
 HAND_UNIT_M = 0.05
@@ -148,9 +148,22 @@ def sample(
         steps: How many times the expert is evaluated.
         live: Which slots mean anything (slots,), bool; the others come out as 0.
     """
+    context = expert.context(cache, proprioception, age_s)
+    return denoised(expert, context, noise, prefix_rows, prefix, steps, live)
+
+
+def denoised(
+    expert: Expert,
+    context: Context,
+    noise: Tensor,
+    prefix_rows: Tensor | None,
+    prefix: Tensor | None,
+    steps: int,
+    live: Tensor,
+) -> Tensor:
+    """As :func:`sample`, from a context that is there already."""
     if (prefix is None) != (prefix_rows is None):
         raise ValueError("prefix and prefix_rows are given together or not at all")
-    context = expert.context(cache, proprioception, age_s)
     # (steps + 1, 1, ...): all times of the integration at once, and the time of clean rows.
     times = expert.modulation(torch.linspace(0.0, 1.0, steps + 1, device=noise.device)[:, None])
     clean = None

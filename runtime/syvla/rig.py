@@ -4,7 +4,7 @@ import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -13,7 +13,7 @@ from syvla.clock import monotonic_ns
 from syvla.config import RealtimeConfig, RemotePlannerConfig, RunConfig
 from syvla.control.kinematics import Base, arm_distance_m
 from syvla.errors import ConfigError
-from syvla.extras import check_realsense
+from syvla.extras import check_learn, check_realsense
 from syvla.hosts.linked import LinkedInlet, LinkedOutlet
 from syvla.hosts.lockstep import LockstepHost
 from syvla.hosts.process import ProcessHost, stop_with_parent
@@ -94,6 +94,14 @@ def _expert_stage(run: RunConfig, threads: int | None = None) -> ExpertStage:
 
         expert = TakeoverExpert(expert, _reference_expert(run), MODEL_ID)
     return ExpertStage(expert, run.rig.intent, run.policy)
+
+
+def bench_expert(repeats: int | None, quick: bool) -> tuple[dict[str, Any], list[str]]:
+    """What ``syvla bench expert`` measures."""
+    check_learn()
+    from syvla_models.backends.bench import bench
+
+    return bench(repeats, quick)
 
 
 def _reference_expert(run: RunConfig) -> Expert:

@@ -194,9 +194,9 @@ def test_an_export_that_was_changed_or_is_of_another_checkpoint_is_refused(polic
     steps = msgspec.structs.replace(spec, action=msgspec.structs.replace(spec.action, euler_steps=7))
     with pytest.raises(ConfigError, match="made from another expert, action space or number of steps"):
         load_export(policy, steps)
-    graph = policy / FOLDER / "chunk.onnx"
+    graph = policy / FOLDER / "denoise.onnx"
     graph.write_bytes(graph.read_bytes()[:-1] + b"x")
-    with pytest.raises(ConfigError, match=r"chunk\.onnx has sha256 .*, export\.json says"):
+    with pytest.raises(ConfigError, match=r"denoise\.onnx has sha256 .*, export\.json says"):
         open_backend(policy, "onnxruntime", 1)
 
 

@@ -1,6 +1,7 @@
 """An exported expert: ONNX graphs and what they were held against, in the folder ``export`` of a checkpoint.
 
-``condition.onnx`` is what an intent needs once, ``chunk.onnx`` the whole sampling loop. ``probe.safetensors`` has what
+``condition.onnx`` is what an intent needs once, ``context.onnx`` what a chunk needs once, ``denoise.onnx`` the whole
+sampling loop. ``probe.safetensors`` has what
 the expert was asked in episodes, and what it answered in torch. ``export.json`` is written last.
 """
 
@@ -20,8 +21,10 @@ from syvla_models.prefix import GRIPPERS, JOINTS
 from syvla_models.spec import ActionSpec, PolicySpec, Section, load_json, verify
 
 FOLDER = "export"
-EXPORT_FILE, CONDITION_FILE, CHUNK_FILE, PROBE_FILE = "export.json", "condition.onnx", "chunk.onnx", "probe.safetensors"
-FILES = (CONDITION_FILE, CHUNK_FILE, PROBE_FILE)
+EXPORT_FILE, PROBE_FILE = "export.json", "probe.safetensors"
+CONDITION_FILE, CONTEXT_FILE, DENOISE_FILE = "condition.onnx", "context.onnx", "denoise.onnx"
+GRAPHS = (CONDITION_FILE, CONTEXT_FILE, DENOISE_FILE)
+FILES = (*GRAPHS, PROBE_FILE)
 EXPERT_FILE = "expert.safetensors"
 # 2 mrad move a hand by 1.2 mm at arm's length, a tenth of what a grasp forgives.
 MOST_RAD, MOST_GRIPPER_M = 2e-3, 1e-3
@@ -158,17 +161,16 @@ def checked(backend: ExpertBackend, folder: Path, action: ActionSpec) -> ExpertB
     return backend
 
 
-def graphs(folder: Path) -> tuple[bytes, bytes]:
-    """The ONNX graphs of the exported checkpoint ``folder``: an intent's and a chunk's."""
-    return (folder / FOLDER / CONDITION_FILE).read_bytes(), (folder / FOLDER / CHUNK_FILE).read_bytes()
+def graphs(folder: Path) -> list[bytes]:
+    """The ONNX graphs of the exported checkpoint ``folder``, in the order of :data:`GRAPHS`."""
+    return [(folder / FOLDER / name).read_bytes() for name in GRAPHS]
 
 
-def graph_inputs(inputs: ChunkInputs) -> tuple[Array, ...]:
-    """What ``chunk.onnx`` takes behind the intent's tensors: state, age, noise, prefix rows and their number."""
-    return (
-        inputs.state[None],
-        np.array([inputs.age_s], np.float32),
-        inputs.noise[None],
-        inputs.prefix_rows[None],
-        np.array([inputs.prefix], np.int64),
-    )
+def state_inputs(inputs: ChunkInputs) -> tuple[Array, ...]:
+    """What ``context.onnx`` takes behind the intent's tensors: state and age."""
+    return inputs.state[None], np.array([inputs.age_s], np.float32)
+
+
+def noise_inputs(inputs: ChunkInputs) -> tuple[Array, ...]:
+    """What ``denoise.onnx`` takes behind the context: noise, prefix rows and their number."""
+    return inputs.noise[None], inputs.prefix_rows[None], np.array([inputs.prefix], np.int64)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from syvla.bench import cameras, closed_loop, demonstrator, link, lockstep, loop, takeover, transport
+from syvla.bench import cameras, closed_loop, demonstrator, expert, link, lockstep, loop, takeover, transport
 
 Benchmark = Callable[[int | None, bool], tuple[dict[str, Any], list[str]]]
 
@@ -16,4 +16,5 @@ BENCHMARKS: dict[str, Benchmark] = {
     "closed-loop": closed_loop.run,
     "takeover": takeover.run,
     "cameras": cameras.run,
+    "expert": expert.run,
 }

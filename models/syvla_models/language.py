@@ -23,6 +23,17 @@ class Cache:
         self.values = torch.empty_like(self.keys)
         self.length = 0
 
+    def copy(self, capacity: int) -> "Cache":
+        """What is in it so far, with another ``capacity``."""
+        copied = Cache.__new__(Cache)
+        layers, one, heads, _, width = self.keys.shape
+        copied.keys = self.keys.new_empty(layers, one, heads, capacity, width)
+        copied.values = torch.empty_like(copied.keys)
+        copied.keys[..., : self.length, :] = self.keys[..., : self.length, :]
+        copied.values[..., : self.length, :] = self.values[..., : self.length, :]
+        copied.length = self.length
+        return copied
+
 
 def rotary(model: Qwen2_5_VLTextModel, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Cosines and sines (1, L, head dimension) of M-RoPE positions (3, 1, L)."""

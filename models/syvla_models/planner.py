@@ -47,11 +47,14 @@ def never() -> bool:
 
 
 class _Prompt(NamedTuple):
-    """What does not change while the instruction stands."""
+    """What does not change while the instruction stands. Of the L tokens the first P come before any image."""
 
-    ids: torch.Tensor  # (L,)
-    image_mask: torch.Tensor  # (L,)
-    position_ids: torch.Tensor  # (3, 1, L + thought budget + 1 + n)
+    ids: torch.Tensor  # (L - P,)
+    image_mask: torch.Tensor  # (L - P,)
+    rotations: tuple[torch.Tensor, torch.Tensor]  # of L + thought budget + 1 + n tokens
+    capacity: int  # how many these are
+    read: Cache  # the first P
+    weights: int  # which weights read them
 
 
 class Reading(NamedTuple):
@@ -271,8 +274,8 @@ class SyvlaPlanner(nn.Module):
     def _prompt(self, instruction: str) -> _Prompt:
         device = self.queries.device
         key = (instruction, self.spec, device)
-        known = self._prompts.get(key)
-        if known is not None:
+        known, weights = self._prompts.get(key), self._weights()
+        if known is not None and known.weights == weights:
             return known
         ids = torch.tensor([self.prompt(instruction)], device=device)
         mask = ids == self.vlm.config.image_token_id
@@ -284,8 +287,22 @@ class SyvlaPlanner(nn.Module):
         positions = torch.cat([positions, following.expand(3, 1, tail)], dim=2)
         if len(self._prompts) >= _KNOWN_PROMPTS:
             self._prompts.clear()
-        self._prompts[key] = _Prompt(ids[0], mask[0], positions)
+        self._prompts[key] = self._read(ids[0], mask[0], positions, weights)
         return self._prompts[key]
+
+    @torch.inference_mode()
+    def _read(self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, weights: int) -> _Prompt:
+        """The prompt with what comes before its first image already in a cache."""
+        text = self.vlm.model.language_model
+        first = int(mask.nonzero()[0])
+        rotations, read = rotary(text, positions), Cache(text, first)
+        if first:
+            extend(text, read, text.embed_tokens(ids[None, :first]), rotations)
+        return _Prompt(ids[first:], mask[first:], rotations, positions.shape[2], read, weights)
+
+    def _weights(self) -> int:
+        """Another number as soon as a weight of the language model was written to."""
+        return sum(parameter._version for parameter in self.vlm.model.language_model.parameters())  # noqa: SLF001
 
 
 class _Run:
@@ -295,15 +312,16 @@ class _Run:
     def __init__(self, planner: SyvlaPlanner, prompt: _Prompt, images: Sequence[UInt8]) -> None:
         self.planner = planner
         self.text = planner.vlm.model.language_model
-        self.rotations = rotary(self.text, prompt.position_ids)
-        self.cache = Cache(self.text, prompt.position_ids.shape[2])
+        self.rotations = prompt.rotations
+        self.cache = prompt.read.copy(prompt.capacity)
+        self.unread = True
         vision = planner.vlm.config.vision_config
         pixel_values, grids = pixels.patches(images, vision.patch_size, vision.spatial_merge_size)
         if not torch.equal(grids, planner.grids):
             raise MessageError(f"the images must be {_sizes(planner.spec)}, not {[i.shape[:2] for i in images]}")
         device = prompt.ids.device
         features = planner.see(pixel_values.to(device), grids.to(device))
-        self.prompt = self.text.embed_tokens(prompt.ids)  # (L, D)
+        self.prompt = self.text.embed_tokens(prompt.ids)  # (L - P, D)
         self.prompt[prompt.image_mask] = features.to(self.prompt.dtype)
 
     @torch.inference_mode()
@@ -321,6 +339,7 @@ class _Run:
         Returns how many offered tokens greedy decoding agrees with (those stay in the cache), the token that follows
         them, and the query states if it agrees with all of them and with ending there.
         """
+        self.unread = False
         length, planner = self.cache.length + len(known), self.planner
         if not offer:
             hidden = extend(self.text, self.cache, known[None], self.rotations)[0]
@@ -341,7 +360,7 @@ class _Run:
         With a ``thought`` the prompt is read in the same pass.
         """
         tail = self._tail(thought)
-        if self.cache.length == 0:
+        if self.unread:
             tail = torch.cat([self.prompt, tail])
         return extend(self.text, self.cache, tail[None], self.rotations)[0, -len(self.planner.queries) :]
 

@@ -12,6 +12,7 @@ from tests.models.runs import MODEL, RIG, config_of
 from syvla.config import ArmConfig
 from syvla.control.kinematics import Base, forward_tcp
 from syvla_models.checkpoint import load_expert
+from syvla_models.planner import SyvlaPlanner
 from syvla_models.spec import ExpertConfig, load_spec
 from syvla_models.train.build import build_stage
 from syvla_models.train.config import ActionConfig
@@ -90,6 +91,14 @@ def test_a_stage_goes_on_with_planner_expert_and_normalisation_of_the_one_before
     shutil.copy(pretrained / "heads.safetensors", shipped)
     config = msgspec.structs.replace(config, init=str(shipped))
     assert torch.equal(build_learner(config, stage).grounding.weight, head["grounding.weight"])
+
+
+def test_a_fresh_expert_can_be_asked_for(data: Path, pretrained: Path) -> None:
+    """Ablations train one from nothing, behind a planner that is there."""
+    fresh = msgspec.structs.replace(MODEL, fresh_expert=True)
+    policy = build_stage(config_of(data, init=str(pretrained / "checkpoint"), model=fresh), RIG).policy
+    assert not policy.expert.action_out.weight.any()
+    assert torch.equal(policy.planner.queries, SyvlaPlanner.from_pretrained(pretrained / "checkpoint").queries)
 
 
 def test_another_action_space_begins_with_a_fresh_expert(data: Path, pretrained: Path) -> None:

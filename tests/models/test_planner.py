@@ -220,10 +220,23 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_a_draft_that_agrees_takes_one_pass(passes: list[int]) -> None:
     planner = lively()
     thought = thought_of(planner)
-    assert len(passes) == len(thought) + 2
+    before = planner.prompt(INSTRUCTION).index(planner.vlm.config.image_token_id)
+    assert passes[0] == before, "what comes before the first image is read once for an instruction"
+    assert len(passes) == 1 + len(thought) + 2
     passes.clear()
     last(planner.think(pictures(planner), INSTRUCTION))
-    assert passes == [len(planner.prompt(INSTRUCTION)) + len(thought) + 1 + 20]
+    assert passes == [len(planner.prompt(INSTRUCTION)) - before + len(thought) + 1 + 20]
+
+
+def test_other_weights_read_the_prompt_anew(passes: list[int]) -> None:
+    planner = lively()
+    first = thought_of(planner)
+    with torch.no_grad():
+        planner.vlm.model.language_model.layers[0].mlp.down_proj.weight.mul_(-1.0)
+    second = thought_of(planner)
+    assert second != first
+    _, states = last(planner.think(pictures(planner), INSTRUCTION))
+    assert close(states, reference_states(planner, pictures(planner), INSTRUCTION, second))
 
 
 def test_a_draft_with_one_other_token_takes_two_passes(passes: list[int]) -> None:

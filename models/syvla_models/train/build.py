@@ -158,7 +158,8 @@ def _policy(
     )
     expert: Expert | None = None
     action = _unfitted(config)
-    if earlier is not None and earlier.action.space == action.space and earlier.expert == size and _fitted(earlier):
+    kept = earlier is not None and not config.model.fresh_expert and _fitted(earlier)
+    if kept and earlier is not None and earlier.action.space == action.space and earlier.expert == size:
         expert, _ = load_expert(Path(config.init))
         action = earlier.action
     elif config.stage != "see":

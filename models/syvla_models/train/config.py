@@ -66,11 +66,13 @@ class ModelConfig(Section, frozen=True):
     """What is built when there is nothing to begin from.
 
     A stage whose ``init`` is a SyVLA checkpoint takes its planner from there as it is, and its expert if that has the
-    same action space and size. The planner's fields count for a fresh planner and for a bare Qwen2.5-VL folder.
+    same action space and size, unless a ``fresh_expert`` is wanted. The planner's fields count for a fresh planner and
+    for a bare Qwen2.5-VL folder.
     """
 
     name: str = "syvla-tiny"
     expert: ExpertConfig = TINY_EXPERT
+    fresh_expert: bool = False
     views: tuple[CameraView, ...] = ()  # what the planner sees; none: the table, as the tiny planner of the twin does
     system_prompt: str = ""
     instruction_first: bool = True

@@ -62,7 +62,7 @@ lint: setup
 
 bench: setup
 	@mkdir -p runs
-	@status=0; for name in transport link lockstep loop takeover demonstrator closed-loop cameras; do \
+	@status=0; for name in transport link lockstep loop takeover demonstrator closed-loop cameras expert planner; do \
 		$(BIN)/syvla bench $$name --json runs/bench-$$name.json || status=1; done; exit $$status
 
 clean:

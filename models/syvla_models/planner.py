@@ -271,6 +271,15 @@ class SyvlaPlanner(nn.Module):
         run = _Run(self, self._prompt(instruction), images)
         return self.decode(thought), run.finish(thought).clone()
 
+    @property
+    def thought(self) -> list[int]:
+        """The ids of the last whole thought."""
+        return list(self._last[1])
+
+    def draft(self, thought: Sequence[int]) -> None:
+        """Let the ids ``thought`` be what the next thought is tried with first."""
+        self._last = ("", list(thought))
+
     def _prompt(self, instruction: str) -> _Prompt:
         device = self.queries.device
         key = (instruction, self.spec, device)

@@ -18,8 +18,8 @@ from syvla.hosts.linked import LinkedInlet, LinkedOutlet
 from syvla.hosts.lockstep import LockstepHost
 from syvla.hosts.process import ProcessHost, stop_with_parent
 from syvla.hosts.realtime import go_realtime
-from syvla.messages import ARMS, ArmName
-from syvla.policies import policy_cameras
+from syvla.messages import ARMS, ArmName, Observation, Task
+from syvla.policies import policy_cameras, policy_folder
 from syvla.protocols import ArmDriver, CameraSource, Expert, Gamepad, Guide, Incoming, Outgoing, Planner, Stage
 from syvla.runs import RunFolder, link_keys
 from syvla.stages.blank import BlankedPlanner
@@ -102,6 +102,14 @@ def bench_expert(repeats: int | None, quick: bool) -> tuple[dict[str, Any], list
     from syvla_models.backends.bench import bench
 
     return bench(repeats, quick)
+
+
+def bench_planner(seen: Sequence[tuple[Observation, Task]]) -> tuple[dict[str, Any], list[str]]:
+    """What ``syvla bench planner`` measures: the planner that ships, on what was seen in an episode."""
+    check_learn()
+    from syvla_models.planner_bench import bench
+
+    return bench(policy_folder("learned"), seen)
 
 
 def _reference_expert(run: RunConfig) -> Expert:

@@ -17,6 +17,7 @@ from syvla_models import language
 from syvla_models import planner as planner_module
 from syvla_models.images import patches
 from syvla_models.planner import SyvlaPlanner
+from syvla_models.planner_bench import full_pass_states, generated
 from syvla_models.prompt import QUERY_ID, SPECIAL_TOKENS, collate, special_id, training_sequence
 from syvla_models.spec import CameraView, PlannerSpec
 from syvla_models.tiny import build_tiny, tiny_spec
@@ -75,46 +76,6 @@ def close(found: torch.Tensor, expected: torch.Tensor) -> bool:
     return torch.allclose(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
 
 
-@torch.no_grad()
-def reference_states(planner: SyvlaPlanner, images: list[UInt8], instruction: str, thought: list[int]) -> torch.Tensor:
-    """The query states by transformers' own forward: no cache, everything in one pass."""
-    model = planner.vlm.model
-    ids = torch.tensor([[*planner.prompt(instruction), *thought, planner.end_id]])
-    pixel_values, grids = patches(images, 16, 2)
-    embeddings = model.get_input_embeddings()(ids)
-    features = torch.cat(model.get_image_features(pixel_values, grids).pooler_output)
-    mask = ids == planner.vlm.config.image_token_id
-    embeddings = embeddings.masked_scatter(mask[..., None], features)
-    embeddings = torch.cat([embeddings, planner.queries[None]], dim=1)
-    kinds = torch.nn.functional.pad(mask.int(), (0, len(planner.queries)))
-    padded = torch.nn.functional.pad(ids, (0, len(planner.queries)))
-    positions, _ = model.get_rope_index(padded, mm_token_type_ids=kinds, image_grid_thw=grids)
-    hidden = model.language_model(
-        inputs_embeds=embeddings, position_ids=positions, attention_mask=torch.ones_like(padded)
-    ).last_hidden_state
-    states: torch.Tensor = hidden[0, -len(planner.queries) :]
-    return states
-
-
-def generated(planner: SyvlaPlanner, images: list[UInt8], instruction: str) -> list[int]:
-    """The thought by transformers' ``generate``, which leaves its ``rope_deltas`` on the model."""
-    ids = torch.tensor([planner.prompt(instruction)])
-    pixel_values, grids = patches(images, 16, 2)
-    out = planner.vlm.generate(
-        input_ids=ids,
-        attention_mask=torch.ones_like(ids),
-        pixel_values=pixel_values,
-        image_grid_thw=grids,
-        mm_token_type_ids=(ids == planner.vlm.config.image_token_id).int(),
-        do_sample=False,
-        max_new_tokens=planner.spec.max_thought_tokens,
-        eos_token_id=planner.end_id,
-        pad_token_id=planner.pad_id,
-        suppress_tokens=planner.forbidden.nonzero()[:, 0].tolist(),
-    )[0, ids.shape[1] :].tolist()
-    return list(itertools.takewhile(lambda token: token != planner.end_id, out))
-
-
 # ---------------------------------------------------------------- the cache
 
 
@@ -130,7 +91,7 @@ def test_states_from_the_cache_are_those_of_one_full_pass(
     thought = list(planner._last[1])
     assert len(thought) == budget
     assert states.shape == (20, planner.spec.hidden_size)
-    assert close(states, reference_states(planner, images, instruction, thought))
+    assert close(states, full_pass_states(planner, images, instruction, thought))
     assert text == planner.decode(thought)
 
 
@@ -154,7 +115,7 @@ def test_a_thought_ends_where_the_model_ends_it() -> None:
     for reuse in (False, True, True):
         _, states = last(planner.think(images, INSTRUCTION, reuse=reuse))
         assert planner._last[1] == cut
-        assert close(states, reference_states(planner, images, INSTRUCTION, cut))
+        assert close(states, full_pass_states(planner, images, INSTRUCTION, cut))
 
 
 def test_images_and_instruction_both_matter() -> None:
@@ -201,7 +162,7 @@ def test_a_draft_changes_nothing_but_the_time(name: str, ends: bool) -> None:
     text, states = last(planner.think(images, INSTRUCTION))
     assert planner._last == (INSTRUCTION, thought)
     assert text == planner.decode(thought)
-    assert close(states, reference_states(planner, images, INSTRUCTION, thought))
+    assert close(states, full_pass_states(planner, images, INSTRUCTION, thought))
 
 
 @pytest.fixture
@@ -236,7 +197,7 @@ def test_other_weights_read_the_prompt_anew(passes: list[int]) -> None:
     second = thought_of(planner)
     assert second != first
     _, states = last(planner.think(pictures(planner), INSTRUCTION))
-    assert close(states, reference_states(planner, pictures(planner), INSTRUCTION, second))
+    assert close(states, full_pass_states(planner, pictures(planner), INSTRUCTION, second))
 
 
 def test_a_draft_with_one_other_token_takes_two_passes(passes: list[int]) -> None:
@@ -267,7 +228,7 @@ def test_refresh_keeps_the_thought_and_looks_again(passes: list[int]) -> None:
     refreshed = planner.refresh(later, INSTRUCTION)
     assert refreshed is not None
     assert refreshed[0] == planner.decode(thought)
-    assert close(refreshed[1], reference_states(planner, later, INSTRUCTION, thought))
+    assert close(refreshed[1], full_pass_states(planner, later, INSTRUCTION, thought))
     assert len(passes) == 1
     assert planner.refresh(later, "Push the box.") is None
 
@@ -356,7 +317,7 @@ def test_the_training_pass_sees_what_the_runtime_sees() -> None:
     with torch.no_grad():
         _, states, *_ = planner(batch.ids, batch.attention_mask, pixel_values, grids, batch.labels, batch.query_start)
     for row, text in enumerate(thoughts):
-        expected = reference_states(planner, pictures(planner, row), INSTRUCTION, planner.encode(text))
+        expected = full_pass_states(planner, pictures(planner, row), INSTRUCTION, planner.encode(text))
         assert close(states[row], expected)
 
 
@@ -405,7 +366,7 @@ def test_a_row_of_text_only_may_stand_beside_one_with_images_and_queries() -> No
     assert torch.isfinite(loss)
     assert batch.query_start.tolist()[0] == -1
     assert not states[0].any()
-    expected = reference_states(planner, pictures(planner), INSTRUCTION, planner.encode("Next."))
+    expected = full_pass_states(planner, pictures(planner), INSTRUCTION, planner.encode("Next."))
     assert close(states[1], expected)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from syvla.bench import cameras, closed_loop, demonstrator, expert, link, lockstep, loop, takeover, transport
+from syvla.bench import cameras, closed_loop, demonstrator, expert, link, lockstep, loop, planner, takeover, transport
 
 Benchmark = Callable[[int | None, bool], tuple[dict[str, Any], list[str]]]
 
@@ -17,4 +17,5 @@ BENCHMARKS: dict[str, Benchmark] = {
     "takeover": takeover.run,
     "cameras": cameras.run,
     "expert": expert.run,
+    "planner": planner.run,
 }

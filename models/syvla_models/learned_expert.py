@@ -5,13 +5,14 @@ from pathlib import Path
 import numpy as np
 
 from syvla.clock import NS_PER_S, to_ns
-from syvla.config import RigConfig
+from syvla.config import Continuity, RigConfig
 from syvla.errors import MessageError
 from syvla.message import Float32, Float64
 from syvla.messages import ActionChunk, Intent
 from syvla_models.actions import action_space, anchor_poses
 from syvla_models.backends.choice import open_backend
 from syvla_models.backends.protocol import ChunkInputs, Conditioned, ExpertBackend
+from syvla_models.continuity import Asked, joining
 from syvla_models.prefix import GRIPPERS, JOINTS, prefix_rows
 from syvla_models.spec import ActionSpec, load_spec
 from syvla_models.threads import model_threads
@@ -30,10 +31,16 @@ class LearnedExpert:
         rig: the limits within which the joints are.
         threads: for the backend; see :func:`model_threads`.
         backend: what computes the chunks, or its name: one of ``backends.choice.BACKENDS``, or ``auto``.
+        continuity: how a chunk goes on from the one being executed, see :mod:`syvla_models.continuity`.
     """
 
     def __init__(
-        self, folder: Path, rig: RigConfig, threads: int | None = None, backend: str | ExpertBackend = "auto"
+        self,
+        folder: Path,
+        rig: RigConfig,
+        threads: int | None = None,
+        backend: str | ExpertBackend = "auto",
+        continuity: Continuity = "prefix",
     ) -> None:
         spec = load_spec(folder)
         self.model_id = spec.model_id
@@ -46,6 +53,7 @@ class LearnedExpert:
         self._width = spec.expert.intent_width
         self._period_ns = to_ns(spec.action.period_s)
         self._space = action_space(spec.action, rig.safety)
+        self._joining = joining(continuity, backend, self._space)
         self._intent: Intent | None = None
         self._conditioned: Conditioned
         self._noise: tuple[int, Float32] | None = None
@@ -63,18 +71,20 @@ class LearnedExpert:
         self._condition(intent)
         age_s = (observation_ns - intent.observation_ns) / NS_PER_S
         count = self._committed_rows(observation_ns, inference_delay_steps)
-        given = prefix_rows(committed, observation_ns, self._period_ns, count, proprioception)
-        last = given[-1:] if len(given) else proprioception[None]
-        filled = np.concatenate((given, np.repeat(last, self._horizon - len(given), axis=0)))
-        inputs = ChunkInputs(
-            self._space.state(proprioception),
-            age_s,
-            self._noise_of(intent.task_id),
-            self._space.encode(filled, proprioception),
-            len(given),
+        nothing = np.zeros((self._horizon, self._slots), np.float32)
+        asked = Asked(
+            self._conditioned,
+            ChunkInputs(self._space.state(proprioception), age_s, self._noise_of(intent.task_id), nothing, 0),
+            proprioception,
+            observation_ns,
+            self._period_ns,
+            intent.task_id,
+            committed is not None,
+            prefix_rows(committed, observation_ns, self._period_ns, self._horizon, proprioception),
+            count,
+            inference_delay_steps,
         )
-        x = self.backend.chunk(self._conditioned, inputs)
-        rows = self._space.decode(x, proprioception, given[0] if len(given) else None)
+        rows = self._joining.rows(asked)
         return ActionChunk(
             chunk_id=chunk_id,
             task_id=intent.task_id,

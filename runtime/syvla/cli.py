@@ -114,6 +114,7 @@ def evaluate(
     expert_latency: float = 0.03,
     blank: Literal["none", "instruction", "images"] = "none",
     backend: str = "auto",
+    continuity: Literal["prefix", "guided", "ensemble", "replace"] = "prefix",
     jobs: int = 1,
     json: Json = None,
 ) -> int:
@@ -131,6 +132,7 @@ def evaluate(
         blank: keep the instruction or the images from the planner, to see whether they are used.
         backend: what computes a learned policy's chunks: auto (the fastest that syvla-export accepted), eager (torch),
             onnxruntime, openvino.
+        continuity: how a learned policy's chunk goes on from the one that is being executed.
         jobs: how many episodes run at a time, each in a process of its own.
         json: also write the result to this file.
     """
@@ -140,7 +142,7 @@ def evaluate(
     from syvla.policies import policy_model_id
     from syvla.runs import chosen_tasks, lockstep_run
 
-    run = lockstep_run(rig, planner_latency, expert_latency, policy, blank, backend)
+    run = lockstep_run(rig, planner_latency, expert_latency, policy, blank, backend, continuity)
     names = chosen_tasks(task, split)
     _check_writable(json)
     _at_least_one("episodes", episodes)
@@ -178,6 +180,7 @@ def evaluate(
         {
             "policy": policy,
             "backend": run.backend,
+            "continuity": continuity,
             "model_id": policy_model_id(run),
             "blank": blank,
             "planner_latency_s": planner_latency,

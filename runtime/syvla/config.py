@@ -12,6 +12,7 @@ from syvla.messages import CAMERAS
 T = TypeVar("T")
 MAX_IMAGE_BYTES = 2 * 1024 * 1024
 Blank = Literal["none", "instruction", "images"]
+Continuity = Literal["prefix", "guided", "ensemble", "replace"]
 Six = tuple[float, float, float, float, float, float]
 
 
@@ -72,6 +73,7 @@ class PolicyConfig(Section, frozen=True):
     expert_min_period_s: float = 0.05
     period_s: float = 1 / 30
     horizon: int = 50
+    continuity: Continuity = "prefix"  # how a learned expert's chunk goes on from the one before it
 
 
 class RealtimeConfig(Section, frozen=True):

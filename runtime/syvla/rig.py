@@ -121,7 +121,7 @@ def _reference_expert(run: RunConfig) -> Expert:
 def _learned_expert(run: RunConfig, threads: int | None) -> Expert:
     from syvla_models.learned_expert import LearnedExpert
 
-    return LearnedExpert(Path(run.policy_name), run.rig, threads, run.backend)
+    return LearnedExpert(Path(run.policy_name), run.rig, threads, run.backend, run.policy.continuity)
 
 
 def robot_stage(run: RunConfig, arms: Mapping[ArmName, ArmDriver]) -> RobotStage:

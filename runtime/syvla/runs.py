@@ -11,7 +11,16 @@ from typing import NamedTuple
 import msgspec
 
 from syvla.clock import wall_offset_ns
-from syvla.config import Blank, PolicyConfig, RemotePlannerConfig, RigConfig, RunConfig, load_toml, shipped_folder
+from syvla.config import (
+    Blank,
+    Continuity,
+    PolicyConfig,
+    RemotePlannerConfig,
+    RigConfig,
+    RunConfig,
+    load_toml,
+    shipped_folder,
+)
 from syvla.errors import ConfigError
 from syvla.extras import check_realsense, check_teleop
 from syvla.messages import ARMS
@@ -57,10 +66,19 @@ def lockstep_run(
     policy: str,
     blank: Blank = "none",
     backend: str = "auto",
+    continuity: Continuity = "prefix",
 ) -> RunConfig:
     """The configuration of a run under the virtual clock."""
+    if continuity == "guided" and backend == "auto":
+        backend = "eager"  # it needs a gradient
     run = _run(load_rig(rig), planner_latency_s, expert_latency_s, policy, backend)
-    return msgspec.structs.replace(run, blank=blank)
+    rig_config = run.rig
+    if continuity == "replace":  # nothing softens the seam but the gate
+        rig_config = msgspec.structs.replace(
+            rig_config, control=msgspec.structs.replace(rig_config.control, blend_s=0.0)
+        )
+    joined = msgspec.structs.replace(run.policy, continuity=continuity)
+    return msgspec.structs.replace(run, rig=rig_config, policy=joined, blank=blank)
 
 
 def realtime_run(

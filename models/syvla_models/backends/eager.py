@@ -10,6 +10,7 @@ from syvla_models.backends.protocol import ChunkInputs, Conditioned
 from syvla_models.checkpoint import load_expert
 from syvla_models.expert import Expert, IntentCache
 from syvla_models.flow import sample
+from syvla_models.guidance import guided, soft_mask
 from syvla_models.spec import ActionSpec
 
 
@@ -20,16 +21,16 @@ class EagerBackend:
 
     def __init__(self, expert: Expert, action: ActionSpec, threads: int) -> None:
         torch.set_num_threads(threads)
-        self._expert = expert
+        self._expert = expert.requires_grad_(False)
         self._steps = action.euler_steps
         self._live = torch.from_numpy(action_space(action).live)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def condition(self, query_states: Float32) -> Conditioned:
         """Keys, values and aim."""
         return self._expert.condition(torch.from_numpy(query_states)[None])
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def chunk(self, conditioned: Conditioned, inputs: ChunkInputs) -> Float32:
         """Denoise one chunk."""
         x = sample(
@@ -40,6 +41,22 @@ class EagerBackend:
             torch.from_numpy(inputs.noise)[None],
             torch.from_numpy(inputs.prefix_rows)[None] if inputs.prefix else None,
             torch.tensor([inputs.prefix]) if inputs.prefix else None,
+            self._steps,
+            self._live,
+        )
+        rows: Float32 = x[0].numpy()
+        return rows
+
+    @torch.no_grad()
+    def guided(self, conditioned: Conditioned, inputs: ChunkInputs, delay: int, overlap: int) -> Float32:
+        """One chunk near the one that is being executed."""
+        state, age_s = torch.from_numpy(inputs.state)[None], torch.tensor([inputs.age_s], dtype=torch.float32)
+        x = guided(
+            self._expert,
+            self._expert.context(IntentCache(*conditioned), state, age_s),
+            torch.from_numpy(inputs.noise)[None],
+            torch.from_numpy(inputs.prefix_rows)[None],
+            torch.from_numpy(soft_mask(len(inputs.noise), delay, overlap))[None],
             self._steps,
             self._live,
         )

@@ -30,3 +30,14 @@ class ExpertBackend(Protocol):
     def chunk(self, conditioned: Conditioned, inputs: ChunkInputs) -> Float32:
         """The denoised chunk (H, 32), normalised; dead slots are 0."""
         ...
+
+
+class GuidedBackend(ExpertBackend, Protocol):
+    """One that can also take a gradient."""
+
+    def guided(self, conditioned: Conditioned, inputs: ChunkInputs, delay: int, overlap: int) -> Float32:
+        """A chunk (H, 32) pulled towards the first ``overlap`` rows of ``inputs.prefix_rows``.
+
+        ``delay`` of these will be past when it arrives.
+        """
+        ...

@@ -3,7 +3,19 @@
 from collections.abc import Callable
 from typing import Any
 
-from syvla.bench import cameras, closed_loop, demonstrator, expert, link, lockstep, loop, planner, takeover, transport
+from syvla.bench import (
+    cameras,
+    closed_loop,
+    demonstrator,
+    expert,
+    link,
+    lockstep,
+    loop,
+    planner,
+    seams,
+    takeover,
+    transport,
+)
 
 Benchmark = Callable[[int | None, bool], tuple[dict[str, Any], list[str]]]
 
@@ -18,4 +30,5 @@ BENCHMARKS: dict[str, Benchmark] = {
     "cameras": cameras.run,
     "expert": expert.run,
     "planner": planner.run,
+    "seams": seams.run,
 }

@@ -51,6 +51,13 @@ def find_backend(policy_name: str, asked: str, thinks: bool) -> str:
     return backend
 
 
+def best_backend(folder: Path) -> str:
+    """What would compute the chunks of the checkpoint in ``folder`` here; ConfigError if its export is not whole."""
+    from syvla_models.backends.choice import AUTO, choose
+
+    return choose(folder, AUTO)
+
+
 def default_policy() -> str:
     """``learned`` where the checkpoint that ships is here, else ``reference``."""
     return "learned" if shipped_checkpoint().is_dir() else "reference"

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from tests.apps.made_up import made_up, put
 
+from syvla.apps import doctor_software
 from syvla.apps.doctor_software import (
     calibration_findings,
     checkpoint_findings,
@@ -21,6 +22,7 @@ from syvla.apps.doctor_software import (
 from syvla.apps.finding import Finding, State
 from syvla.apps.machine import Answer
 from syvla.config import ControlConfig
+from syvla.errors import ConfigError
 from syvla.extras import LEARN_PACKAGES
 from syvla.policies import PolicyLabel
 from syvla.runs import load_rig
@@ -144,6 +146,22 @@ def test_the_shipped_checkpoint_is_whole_and_the_twins(tmp_path: Path) -> None:
     robot = by_name(list(checkpoint_findings(made_up(tmp_path), ROBOT, "learned")))
     assert robot["checkpoint.label"].state is State.WARNING
     assert robot["checkpoint.packages"].state is State.PROBLEM
+
+
+def test_a_robot_whose_chunks_need_no_torch_lacks_it_only_for_the_planner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor_software, "best_backend", lambda folder: "onnxruntime")
+    found = by_name(list(checkpoint_findings(made_up(tmp_path), TWIN, "learned")))
+    assert found["checkpoint.backend"].seen == "chunks are computed by onnxruntime"
+    assert found["checkpoint.packages"].state is State.WARNING
+
+    def broken(folder: Path) -> str:
+        raise ConfigError(f"{folder} was made from another expert")
+
+    monkeypatch.setattr(doctor_software, "best_backend", broken)
+    found = by_name(list(checkpoint_findings(made_up(tmp_path), TWIN, "learned")))
+    assert (found["checkpoint.backend"].state, found["checkpoint.packages"].state) == (State.PROBLEM, State.PROBLEM)
 
 
 def test_the_reference_policy_is_for_the_twin(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from syvla.config import RigConfig
 from syvla.digest import file_sha256
 from syvla.errors import ConfigError
 from syvla.extras import LEARN_PACKAGES, SIM_PACKAGES
-from syvla.policies import PolicyLabel, policy_folder, policy_label
+from syvla.policies import PolicyLabel, best_backend, policy_folder, policy_label
 from syvla.runs import load_rig
 
 _EXPERT_FILE = "expert.safetensors"  # all of the policy that a robot PC must carry
@@ -125,11 +125,22 @@ def checkpoint_findings(machine: Machine, rig: RigConfig, policy: str) -> Iterat
         seen = f"{label.model_id} was made for rig {label.rig!r}, not {rig.name!r}"
         yield warning("checkpoint.label", seen, "give --policy FOLDER of one that was made for this rig")
     yield weights(folder, label)
-    absent = [package for package in LEARN_PACKAGES if machine.package(package, package) is None]
-    if absent:
-        yield problem("checkpoint.packages", f"{', '.join(absent)} missing", "pip install 'syvla[learn]'")
+    try:
+        backend = best_backend(folder)
+    except ConfigError as error:
+        yield problem("checkpoint.backend", str(error), f"syvla-export {folder}, or give --backend eager")
+        backend = "eager"
     else:
+        yield ok("checkpoint.backend", f"chunks are computed by {backend}")
+    absent = [package for package in LEARN_PACKAGES if machine.package(package, package) is None]
+    fix = "pip install 'syvla[learn]'"
+    if not absent:
         yield ok("checkpoint.packages", ", ".join(LEARN_PACKAGES))
+    elif backend == "eager":
+        yield problem("checkpoint.packages", f"{', '.join(absent)} missing", fix)
+    else:
+        seen = f"{', '.join(absent)} missing, which a planner needs"
+        yield warning("checkpoint.packages", seen, f"nothing to do if the planner runs on another machine; else {fix}")
 
 
 def weights(folder: Path, label: PolicyLabel) -> Finding:

@@ -1,6 +1,8 @@
 """What a launch brings up, with and without ROS's own launch."""
 
 import ast
+import json
+import os
 import shutil
 import subprocess
 import sys
@@ -11,6 +13,8 @@ from typing import Any
 import pytest
 
 from syvla.errors import ConfigError
+from syvla.messages import Mode, SafetyState
+from syvla.recording.mcap_read import read
 from syvla_ros.bringup import ARGUMENTS, Plan, plan
 
 ROOT = Path(__file__).parents[2]
@@ -114,14 +118,20 @@ def test_the_launch_declares_exactly_the_arguments_of_the_plan() -> None:
     assert {k.arg: ast.literal_eval(k.value) for k in nodes[0].keywords if k.arg == "package"} == {"package": "syvla"}
 
 
-def test_colcon_builds_the_package(tmp_path: Path) -> None:
-    pytest.importorskip("colcon_core")
-    workspace = tmp_path / "ros2_ws"
+def built(parent: Path) -> Path:
+    """A copy of the workspace, built."""
+    workspace = parent / "ros2_ws"
     shutil.copytree(ROOT / "ros2_ws" / "src", workspace / "src")
-    shutil.copytree(ROOT / "launch", tmp_path / "launch")
+    shutil.copytree(ROOT / "launch", parent / "launch")
     colcon = [sys.executable, "-m", "colcon", "build"]
     done = subprocess.run(colcon, cwd=workspace, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+    return workspace
+
+
+def test_colcon_builds_the_package(tmp_path: Path) -> None:
+    pytest.importorskip("colcon_core")
+    workspace = built(tmp_path)
     installed = workspace / "install" / "syvla"
     assert {path.name for path in (installed / "lib" / "syvla").iterdir()} == {*executables(), "bench"}
     assert (installed / "share" / "syvla" / "launch" / "bringup.launch.py").read_bytes() == LAUNCH.read_bytes()
@@ -151,3 +161,31 @@ def test_the_launch_describes_the_plan(tmp_path: Path) -> None:
     nodes = [action for action in actions if type(action).__name__ == "Node"]
     assert {node.node_executable for node in nodes} <= executables()
     assert len(nodes) == 6
+
+
+def test_the_real_command_brings_up_the_twin_and_does_an_episode(tmp_path: Path) -> None:
+    """Where ROS's launch and command are installed: ``ros2 launch syvla bringup.launch.py`` as a person types it."""
+    for needed in ("launch_ros", "ros2launch", "ros2cli", "colcon_core"):
+        pytest.importorskip(needed)
+    workspace = built(tmp_path)
+    arguments = values(tmp_path, policy="reference", episodes="1", seed="3", joystick="true")
+    given = [f"{name}:={value}" for name, value in arguments.items() if value]
+    command = f"from ros2cli.cli import main; main(argv=['launch', 'syvla', 'bringup.launch.py', *{given!r}])"
+    places = [str(workspace / "install" / "syvla"), *filter(None, [os.environ.get("AMENT_PREFIX_PATH")])]
+    library = next((workspace / "install" / "syvla").glob("lib/python*/site-packages"))
+    path = ":".join([str(library), *sys.path])
+    done = subprocess.run(
+        [sys.executable, "-c", command],
+        env={**os.environ, "AMENT_PREFIX_PATH": ":".join(places), "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+    )
+    assert "snack_loading-id-3: done" in done.stdout, done.stdout + done.stderr
+    (run,) = [folder for folder in tmp_path.iterdir() if folder.name.endswith("-ros")]
+    assert json.loads((run / "episodes.json").read_text())["done"] == 1
+    (recording,) = (run / "recordings").glob("*.mcap")
+    modes = [r.message.mode for r in read(recording) if isinstance(r.message, SafetyState)]
+    assert Mode.ENABLED in modes
+    assert "process has died" not in done.stdout

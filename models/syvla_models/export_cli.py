@@ -107,7 +107,7 @@ def export(
         if name == choice.EAGER:
             raise ConfigError("eager is what the others are held against; name another backend")
     if not names:
-        extras = sorted({entry.extra for name, entry in choice.BACKENDS.items() if name != choice.EAGER})
+        extras = sorted({entry.extra for entry in choice.BACKENDS.values() if entry.package != "torch"})
         raise ConfigError(f"no backend is installed: pip install 'syvla[{','.join(extras)}]'")
     load_rig(rig)
     path = folder / FOLDER

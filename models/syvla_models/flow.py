@@ -9,16 +9,32 @@ simply given, at no cost.
 """
 
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from syvla_models.expert import Context, Expert, IntentCache, Modulation
+from syvla_models.spec import ExpertConfig
 
 HAND_STRIDE = 5  # at every so manieth row the error of the grasp points is taken
 HAND_UNIT_M = 0.05
 NEAR_M = 0.005  # of every :func:`distance` in metres: well within what a grasp forgives
 _TAU_MAX = 0.999
+
+
+class Denoiser(Protocol):
+    """What of an expert the sampling loop needs."""
+
+    config: ExpertConfig
+
+    def modulation(self, tau: Tensor) -> Modulation:
+        """See :meth:`~syvla_models.expert.Expert.modulation`."""
+        ...
+
+    def denoise(self, x: Tensor, modulation: Modulation, context: Context) -> Tensor:
+        """See :meth:`~syvla_models.expert.Expert.denoise`."""
+        ...
 
 
 def draw_tau(count: int, generator: torch.Generator | None = None, at_start: float = 0.0) -> Tensor:
@@ -153,7 +169,7 @@ def sample(
 
 
 def denoised(
-    expert: Expert,
+    expert: Denoiser,
     context: Context,
     noise: Tensor,
     prefix_rows: Tensor | None,

@@ -9,14 +9,17 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+import torch
 
 from syvla.digest import file_sha256
 from syvla.errors import ConfigError
 from syvla.message import Float32
 from syvla.runs import lockstep_run
 from syvla_models import export_cli
+from syvla_models.actions import action_space
 from syvla_models.backends import choice
 from syvla_models.backends.choice import choose, open_backend
+from syvla_models.backends.cuda_graph import CudaGraphBackend
 from syvla_models.backends.eager import open_eager
 from syvla_models.backends.exported import (
     EXPORT_FILE,
@@ -31,6 +34,9 @@ from syvla_models.backends.exported import (
     save_probes,
 )
 from syvla_models.backends.protocol import ChunkInputs, Conditioned
+from syvla_models.backends.rounded import Rounded
+from syvla_models.checkpoint import load_expert
+from syvla_models.flow import denoised
 from syvla_models.spec import SLOTS, load_json, load_spec, save_json
 
 pytest.importorskip("onnx")
@@ -82,6 +88,48 @@ def test_a_compiled_chunk_is_the_one_in_torch(exported: Path, name: str, prefix:
         assert np.abs(wanted).max() > 0.1
 
 
+def test_a_rounded_loop_is_near_and_an_unrounded_one_is_the_same(exported: Path) -> None:
+    expert, spec = load_expert(exported)
+    eager = open_eager(exported, 1)
+    live = torch.from_numpy(action_space(spec.action).live)
+    for dtype, near in ((torch.float32, 1e-6), (torch.bfloat16, 0.2)):
+        loop = Rounded(expert, dtype)
+        states, inputs, _ = probe(0, 5)
+        with torch.no_grad():
+            cache = expert.condition(torch.from_numpy(states)[None])
+            state, age_s = torch.from_numpy(inputs.state)[None], torch.tensor([inputs.age_s])
+            noise, rows = torch.from_numpy(inputs.noise)[None], torch.from_numpy(inputs.prefix_rows)[None]
+            context = expert.context(cache, state, age_s)
+            found = denoised(loop, context, noise, rows, torch.tensor([5]), spec.action.euler_steps, live)[0].numpy()
+        wanted = eager.chunk(eager.condition(states), inputs)
+        assert found.dtype == np.float32
+        off = np.abs(found - wanted).max()
+        assert off <= near * np.abs(wanted).max()
+        assert bool(off > 1e-4) is (dtype is torch.bfloat16)
+        assert np.array_equal(found[:5][:, live.numpy()], inputs.prefix_rows[:5][:, live.numpy()]), (
+            "what is given is kept"
+        )
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_without_a_gpu_a_cuda_graph_is_refused(exported: Path) -> None:
+    with pytest.raises(ConfigError, match="'cuda_graph' needs an NVIDIA GPU"):
+        choice.start("cuda_graph", exported, 1)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+def test_a_cuda_graph_is_the_expert_in_torch(exported: Path) -> None:
+    eager = open_eager(exported, 1)
+    expert, spec = load_expert(exported)
+    for dtype, near in ((torch.float32, 1e-3), (torch.bfloat16, 0.2)):
+        backend = CudaGraphBackend(expert, spec.action, dtype)
+        for seed, prefix in ((0, 0), (1, 7), (0, 0)):
+            states, inputs, _ = probe(seed, prefix)
+            wanted = eager.chunk(eager.condition(states), inputs)
+            found = backend.chunk(backend.condition(states), inputs)
+            assert np.abs(found - wanted).max() <= near * np.abs(wanted).max()
+
+
 @pytest.mark.parametrize("name", CPU)
 def test_an_intent_that_is_still_used_is_not_changed_by_the_next(exported: Path, name: str) -> None:
     backend = choice.start(name, exported, 1)
@@ -131,7 +179,7 @@ def test_auto_is_the_fastest_that_was_accepted_and_torch_without_an_export(polic
 def test_what_cannot_be_used_is_refused_with_the_choices(
     policy: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ConfigError, match="no backend 'tensorflow'; there are auto, eager, onnxruntime, openvino"):
+    with pytest.raises(ConfigError, match="no backend 'tensorflow'; there are auto, eager, cuda_graph, onnx"):
         lockstep_run("twin", 0.3, 0.03, str(policy), backend="tensorflow")
     with pytest.raises(ConfigError, match="has not been exported: syvla-export"):
         open_backend(folder, "onnxruntime", 1)

@@ -25,6 +25,7 @@ class Entry(NamedTuple):
 
 BACKENDS = {
     EAGER: Entry("torch", "eager", "open_eager", "learn"),
+    "cuda_graph": Entry("torch", "cuda_graph", "open_cuda_graph", "learn"),
     "onnxruntime": Entry("onnxruntime", "onnx_runtime", "open_onnx_runtime", "onnx"),
     "openvino": Entry("openvino", "open_vino", "open_open_vino", "openvino"),
     "openvino_bf16": Entry("openvino", "open_vino", "open_open_vino_bf16", "openvino"),

@@ -13,10 +13,8 @@ from syvla.errors import ConfigError
 from syvla_models.expert import Expert
 from syvla_models.planner import PLANNER_FILE, SyvlaPlanner
 from syvla_models.qwen import save_qwen, weight_files
-from syvla_models.spec import SPEC_FILE, PolicySpec, load_spec, save_json, verify
+from syvla_models.spec import EXPERT_FILE, SPEC_FILE, PolicySpec, load_spec, save_json, verify
 from syvla_models.weights import load_tensors, save_tensors
-
-EXPERT_FILE = "expert.safetensors"
 
 
 def save(folder: Path, planner: SyvlaPlanner, expert: Expert, spec: PolicySpec) -> PolicySpec:

@@ -30,7 +30,6 @@ from syvla.runs import chosen_tasks, load_rig, lockstep_run
 from syvla_models.backends import choice
 from syvla_models.backends.eager import open_eager
 from syvla_models.backends.exported import (
-    EXPERT_FILE,
     EXPORT_FILE,
     FILES,
     FOLDER,
@@ -46,7 +45,7 @@ from syvla_models.backends.graphs import write_graphs
 from syvla_models.backends.protocol import ChunkInputs, Conditioned, ExpertBackend
 from syvla_models.checkpoint import load_expert
 from syvla_models.learned_expert import LearnedExpert
-from syvla_models.spec import PolicySpec, load_spec, save_json
+from syvla_models.spec import EXPERT_FILE, PolicySpec, load_spec, save_json
 
 __all__ = ["main"]
 FIRST_SEED = 9_000  # neither evaluated nor trained on
@@ -120,10 +119,10 @@ def export(
         if found is not None:
             tried[name] = found
             _say(name, found)
-    _save(folder, spec, tried)  # the episodes are run with what is accepted so far
+    _save(folder, spec, tried, complete=not episodes)  # the episodes are run with what is accepted so far
     if episodes:
         tried = _act(folder, tried, episodes, jobs, rig)
-        _save(folder, spec, tried)
+        _save(folder, spec, tried, complete=True)
     accepted = [name for name, found in tried.items() if found.accepted]
     print(f"accepted: {', '.join(accepted) or 'none'}; the fastest here: {choice.choose(folder, choice.AUTO)}")
     return 0 if accepted else 1
@@ -232,7 +231,7 @@ def _say(name: str, found: Tried) -> None:
     print(f"{name}: {state}, {found.words}; {found.median_ms:g} ms a chunk", flush=True)
 
 
-def _save(folder: Path, spec: PolicySpec, tried: dict[str, Tried]) -> None:
+def _save(folder: Path, spec: PolicySpec, tried: dict[str, Tried], *, complete: bool) -> None:
     path = folder / FOLDER
     sha256 = {name: file_sha256(path / name) for name in FILES}
     made = Export(
@@ -241,6 +240,7 @@ def _save(folder: Path, spec: PolicySpec, tried: dict[str, Tried]) -> None:
         euler_steps=spec.action.euler_steps,
         sha256=sha256,
         torch=str(torch.__version__),
+        complete=complete,
         tried=tried,
     )
     save_json(path / EXPORT_FILE, made)

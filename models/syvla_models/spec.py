@@ -15,7 +15,7 @@ from syvla.digest import file_sha256
 from syvla.errors import ConfigError
 from syvla.messages import FEATURE_QUERIES
 
-SPEC_FILE = "syvla.json"
+SPEC_FILE, EXPERT_FILE = "syvla.json", "expert.safetensors"
 SLOTS = 32  # width of the unified action tensor, see syvla_models.actions
 ActionSpaceName = Literal["joint", "end_effector"]
 Think = Literal["always", "every_s", "on_change"]

@@ -8,8 +8,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.models.policies import make, planner_spec
+from tests.models.policies import an_intent, make, planner_spec
 from tests.models.runs import config_of, record, run
+
+from syvla.config import RigConfig
+from syvla.messages import Intent
+from syvla.runs import load_rig
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -27,6 +31,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("checkpoint") / "random"
     make(path, planner_spec())
     return path
+
+
+@pytest.fixture
+def rig() -> RigConfig:
+    """The twin's."""
+    return load_rig("twin")
+
+
+@pytest.fixture
+def intent(folder: Path) -> Intent:
+    """Of that checkpoint."""
+    return an_intent(folder)
 
 
 @pytest.fixture(scope="package")

@@ -12,7 +12,7 @@ from syvla.messages import ActionChunk, CameraFrame, Intent, Observation, Task
 from syvla_models import checkpoint
 from syvla_models.expert import Expert, tiny_config
 from syvla_models.learned_planner import LearnedPlanner
-from syvla_models.spec import SLOTS, ActionSpaceName, ActionSpec, CameraView, PlannerSpec, PolicySpec
+from syvla_models.spec import SLOTS, ActionSpaceName, ActionSpec, CameraView, PlannerSpec, PolicySpec, load_spec
 from syvla_models.tiny import build_tiny, tiny_spec
 
 TEXTS = ["Put the red cube into the white tray. Next the left arm picks up the green can."] * 5
@@ -67,6 +67,19 @@ def chunk_of(rows: Float64, observation_ns: int) -> ActionChunk:
         gripper_width_m=rows[:, [6, 13]].astype(np.float32),
         inference_delay_steps=0,
     )
+
+
+def an_intent(folder: Path, seed: int = 0, **changes: Any) -> Intent:
+    states = np.random.default_rng(seed).standard_normal((20, 192)).astype(np.float16)
+    fields: dict[str, Any] = {
+        "intent_id": 3,
+        "task_id": 1,
+        "observation_ns": 0,
+        "chain_of_thought": "",
+        "feature_query_states": states,
+        "model_id": load_spec(folder).model_id,
+    }
+    return Intent(**{**fields, **changes})
 
 
 def task(task_id: int = 1, instruction: str = "Put the red cube into the white tray.") -> Task:

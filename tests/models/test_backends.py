@@ -172,6 +172,8 @@ def test_auto_is_the_fastest_that_was_accepted_and_torch_without_an_export(polic
         change(policy, speeds(openvino_ms))
         assert choose(policy, "auto") == lockstep_run("twin", 0.3, 0.03, str(policy)).backend == best
     assert open_backend(policy, "auto", 1).name == "onnxruntime"
+    change(policy, lambda export: msgspec.structs.replace(export, complete=False))
+    assert choose(policy, "auto") == "eager", "an export that was cut short before its episodes accepts nothing"
     assert choose(folder, "auto") == "eager"
     assert lockstep_run("twin", 0.3, 0.03, "reference").backend == "eager"
 

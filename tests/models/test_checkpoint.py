@@ -15,11 +15,11 @@ from transformers import AutoTokenizer
 
 from syvla.digest import file_sha256
 from syvla.errors import ConfigError
-from syvla_models.checkpoint import EXPERT_FILE, load_expert, save
+from syvla_models.checkpoint import load_expert, save
 from syvla_models.expert import Expert
 from syvla_models.planner import PLANNER_FILE, SyvlaPlanner
 from syvla_models.qwen import INDEX_FILE, load_qwen
-from syvla_models.spec import SLOTS, SPEC_FILE, ActionSpec, CameraView, ExpertConfig, PolicySpec, load_spec
+from syvla_models.spec import EXPERT_FILE, SLOTS, SPEC_FILE, ActionSpec, CameraView, ExpertConfig, PolicySpec, load_spec
 from syvla_models.tiny import build_tiny, tiny_spec
 
 MODEL_FILE = "model.safetensors"

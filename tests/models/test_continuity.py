@@ -6,8 +6,8 @@ from typing import get_args
 
 import numpy as np
 import pytest
-from tests.models.policies import MS, PERIOD_NS, POSE, chunk_of
-from tests.models.test_learned_expert import Noting, act, an_intent, rows_of
+from tests.models.policies import MS, PERIOD_NS, POSE, an_intent, chunk_of
+from tests.models.test_learned_expert import Noting, act, rows_of
 
 from syvla.config import Continuity, RigConfig
 from syvla.errors import ConfigError
@@ -21,16 +21,6 @@ from syvla_models.spec import SLOTS, load_spec
 
 MOVING = POSE + np.linspace(0.0, 0.1, 50)[:, None] * 0.2
 START_NS = 400 * MS - 3 * PERIOD_NS  # row 3 is due at the observation
-
-
-@pytest.fixture
-def rig() -> RigConfig:
-    return load_rig("twin")
-
-
-@pytest.fixture
-def intent(folder: Path) -> Intent:
-    return an_intent(folder)
 
 
 @pytest.fixture

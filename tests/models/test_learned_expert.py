@@ -2,46 +2,21 @@
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
-from tests.models.policies import MS, PERIOD_NS, POSE, chunk_of, make, planner_spec
+from tests.models.policies import MS, PERIOD_NS, POSE, an_intent, chunk_of, make, planner_spec
 
 from syvla.config import RigConfig
 from syvla.control.kinematics import forward_tcp
 from syvla.errors import MessageError
 from syvla.message import Float32, Float64
 from syvla.messages import ActionChunk, Intent
-from syvla.runs import load_rig
 from syvla_models.actions import action_space, state_slots
 from syvla_models.backends.protocol import ChunkInputs, Conditioned
 from syvla_models.learned_expert import LearnedExpert, task_noise
 from syvla_models.spec import SLOTS, ActionSpec, load_spec
-
-
-@pytest.fixture
-def rig() -> RigConfig:
-    return load_rig("twin")
-
-
-@pytest.fixture
-def intent(folder: Path) -> Intent:
-    return an_intent(folder)
-
-
-def an_intent(folder: Path, seed: int = 0, **changes: Any) -> Intent:
-    states = np.random.default_rng(seed).standard_normal((20, 192)).astype(np.float16)
-    fields: dict[str, Any] = {
-        "intent_id": 3,
-        "task_id": 1,
-        "observation_ns": 0,
-        "chain_of_thought": "",
-        "feature_query_states": states,
-        "model_id": load_spec(folder).model_id,
-    }
-    return Intent(**{**fields, **changes})
 
 
 def act(

@@ -231,7 +231,8 @@ def test_a_person_takes_over_from_the_policy_and_gives_back(node: Node, tmp_path
     rig.write_text((RIGS / "twin.toml").read_text() + '\n[ros]\njoystick = "ros"\n')
     with brought_up(node, tmp_path, rig=str(rig), joystick="true", record="true", enable="true") as robot:
         controller = JoyController(node, RosClock(robot.plan.run.wall_offset_ns))
-        threading.Thread(target=controller.repeat, daemon=True).start()
+        repeating = threading.Thread(target=controller.repeat, daemon=True)
+        repeating.start()
 
         def passed(seconds: float) -> None:
             end_s = time.monotonic() + seconds
@@ -252,6 +253,8 @@ def test_a_person_takes_over_from_the_policy_and_gives_back(node: Node, tmp_path
         robot.until(lambda: robot.said == "enabled", 2.0)
         passed(2.0)
         robot.interrupt()
+        controller.close()
+        repeating.join()
         episode = load(robot.recording())
     (taken,) = episode.interventions
     assert 1.0 < (taken.end_ns - taken.start_ns) / 1e9 < 3.0

@@ -21,14 +21,15 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from syvla.digest import file_sha256
+from syvla.errors import SyvlaError
 from syvla_models.backends import choice
 from syvla_models.backends.eager import EagerBackend
 from syvla_models.backends.exported import FOLDER, Probe, parity
 from syvla_models.backends.graphs import write_graphs
 from syvla_models.backends.protocol import ChunkInputs, ExpertBackend
-from syvla_models.checkpoint import EXPERT_FILE
 from syvla_models.expert import BASE, TINY, Expert
 from syvla_models.spec import (
+    EXPERT_FILE,
     SLOTS,
     SPEC_FILE,
     ActionSpec,
@@ -36,7 +37,6 @@ from syvla_models.spec import (
     ExpertConfig,
     PlannerSpec,
     PolicySpec,
-    load_spec,
     save_json,
 )
 from syvla_models.weights import save_tensors
@@ -44,6 +44,7 @@ from syvla_models.weights import save_tensors
 STEPS = 10
 SIZES = {"tiny": (TINY, 192), "base": (BASE, 2048)}  # and the width of an intent
 SCALE_RAD = 0.1  # of a slot: what chunks of robot data come to
+ACTION = ActionSpec(space="joint", offset=((0.0,) * SLOTS,), scale=((SCALE_RAD,) * SLOTS,), euler_steps=STEPS)
 ASKED = {"tiny": 20, "base": 1}  # chunks in a row
 START_LIMIT_S = 900.0
 FLOOR_BYTES = 1 << 29
@@ -89,16 +90,15 @@ def _random_checkpoint(folder: Path, config: ExpertConfig) -> Expert:
     with torch.no_grad():
         for layer in (expert.time_out, expert.action_out):  # they begin at zero
             layer.weight.normal_(0.0, 0.02)
-    action = ActionSpec(space="joint", offset=((0.0,) * SLOTS,), scale=((SCALE_RAD,) * SLOTS,), euler_steps=STEPS)
     view = CameraView(camera="cam_high", height=28, width=28)
     planner = PlannerSpec(views=(view,), hidden_size=config.intent_width)
     save_tensors(folder / EXPERT_FILE, expert.state_dict())
     sha256 = {EXPERT_FILE: file_sha256(folder / EXPERT_FILE)}
     save_json(
-        folder / SPEC_FILE, PolicySpec(name="bench", planner=planner, expert=config, action=action, sha256=sha256)
+        folder / SPEC_FILE, PolicySpec(name="bench", planner=planner, expert=config, action=ACTION, sha256=sha256)
     )
     (folder / FOLDER).mkdir()
-    write_graphs(folder / FOLDER, expert, action)
+    write_graphs(folder / FOLDER, expert, ACTION)
     return expert
 
 
@@ -114,8 +114,7 @@ def _probe(config: ExpertConfig, seed: int) -> Probe:
 def _floors(expert: Expert, config: ExpertConfig, threads: int) -> Floors:
     torch.set_num_threads(threads)
     probe = _probe(config, 0)
-    action = ActionSpec(space="joint", offset=((0.0,) * SLOTS,), scale=((SCALE_RAD,) * SLOTS,), euler_steps=STEPS)
-    backend = EagerBackend(expert, action, threads)
+    backend = EagerBackend(expert, ACTION, threads)
     conditioned = backend.condition(probe.query_states)
     with FlopCounterMode(display=False) as counter:
         backend.chunk(conditioned, probe.inputs)
@@ -157,9 +156,8 @@ def _measured(folder: Path, probes: list[Probe], repeats: int, asked: int, threa
             found = _ask(ends[name], "answers", probes)
             if not wanted:
                 wanted = [probe._replace(wanted=answer) for probe, answer in zip(probes, found, strict=True)]
-            spec = load_spec(folder)
-            near = parity(_Said(found), wanted, spec.action)
-            rows[name] = {"accepted": near.accepted, "parity": msgspec.to_builtins(near), "memory_bytes": started}
+            near = parity(_Said(found), wanted, ACTION)
+            rows[name] = {"accepted": near.accepted, "parity": msgspec.to_builtins(near)}
         for _ in range(repeats):
             for name, times in cached.items():
                 times += _ask(ends[name], "cached", asked)
@@ -208,7 +206,9 @@ def _running(names: list[str], folder: Path, threads: int) -> Iterator[dict[str,
 
 def _ask(end: Connection, what: str, value: Any) -> Any:
     end.send((what, value))
-    return _answer(end)
+    if not end.poll(START_LIMIT_S):
+        raise SyvlaError(f"a backend that had started gave no answer within {START_LIMIT_S:g} s")
+    return end.recv()
 
 
 def _answer(end: Connection) -> Any:
@@ -225,7 +225,7 @@ def _serve(name: str, folder: Path, threads: int, end: Connection) -> None:
     except Exception as error:  # noqa: BLE001 - whatever its library raises is why it is skipped
         end.send(f"does not start here: {error}")
         return
-    end.send(_memory_bytes() - before)
+    end.send(None)
     probes: list[Probe] = []
     while True:
         what, value = end.recv()

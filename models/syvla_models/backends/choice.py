@@ -40,7 +40,8 @@ def installed(name: str) -> bool:
 def choose(folder: Path, asked: str) -> str:
     """The backend that ``asked`` means for the checkpoint ``folder``.
 
-    ``auto`` is the fastest that its export accepted and that is installed here, or torch itself where there is none.
+    ``auto`` is the fastest that its export accepted and that is installed here, or torch itself where there is none or
+    the export was cut short.
     """
     if asked != AUTO:
         if asked not in BACKENDS:
@@ -51,7 +52,8 @@ def choose(folder: Path, asked: str) -> str:
         return asked
     if not (folder / FOLDER / EXPORT_FILE).is_file():
         return EAGER
-    tried = load_export(folder, load_spec(folder)).tried
+    export = load_export(folder, load_spec(folder))
+    tried = export.tried if export.complete else {}
     ready = [name for name, found in tried.items() if found.accepted and name in BACKENDS and installed(name)]
     return min(ready, key=lambda name: tried[name].median_ms, default=EAGER)
 

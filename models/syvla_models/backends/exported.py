@@ -5,8 +5,9 @@ sampling loop. ``probe.safetensors`` has what
 the expert was asked in episodes, and what it answered in torch. ``export.json`` is written last.
 """
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError
@@ -14,18 +15,17 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save_file
 
 from syvla.errors import ConfigError
-from syvla.message import Array, Float32, Float64
+from syvla.message import Float32, Float64
 from syvla_models.actions import action_space
-from syvla_models.backends.protocol import ChunkInputs, ExpertBackend
+from syvla_models.backends.protocol import ChunkInputs, Conditioned, ExpertBackend
 from syvla_models.prefix import GRIPPERS, JOINTS
-from syvla_models.spec import ActionSpec, PolicySpec, Section, load_json, verify
+from syvla_models.spec import EXPERT_FILE, ActionSpec, PolicySpec, Section, load_json, verify
 
 FOLDER = "export"
 EXPORT_FILE, PROBE_FILE = "export.json", "probe.safetensors"
 CONDITION_FILE, CONTEXT_FILE, DENOISE_FILE = "condition.onnx", "context.onnx", "denoise.onnx"
 GRAPHS = (CONDITION_FILE, CONTEXT_FILE, DENOISE_FILE)
 FILES = (*GRAPHS, PROBE_FILE)
-EXPERT_FILE = "expert.safetensors"
 # 2 mrad move a hand by 1.2 mm at arm's length, a tenth of what a grasp forgives.
 MOST_RAD, MOST_GRIPPER_M = 2e-3, 1e-3
 
@@ -81,6 +81,7 @@ class Export(Section, frozen=True):
     euler_steps: int
     sha256: dict[str, str]
     torch: str
+    complete: bool  # whether all that was to be tried was: an export that was cut short accepts nothing by itself
     tried: dict[str, Tried]
 
 
@@ -166,11 +167,23 @@ def graphs(folder: Path) -> list[bytes]:
     return [(folder / FOLDER / name).read_bytes() for name in GRAPHS]
 
 
-def state_inputs(inputs: ChunkInputs) -> tuple[Array, ...]:
-    """What ``context.onnx`` takes behind the intent's tensors: state and age."""
-    return inputs.state[None], np.array([inputs.age_s], np.float32)
+class GraphBackend:
+    """A backend that only runs the graphs: ``runs`` has one call for each of :data:`GRAPHS`, inputs to outputs.
 
+    What a call gives must be its own: it is kept while others are made.
+    """
 
-def noise_inputs(inputs: ChunkInputs) -> tuple[Array, ...]:
-    """What ``denoise.onnx`` takes behind the context: noise, prefix rows and their number."""
-    return inputs.noise[None], inputs.prefix_rows[None], np.array([inputs.prefix], np.int64)
+    def __init__(self, name: str, runs: Sequence[Callable[..., list[Any]]]) -> None:
+        self.name = name
+        self._condition, self._context, self._denoise = runs
+
+    def condition(self, query_states: Float32) -> Conditioned:
+        """Keys, values and aim."""
+        return self._condition(query_states[None])
+
+    def chunk(self, conditioned: Conditioned, inputs: ChunkInputs) -> Float32:
+        """Denoise one chunk."""
+        context = self._context(*conditioned, inputs.state[None], np.array([inputs.age_s], np.float32))
+        prefix = np.array([inputs.prefix], np.int64)
+        rows: Float32 = self._denoise(*context, inputs.noise[None], inputs.prefix_rows[None], prefix)[0][0]
+        return rows

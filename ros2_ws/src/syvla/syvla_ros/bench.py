@@ -11,7 +11,6 @@ import statistics
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -205,6 +204,7 @@ class JoyController:
         self._publisher = node.create_publisher(Joy, JOY, 10)
         self._down: set[Button] = set()
         self._lock = threading.Lock()
+        self._closed = threading.Event()
 
     def press(self, button: Button) -> None:
         """Push ``button`` down."""
@@ -215,10 +215,13 @@ class JoyController:
         self._change(self._down - {button})
 
     def repeat(self) -> None:
-        """Say the same again, for ever."""
-        while True:
-            time.sleep(JOY_REPEAT_S)
+        """Say the same again, until it is closed."""
+        while not self._closed.wait(JOY_REPEAT_S):
             self._change(self._down)
+
+    def close(self) -> None:
+        """Fall silent."""
+        self._closed.set()
 
     def _change(self, down: set[Button]) -> None:
         with self._lock:

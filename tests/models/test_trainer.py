@@ -17,6 +17,7 @@ from syvla.errors import ConfigError
 from syvla_models.checkpoint import load_expert
 from syvla_models.planner import SyvlaPlanner
 from syvla_models.spec import load_spec
+from syvla_models.train import trainer
 from syvla_models.train.build import build_stage
 from syvla_models.train.config import BudgetConfig, DataConfig, LossConfig, OptimiserConfig, SourceConfig
 from syvla_models.train.trainer import Trainer
@@ -46,6 +47,29 @@ def test_a_run_that_was_stopped_and_resumed_is_the_run_that_was_not(
     assert not different
     assert load_spec(out / "checkpoint").sha256 == load_spec(pretrained / "checkpoint").sha256
     assert numbers(out) == numbers(pretrained)
+
+
+def test_a_ctrl_c_that_arrives_twice_still_saves(data: Path, tmp_path: Path) -> None:
+    """A process of torchrun gets it from the terminal and from torchrun: the second broke off the save of the state."""
+    out = tmp_path / "stopped"
+
+    def say(line: str) -> None:
+        stop_at(1)(line)
+        stop_at(1)(line)
+
+    assert not run(config_of(data, "pretrain"), out, say=say)
+    assert json.loads((out / "state" / "state.json").read_bytes())["step"] == 1
+
+
+def test_a_second_ctrl_c_ends_a_run_at_once(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer, "_SAME_S", -1.0)
+
+    def say(line: str) -> None:
+        stop_at(1)(line)
+        stop_at(1)(line)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(config_of(data, "pretrain"), tmp_path / "run", say=say)
 
 
 def test_signal_handlers_are_put_back(data: Path, tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ from syvla_models.train.state import (
 from syvla_models.train.validation import Validation
 
 _PREPARED_STEPS = 32
+_SAME_S = 2.0  # one Ctrl-C reaches a process of torchrun twice: from the terminal and from torchrun
 
 
 def train(config: TrainConfig, rig: RigConfig, out: Path, *, resume: bool, say: Say = print) -> bool:
@@ -276,7 +277,7 @@ def _validation(config: TrainConfig, stage: Stage) -> Validation:
 
 @contextmanager
 def _stopped() -> Iterator[threading.Event]:
-    """Set by the first SIGINT or SIGTERM; the second one does what it always did."""
+    """Set by the first SIGINT or SIGTERM; one that comes later than ``_SAME_S`` after it does what it always did."""
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield event
@@ -287,9 +288,16 @@ def _stopped() -> Iterator[threading.Event]:
         for number, handler in before.items():
             signal.signal(number, handler)
 
+    first_s = math.inf
+
     def stop(number: int, frame: FrameType | None) -> None:
-        event.set()
-        put_back()
+        nonlocal first_s
+        if time.monotonic() - first_s > _SAME_S:
+            put_back()
+            signal.raise_signal(number)
+        elif not event.is_set():
+            event.set()
+            first_s = time.monotonic()
 
     for number in before:
         signal.signal(number, stop)

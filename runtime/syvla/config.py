@@ -11,6 +11,7 @@ from syvla.messages import CAMERAS
 
 T = TypeVar("T")
 MAX_IMAGE_BYTES = 2 * 1024 * 1024
+MAX_DELAY_S = 0.5  # of a device: what is later than that is broken, not late
 Blank = Literal["none", "instruction", "images"]
 Continuity = Literal["prefix", "guided", "ensemble", "replace"]
 Six = tuple[float, float, float, float, float, float]
@@ -60,8 +61,6 @@ class ControlConfig(Section, frozen=True):
     rate_hz: float = 200.0
     blend_s: float = 0.1  # how long an old chunk fades into a new one
     enable_timeout_s: float = 5.0
-    feedback_delay_s: float = 0.0  # measured by calibration: stamp of a feedback minus the instant it describes
-    actuation_delay_s: float = 0.0  # measured by calibration: a set-point's effect minus its sending
 
 
 class PolicyConfig(Section, frozen=True):
@@ -84,12 +83,19 @@ class RealtimeConfig(Section, frozen=True):
 
 
 class ArmConfig(Section, frozen=True):
-    """One arm's bus and where its base stands in the world."""
+    """One arm's bus, where its base stands in the world, and its delays, which a twin's arm then has."""
 
     can_interface: str = "socketcan"  # a python-can interface; "simcan" is the twin's
     can_channel: str = ""
     base_position_m: tuple[float, float, float] = (0.0, 0.0, 0.0)
     base_yaw_rad: float = 0.0
+    feedback_delay_s: float = 0.0  # the stamp of a feedback minus the instant that it describes
+    actuation_delay_s: float = 0.0  # the effect of the joints' set-point minus its sending
+    gripper_delay_s: float = 0.0  # the same of the gripper's
+
+    def __post_init__(self) -> None:
+        for name in ("feedback_delay_s", "actuation_delay_s", "gripper_delay_s"):
+            _check_delay(name, getattr(self, name))
 
 
 class CamerasConfig(Section, frozen=True):
@@ -100,6 +106,7 @@ class CamerasConfig(Section, frozen=True):
     width: int = 640
     height: int = 480
     rate_hz: float = 30.0
+    delay_s: dict[str, float] = {}  # camera -> the stamp of a picture minus the instant that it shows; none: 0
     depth: bool = False  # aligned to colour; measured at 3 ms of one core a frame
     silent_s: float = 0.15  # a picture older than this, and none newer: the arms hold
     frozen_frames: int = 10  # so many equal pictures in a row: the arms hold; 0: they may be equal
@@ -110,11 +117,13 @@ class CamerasConfig(Section, frozen=True):
         if not 0.1 <= self.rate_hz <= 120.0:
             raise ValueError(f"rate_hz must be 0.1..120, not {self.rate_hz}")
         for camera, serial in self.serials.items():
-            if camera not in CAMERAS:
-                raise ValueError(f"serials: no camera {camera!r}; there are {', '.join(CAMERAS)}")
+            _check_camera("serials", camera)
             others = [name for name, other in self.serials.items() if other == serial and name != camera]
             if not serial or others:
                 raise ValueError(f"serials.{camera} must be a number of its own, not {serial!r}{_also(others)}")
+        for camera, delay_s in self.delay_s.items():
+            _check_camera("delay_s", camera)
+            _check_delay(f"delay_s.{camera}", delay_s)
         if not 1.0 / self.rate_hz < self.silent_s <= 60.0:
             raise ValueError(
                 f"silent_s must be above the {1.0 / self.rate_hz:.3f} s between two frames and at most 60, "
@@ -122,6 +131,16 @@ class CamerasConfig(Section, frozen=True):
             )
         if self.frozen_frames != 0 and not 2 <= self.frozen_frames <= 10_000:
             raise ValueError(f"frozen_frames must be 0 or 2..10000, not {self.frozen_frames}")
+
+
+def _check_camera(key: str, camera: str) -> None:
+    if camera not in CAMERAS:
+        raise ValueError(f"{key}: no camera {camera!r}; there are {', '.join(CAMERAS)}")
+
+
+def _check_delay(key: str, delay_s: float) -> None:
+    if not 0.0 <= delay_s <= MAX_DELAY_S:
+        raise ValueError(f"{key} must be 0..{MAX_DELAY_S} s, not {delay_s}")
 
 
 def _also(names: list[str]) -> str:

@@ -21,7 +21,6 @@ from syvla.apps.doctor_software import (
 )
 from syvla.apps.finding import Finding, State
 from syvla.apps.machine import Answer
-from syvla.config import ControlConfig
 from syvla.errors import ConfigError
 from syvla.extras import LEARN_PACKAGES
 from syvla.policies import PolicyLabel
@@ -180,7 +179,9 @@ def test_numbers_that_are_still_the_shipped_ones_are_named() -> None:
 
 
 def test_what_was_measured_is_no_longer_named() -> None:
-    delays = ControlConfig(feedback_delay_s=0.004, actuation_delay_s=0.03)
-    right = msgspec.structs.replace(ROBOT.right, base_position_m=(0.0, -0.31, 0.01))
-    rig = msgspec.structs.replace(ROBOT, control=delays, right=right)
+    delays = {"feedback_delay_s": 0.004, "actuation_delay_s": 0.03, "gripper_delay_s": 0.05}
+    left = msgspec.structs.replace(ROBOT.left, **delays)
+    right = msgspec.structs.replace(ROBOT.right, **delays, base_position_m=(0.0, -0.31, 0.01))
+    cameras = msgspec.structs.replace(ROBOT.cameras, delay_s={"cam_high": 0.02})
+    rig = msgspec.structs.replace(ROBOT, left=left, right=right, cameras=cameras)
     assert unmeasured_keys(rig, ROBOT) == ["left.base_position_m"]

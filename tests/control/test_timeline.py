@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syvla.config import ControlConfig
+from syvla.config import ArmConfig, ControlConfig
 from syvla.control.timeline import MAX_LAYERS, Timeline
 from syvla.message import Float64
 from syvla.messages import ActionChunk, Source
@@ -13,6 +13,7 @@ from syvla.messages import ActionChunk, Source
 PERIOD = 33_333_333
 MS = 1_000_000
 STANDING = [0.0] * 14
+ARMS = (ArmConfig(), ArmConfig())
 
 
 def chunk(chunk_id: int, observation_ns: int, rows: Float64, intent_id: int = 7) -> ActionChunk:
@@ -41,7 +42,7 @@ def sampled(timeline: Timeline, now_ns: int) -> list[float]:
 
 
 def test_row_k_is_reached_when_it_is_due() -> None:
-    timeline = Timeline(ControlConfig())
+    timeline = Timeline(ControlConfig(), ARMS)
     rows = wave(20, 0.0)
     timeline.splice(chunk(1, 1000, rows), 1000, STANDING)
     for k in range(3, 20):  # after the fade of 0.1 s
@@ -52,7 +53,7 @@ def test_row_k_is_reached_when_it_is_due() -> None:
 
 
 def test_between_rows_joints_are_smooth_and_grippers_straight() -> None:
-    timeline = Timeline(ControlConfig())
+    timeline = Timeline(ControlConfig(), ARMS)
     rows = np.tile((np.arange(20.0)[:, None] / 10) ** 2, (1, 14))
     timeline.splice(chunk(1, 0, rows), 0, STANDING)
     middle = sampled(timeline, 10 * PERIOD + PERIOD // 2)
@@ -60,15 +61,29 @@ def test_between_rows_joints_are_smooth_and_grippers_straight() -> None:
     assert middle[12:] == pytest.approx([(1.0 + 1.1**2) / 2] * 2, abs=1e-6)
 
 
-def test_calibrated_delays_send_a_row_earlier_than_it_is_due() -> None:
-    timeline = Timeline(ControlConfig(feedback_delay_s=0.010, actuation_delay_s=0.020))
+def test_each_actuator_is_sent_a_row_earlier_than_it_is_due_by_its_own_delay() -> None:
+    left = ArmConfig(actuation_delay_s=0.020, gripper_delay_s=0.060)
+    right = ArmConfig(actuation_delay_s=0.030)
+    timeline = Timeline(ControlConfig(), (left, right))
     rows = wave(20, 0.0)
     timeline.splice(chunk(1, 0, rows), 0, STANDING)
-    assert sampled(timeline, 9 * PERIOD - 30 * MS) == pytest.approx(rows[9], abs=1e-6)
+    for columns, delay_ns in ((slice(0, 6), 20 * MS), (slice(6, 12), 30 * MS), ([12], 60 * MS), ([13], 0)):
+        sent = np.array(sampled(timeline, 9 * PERIOD - delay_ns))
+        assert sent[columns] == pytest.approx(rows[9][columns], abs=1e-6)
+
+
+def test_whole_chunks_are_judged_by_the_slowest_actuator() -> None:
+    timeline = Timeline(ControlConfig(), (ArmConfig(gripper_delay_s=0.1), ArmConfig()))
+    first = chunk(1, 0, wave(20, 0.0))
+    assert timeline.first_row(first, 5 * PERIOD - 100 * MS) == 5
+    assert timeline.splice(first, 0, STANDING).inference_delay_steps == 3
+    sample = timeline.sample(19 * PERIOD - 100 * MS)
+    assert sample is not None
+    assert (sample.row, sample.overrun_ns) == (19, 0)
 
 
 def test_late_rows_are_dropped_and_counted_from_the_clock() -> None:
-    timeline = Timeline(ControlConfig())
+    timeline = Timeline(ControlConfig(), ARMS)
     rows = wave(20, 0.0)
     late = chunk(3, 0, rows)
     assert timeline.first_row(late, 5 * PERIOD + 1) == 6
@@ -83,7 +98,7 @@ def test_late_rows_are_dropped_and_counted_from_the_clock() -> None:
 
 
 def test_the_splice_says_what_it_replaced_and_how_far_apart_they_were() -> None:
-    timeline = Timeline(ControlConfig())
+    timeline = Timeline(ControlConfig(), ARMS)
     level = np.zeros((20, 14))
     timeline.splice(chunk(1, 0, level), 0, STANDING)
     second = timeline.splice(chunk(2, 8 * PERIOD, level + 0.05, intent_id=9), 8 * PERIOD, STANDING)
@@ -93,7 +108,7 @@ def test_the_splice_says_what_it_replaced_and_how_far_apart_they_were() -> None:
 
 
 def test_a_sample_carries_its_provenance() -> None:
-    timeline = Timeline(ControlConfig())
+    timeline = Timeline(ControlConfig(), ARMS)
     timeline.splice(chunk(4, 100, wave(20, 0.0)), 100, STANDING)
     sample = timeline.sample(100 + 2 * PERIOD)
     assert sample is not None
@@ -114,14 +129,14 @@ def test_a_sample_carries_its_provenance() -> None:
     ],
 )
 def test_duplicates_and_old_chunks_are_refused(candidate: ActionChunk, why: str | None) -> None:
-    timeline = Timeline(ControlConfig())
+    timeline = Timeline(ControlConfig(), ARMS)
     timeline.splice(chunk(1, 100, wave(20, 0.0)), 100, STANDING)
     refusal = timeline.refusal(candidate, 100 + 2 * PERIOD)
     assert (refusal is None) if why is None else (refusal is not None and why in refusal)
 
 
 def test_too_many_fades_at_once_are_refused_until_one_is_over() -> None:
-    timeline = Timeline(ControlConfig(blend_s=0.1))
+    timeline = Timeline(ControlConfig(blend_s=0.1), ARMS)
     for i in range(MAX_LAYERS):
         late = chunk(i, i * MS, wave(20, 0.0))
         assert timeline.refusal(late, i * MS) is None
@@ -131,7 +146,7 @@ def test_too_many_fades_at_once_are_refused_until_one_is_over() -> None:
 
 
 def test_it_ends_at_rest_and_says_how_long_it_has_been_dry() -> None:
-    timeline = Timeline(ControlConfig())
+    timeline = Timeline(ControlConfig(), ARMS)
     rows = wave(5, 0.0)
     timeline.splice(chunk(1, 0, rows), 0, STANDING)
     end = 4 * PERIOD
@@ -145,13 +160,13 @@ def test_it_ends_at_rest_and_says_how_long_it_has_been_dry() -> None:
 
 
 def test_a_single_row_is_a_pose() -> None:
-    timeline = Timeline(ControlConfig(blend_s=0.0))
+    timeline = Timeline(ControlConfig(blend_s=0.0), ARMS)
     timeline.splice(chunk(1, 100, np.full((1, 14), 0.05)), 100, STANDING)
     assert sampled(timeline, 101) == pytest.approx([0.05] * 14)
 
 
 def test_nothing_is_due_before_a_chunk_and_after_clearing() -> None:
-    timeline = Timeline(ControlConfig())
+    timeline = Timeline(ControlConfig(), ARMS)
     assert timeline.sample(0) is None
     timeline.splice(chunk(1, 0, wave(20, 0.0)), 0, STANDING)
     timeline.clear()
@@ -160,7 +175,7 @@ def test_nothing_is_due_before_a_chunk_and_after_clearing() -> None:
 
 
 def test_before_its_first_row_it_waits_there() -> None:
-    timeline = Timeline(ControlConfig(blend_s=0.0))
+    timeline = Timeline(ControlConfig(blend_s=0.0), ARMS)
     rows = wave(20, 0.5)
     timeline.splice(chunk(1, 4 * MS, rows), 0, STANDING)
     assert sampled(timeline, 1 * MS) == pytest.approx(rows[0], abs=1e-6)
@@ -177,7 +192,7 @@ def test_no_sequence_of_splices_makes_a_jump_in_position_or_velocity(
 
     The bounds are what the waves (0.3 rad, 9 rad/s) and the steepest fade (1.5 / blend_s) can do in a millisecond.
     """
-    timeline = Timeline(ControlConfig(blend_s=blend_s))
+    timeline = Timeline(ControlConfig(blend_s=blend_s), ARMS)
     path: list[list[float]] = []
     now_ns = 0
     observed_ns = -1

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from syvla import messages as m
-from syvla.config import ArmConfig, ControlConfig, RigConfig, RunConfig
+from syvla.config import ArmConfig, RigConfig, RunConfig
 from syvla.errors import ConfigError
 from syvla.message import Message, UInt8
 from syvla.protocols import Header
@@ -85,9 +85,9 @@ def messages() -> list[tuple[str, Message]]:
     return every
 
 
-def record(path: Path, change: Change = list, outcome: str = "success", control: ControlConfig | None = None) -> Path:
+def record(path: Path, change: Change = list, outcome: str = "success", arm: ArmConfig | None = None) -> Path:
     """A recording of ``messages``, in the order of the list, which is not that of the stamps."""
-    rig = RigConfig(name="t", kind="twin", left=ArmConfig(), right=ArmConfig(), control=control or ControlConfig())
+    rig = RigConfig(name="t", kind="twin", left=arm or ArmConfig(), right=arm or ArmConfig())
     log = McapLog(path, {"rig": "t"}, {"run.json": msgspec.json.encode(RunConfig(rig=rig)).decode()})
     for number, (topic, message) in enumerate(change(messages())):
         log.write(Header(topic, 0, number, number, 0), type(message), encode_body(message), number)
@@ -316,12 +316,12 @@ def test_where_a_person_took_over_only_what_the_person_did_is_learned(tmp_path: 
 
 def test_a_command_counts_from_when_it_was_due_on_its_rig(tmp_path: Path) -> None:
     """A command is sent earlier than its row is due, by the rig's delays; the rows must have the due time."""
-    control = ControlConfig(feedback_delay_s=0.03, actuation_delay_s=0.05)
     for name in "ab":
-        record(tmp_path / f"{name}.mcap", control=control)
+        record(tmp_path / f"{name}.mcap", arm=ArmConfig(actuation_delay_s=0.08, gripper_delay_s=0.05))
     actions = load(tmp_path).draw_actions(generator(0, 0, 0, 0))
     sent_s = actions.rows[:, 0, 0] * 20
     np.testing.assert_allclose(sent_s - actions.proprioception[:, 0] * 20, 0.04 - 0.08, atol=1e-4)
+    np.testing.assert_allclose(actions.rows[:, 0, 6] * 100, sent_s + 0.03, atol=1e-4)
 
 
 def test_a_synchronous_loop_acts_at_the_image(folder: Path) -> None:

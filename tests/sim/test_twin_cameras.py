@@ -49,6 +49,23 @@ def test_each_state_is_seen_once_by_every_camera(world: TwinWorld, cameras: Twin
         assert cameras.read(1000) == ()
 
 
+def test_a_late_camera_shows_an_old_state_with_the_stamp_of_now(
+    rig: RigConfig, tasks: Mapping[str, Task], world: TwinWorld
+) -> None:
+    late = msgspec.structs.replace(rig.cameras, delay_s={"cam_high": 0.05})
+    cameras = TwinCameras(msgspec.structs.replace(rig, cameras=late), tasks, ("cam_high", "cam_left_wrist"))
+    try:
+        seen = []
+        for ms in range(0, 150, 25):
+            cameras.follow(world.state(ms * 1_000_000))
+            seen.append([(f.camera, f.frame_id, f.exposure_ns // 1_000_000) for f in cameras.read(ms * 1_000_000)])
+        assert seen[1] == [("cam_left_wrist", 1, 25)]
+        assert seen[2] == [("cam_high", 0, 50), ("cam_left_wrist", 2, 50)]
+        assert seen[5] == [("cam_high", 3, 125), ("cam_left_wrist", 5, 125)]
+    finally:
+        cameras.close()
+
+
 def test_the_same_state_gives_the_same_pixels(world: TwinWorld, cameras: TwinCameras) -> None:
     first, second = _shown(cameras, world.state(0)), _shown(cameras, world.state(0))
     for camera in CAMERAS:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import msgspec
 import numpy as np
 import pytest
 from camera_bench import MS, PluggedCameras
@@ -53,6 +54,15 @@ def test_the_twins_state_reaches_the_renderer_before_it_is_read() -> None:
     emits = list(stage.step(50, _inbox(42)))
     assert [emit.topic for emit in emits] == ["camera/cam_high", "camera/cam_left_wrist", "cameras"]
     assert all(isinstance(e.message, CameraFrame) and e.message.exposure_ns == 42 for e in emits[:2])
+
+
+def test_a_picture_is_stamped_with_the_instant_that_it_shows() -> None:
+    source = _Source()
+    config = msgspec.structs.replace(TEN_HZ, delay_s={"cam_left_wrist": 0.02})
+    stage = CamerasStage(source, config, TWO, TWO, follower=source)
+    frames = [emit.message for emit in stage.step(50_000_000, _inbox(42_000_000))][:2]
+    stamps = {frame.camera: frame.exposure_ns for frame in frames if isinstance(frame, CameraFrame)}
+    assert stamps == {"cam_high": 42_000_000, "cam_left_wrist": 22_000_000}
 
 
 def test_real_cameras_read_no_topic() -> None:

@@ -16,7 +16,7 @@ from PIL import Image
 from syvla.clock import NS_PER_S, to_ns
 from syvla.errors import RecordingError
 from syvla.message import Float32, Float64, Message, UInt8
-from syvla.messages import ARMS, ArmState, CameraFrame, CompressedFrame, Intent, JointCommand, Source, Task
+from syvla.messages import ARM_JOINTS, ARMS, ArmState, CameraFrame, CompressedFrame, Intent, JointCommand, Source, Task
 from syvla.recording.mcap_read import Recording
 from syvla_models.train.grounding import WAYPOINT_MODEL, WAYPOINT_SHAPE, Grounding, of_waypoints, unknown
 
@@ -109,9 +109,10 @@ def read_episode(path: Path, cameras: Sequence[str], *, max_image_hz: float, tho
     for recorded in recording.messages(wanted):
         streams.add(recorded.topic, recorded.message)
     streams.check(thoughts)
-    lead_ns = _lead_ns(recording)
-    commands = streams.track("command", lead_ns)
-    left, right = (streams.track(f"arm/{arm}", 0) for arm in ARMS)
+    leads_ns = _leads_ns(recording)
+    lead_ns = max(leads_ns)
+    commands = streams.commands(leads_ns)
+    left, right = (streams.track(f"arm/{arm}") for arm in ARMS)
     begin_ns = max(int(track.stamps_ns[0]) for track in (commands, left, right))
     sights = [sight for sight in _sights(streams, cameras, max_image_hz, thoughts) if sight.observation_ns >= begin_ns]
     if not sights:
@@ -171,8 +172,21 @@ class _Streams:
             if not self.stamps.get(topic):
                 raise RecordingError(f"{self.path}: it has no {topic}; {', '.join(self.required)} are needed")
 
-    def track(self, topic: str, shift_ns: int) -> Track:
-        """A topic of numbers, its stamps later by ``shift_ns``."""
+    def commands(self, leads_ns: Sequence[int]) -> Track:
+        """The commands (N, 14) by due time: each column was sent so much before it was due, ``leads_ns`` (14,)."""
+        sent = self.track("command")
+        lead_ns = max(leads_ns)
+        due = Track(sent.stamps_ns + lead_ns, sent.values)
+        quicker = [column for column, own_ns in enumerate(leads_ns) if own_ns != lead_ns]
+        if not quicker:
+            return due
+        values = sent.values.copy()
+        for column in quicker:
+            values[:, column] = sent.at(due.stamps_ns - leads_ns[column])[:, column]
+        return due._replace(values=values)
+
+    def track(self, topic: str) -> Track:
+        """A topic of numbers."""
         stamps = np.array(self.stamps[topic], np.int64)
         values = np.array(self.values[topic], np.float32)
         if len(stamps) < 2:
@@ -182,7 +196,7 @@ class _Streams:
         gap_s = float(np.diff(stamps).max()) / NS_PER_S
         if gap_s > MAX_GAP_S:
             raise RecordingError(f"{self.path}: {topic} has a gap of {gap_s:.2f} s; at most {MAX_GAP_S} s are bridged")
-        return Track(stamps + shift_ns, values)
+        return Track(stamps, values)
 
 
 def _content(message: Message) -> tuple[int, object]:
@@ -210,30 +224,35 @@ def _packed(rgb: UInt8) -> bytes:
     return buffer.getvalue()
 
 
-class _Control(msgspec.Struct):
+class _Arm(msgspec.Struct):
     """Of a recorded configuration, whatever else it has, what moves a command's stamp."""
 
-    feedback_delay_s: float = 0.0
     actuation_delay_s: float = 0.0
+    gripper_delay_s: float = 0.0
 
 
 class _Rig(msgspec.Struct):
-    control: _Control
+    left: _Arm
+    right: _Arm
 
 
 class _Run(msgspec.Struct):
     rig: _Rig
 
 
-def _lead_ns(recording: Recording) -> int:
-    """How long before it was due a command was sent on that rig (see ``syvla.control.timeline``)."""
+def _leads_ns(recording: Recording) -> list[int]:
+    """How long before it was due each column of a command was sent on that rig (see ``syvla.control.timeline``)."""
     try:
-        control = msgspec.json.decode(recording.attachments[CONFIG_ATTACHMENT], type=_Run).rig.control
+        rig = msgspec.json.decode(recording.attachments[CONFIG_ATTACHMENT], type=_Run).rig
     except KeyError:
         raise RecordingError(f"{recording.path}: it has no {CONFIG_ATTACHMENT}, which says the rig's delays") from None
     except (msgspec.MsgspecError, ValueError) as error:
         raise RecordingError(f"{recording.path}: its {CONFIG_ATTACHMENT} cannot be read: {error}") from error
-    return to_ns(control.feedback_delay_s + control.actuation_delay_s)
+    return [
+        to_ns(delay_s)
+        for arm in (rig.left, rig.right)
+        for delay_s in (*[arm.actuation_delay_s] * ARM_JOINTS, arm.gripper_delay_s)
+    ]
 
 
 def _sights(streams: _Streams, cameras: Sequence[str], max_hz: float, thoughts: bool) -> Iterator[Sight]:

@@ -11,6 +11,7 @@ from syvla.config import RigConfig
 from syvla.digest import file_sha256
 from syvla.errors import ConfigError
 from syvla.extras import LEARN_PACKAGES, SIM_PACKAGES
+from syvla.messages import ARMS
 from syvla.policies import PolicyLabel, best_backend, policy_folder, policy_label
 from syvla.runs import load_rig
 
@@ -184,9 +185,11 @@ def calibration_findings(rig: RigConfig) -> Iterator[Finding]:
 def unmeasured_keys(rig: RigConfig, shipped: RigConfig) -> list[str]:
     """The keys of ``rig`` that belong to one robot and still have the value of the ``shipped`` rig."""
     pairs = (
-        ("left.base_position_m", rig.left.base_position_m, shipped.left.base_position_m),
-        ("right.base_position_m", rig.right.base_position_m, shipped.right.base_position_m),
-        ("control.feedback_delay_s", rig.control.feedback_delay_s, shipped.control.feedback_delay_s),
-        ("control.actuation_delay_s", rig.control.actuation_delay_s, shipped.control.actuation_delay_s),
+        *(
+            (f"{arm}.{name}", getattr(getattr(rig, arm), name), getattr(getattr(shipped, arm), name))
+            for arm in ARMS
+            for name in ("base_position_m", "feedback_delay_s", "actuation_delay_s", "gripper_delay_s")
+        ),
+        ("cameras.delay_s", rig.cameras.delay_s, shipped.cameras.delay_s),
     )
     return [key for key, own, default in pairs if own == default]

@@ -5,14 +5,15 @@ Catmull-Rom tangents (Catmull and Rom 1974, uniform, tension 1/2) for the joints
 grippers; the last row's tangent is zero, so that a chunk which is not followed by another ends at rest.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from syvla.clock import to_ns
-from syvla.config import ControlConfig
+from syvla.config import ArmConfig, ControlConfig
 from syvla.message import Float64
-from syvla.messages import BOTH_ARMS_JOINTS, ActionChunk, Provenance, Source, Splice
+from syvla.messages import ARM_JOINTS, BOTH_ARMS_JOINTS, ActionChunk, Provenance, Source, Splice
 
 MAX_LAYERS = 8  # chunks that may be fading at one time
 
@@ -70,14 +71,24 @@ class _Layer:
 
 
 class Timeline:
-    """Chunks in, set-points out. Times handed in are those of sending; the rig's measured delays are added here.
+    """Chunks in, set-points out. Times handed in are those of sending; what each actuator is late is added here.
 
-    Feedback stamped s shows the arm as it was at ``s - feedback_delay_s``, and a set-point shows in the arm
-    ``actuation_delay_s`` after it was sent: a row is therefore sent earlier than it is due by both.
+    A set-point shows ``actuation_delay_s`` or, the gripper's, ``gripper_delay_s`` after it was sent: a row is sent to
+    each actuator so much earlier than it is due. Whole chunks are judged by the slowest of them.
+
+    Args:
+        config: how chunks fade into each other.
+        arms: left and right; their delays are used.
     """
 
-    def __init__(self, config: ControlConfig) -> None:
-        self._lead_ns = to_ns(config.feedback_delay_s + config.actuation_delay_s)
+    def __init__(self, config: ControlConfig, arms: Sequence[ArmConfig]) -> None:
+        leads_ns = [to_ns(arm.actuation_delay_s) for arm in arms for _ in range(ARM_JOINTS)]
+        leads_ns += [to_ns(arm.gripper_delay_s) for arm in arms]
+        self._lead_ns = max(leads_ns)
+        self._quicker = [  # the other leads, and the columns that have them
+            (lead_ns, np.flatnonzero(np.array(leads_ns) == lead_ns))
+            for lead_ns in sorted(set(leads_ns) - {self._lead_ns})
+        ]
         self._blend_ns = max(to_ns(config.blend_s), 1)
         self._layers: list[_Layer] = []  # oldest first; each fades in over those before it
         self._standing: Float64 | None = None  # below all layers, until the first has faded in
@@ -123,7 +134,7 @@ class Timeline:
         self._splices += 1
         layer = _Layer(chunk, self._splices - 1, now_ns)
         self._layers.append(layer)
-        new = self._evaluate(layer, now_ns + self._lead_ns)
+        new = self._evaluate(layer, now_ns)
         return Splice(
             splice_id=layer.splice_id,
             chunk_id=chunk.chunk_id,
@@ -158,14 +169,20 @@ class Timeline:
 
     def _blend(self, now_ns: int) -> Float64:
         """The layers over each other at ``now_ns``, each with the smoothstep weight of its fade."""
-        due_ns = now_ns + self._lead_ns
-        value = self._evaluate(self._layers[0], due_ns) if self._standing is None else self._standing
+        value = self._evaluate(self._layers[0], now_ns) if self._standing is None else self._standing
         for layer in self._layers[self._standing is None :]:
             s = (now_ns - layer.fade_ns) / self._blend_ns
-            value = value + (self._evaluate(layer, due_ns) - value) * (s * s * (3.0 - 2.0 * s))
+            value = value + (self._evaluate(layer, now_ns) - value) * (s * s * (3.0 - 2.0 * s))
         return value
 
-    def _evaluate(self, layer: _Layer, due_ns: int) -> Float64:
+    def _evaluate(self, layer: _Layer, now_ns: int) -> Float64:
+        """What ``layer`` has every actuator sent at ``now_ns`` (14,)."""
+        value = self._at(layer, now_ns + self._lead_ns)
+        for lead_ns, columns in self._quicker:
+            value[columns] = self._at(layer, now_ns + lead_ns)[columns]
+        return value
+
+    def _at(self, layer: _Layer, due_ns: int) -> Float64:
         """The spline of ``layer`` at ``due_ns`` (14,); before and after its rows it stands."""
         chunk = layer.chunk
         segments = layer.segments

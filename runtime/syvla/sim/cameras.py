@@ -2,11 +2,13 @@
 
 import math
 import os
+from collections import deque
 from collections.abc import Mapping, Sequence
 
 import mujoco
 import numpy as np
 
+from syvla.clock import to_ns
 from syvla.config import RigConfig
 from syvla.control.kinematics import Base
 from syvla.errors import ConfigError, DriverError, MessageError
@@ -17,13 +19,14 @@ from syvla.sim.scene import Scene, Task, task_named
 from syvla.topics import CAMERAS
 
 _MAX_GEOMS = 500
+_MOST_COMING = 64  # states that a camera has yet to show
 
 
 class TwinCameras:
-    """A CameraSource and StateFollower: each state that was followed is seen once by every camera.
+    """A CameraSource and StateFollower: every camera sees the newest state that was followed, once.
 
-    The exposure stamp is the state's. One thread owns an instance: the OpenGL context belongs to the thread of the
-    first ``read``.
+    A camera with a delay in ``rig.cameras`` shows a state so much later, with the stamp of then. One thread owns an
+    instance: the OpenGL context belongs to the thread of the first ``read``.
     """
 
     def __init__(self, rig: RigConfig, tasks: Mapping[str, Task], cameras: Sequence[str] = CAMERAS) -> None:
@@ -31,15 +34,17 @@ class TwinCameras:
         unknown = [name for name in cameras if name not in CAMERAS]
         if unknown:
             raise ConfigError(f"no camera {unknown[0]!r}; there are {', '.join(CAMERAS)}")
-        self._cameras = tuple(cameras)
         self._width, self._height = rig.cameras.width, rig.cameras.height
         self._bases = (Base.of(rig.left), Base.of(rig.right))
         self._tasks = tasks
         self._models: dict[tuple[object, ...], TwinModel] = {}
         self._episode: tuple[str, str, int] | None = None
         self._twin: TwinModel
-        self._state: SimState | None = None
-        self._frame_id = 0
+        self._delays_ns = {camera: to_ns(rig.cameras.delay_s.get(camera, 0.0)) for camera in cameras}
+        self._coming: dict[str, deque[tuple[SimState, TwinModel]]] = {
+            camera: deque(maxlen=_MOST_COMING) for camera in cameras
+        }
+        self._frame_ids = dict.fromkeys(cameras, 0)
         self._renderer: _Renderer | None = None
 
     def follow(self, state: SimState) -> None:
@@ -52,30 +57,37 @@ class TwinCameras:
             raise MessageError(
                 f"SimState.qpos must have shape {self._twin.data.qpos.shape} for {state.task}, not {state.qpos.shape}"
             )
-        self._state = state
+        for coming in self._coming.values():
+            coming.append((state, self._twin))
 
     def read(self, now_ns: int) -> Sequence[CameraFrame]:
-        """One frame of each camera if there is a new state, otherwise none."""
-        state, self._state = self._state, None
-        if state is None:
-            return ()
-        twin = self._twin
-        if self._renderer is None:
-            self._renderer = _Renderer(twin.model, self._width, self._height)
-        twin.data.qpos[:] = state.qpos
-        mujoco.mj_kinematics(twin.model, twin.data)
-        mujoco.mj_camlight(twin.model, twin.data)
-        frames = [
-            CameraFrame(
-                camera=camera,
-                frame_id=self._frame_id,
-                exposure_ns=state.stamp_ns,
-                rgb=self._renderer.render(twin.model, twin.data, camera),
+        """One frame of each camera that has a new state to show, now that its delay is over."""
+        posed: SimState | None = None
+        frames = []
+        for camera, coming in self._coming.items():
+            delay_ns, due = self._delays_ns[camera], None
+            while coming and (not delay_ns or coming[0][0].stamp_ns + delay_ns <= now_ns):
+                due = coming.popleft()
+            if due is None:
+                continue
+            state, twin = due
+            if state is not posed:
+                twin.data.qpos[:] = state.qpos
+                mujoco.mj_kinematics(twin.model, twin.data)
+                mujoco.mj_camlight(twin.model, twin.data)
+                posed = state
+            if self._renderer is None:
+                self._renderer = _Renderer(twin.model, self._width, self._height)
+            frames.append(
+                CameraFrame(
+                    camera=camera,
+                    frame_id=self._frame_ids[camera],
+                    exposure_ns=state.stamp_ns + delay_ns,
+                    rgb=self._renderer.render(twin.model, twin.data, camera),
+                )
             )
-            for camera in self._cameras
-        ]
-        self._frame_id += 1
-        return frames
+            self._frame_ids[camera] += 1
+        return tuple(frames)
 
     def place_in_image(self, camera: str, points_m: Float64) -> Float64:
         """Where points (N, 3) of the world appear in the newest image: (N, 2) as shares of its width and height.

@@ -1,11 +1,13 @@
 """The twin's world: physics up to an instant in fixed steps, both arms' plants, and the truth about the table."""
 
+from collections import deque
 from collections.abc import Mapping
 
 import mujoco
 import numpy as np
 
-from syvla.config import RigConfig, Six
+from syvla.clock import to_ns
+from syvla.config import ArmConfig, RigConfig, Six
 from syvla.control.kinematics import HOME_RAD, Base, forward_tcp
 from syvla.errors import ConfigError, DriverError
 from syvla.message import Float64
@@ -14,15 +16,28 @@ from syvla.sim.model import ARMS_QPOS, TIMESTEP_NS, TwinModel
 from syvla.sim.piper_mjcf import ARM_DOF, GRIPPER_MAX_M
 from syvla.sim.scene import Episode, Scene, Table, Task, task_named
 
+Measured = tuple[Float64, Float64, Float64, float]  # position (6,), velocity (6,), effort (6,), gripper width
 INSIDE_MARGIN_M = 0.04  # a thing counts as inside while its centre is less than this above the wall's top
 
 
 class TwinArmPlant:
-    """One arm's joints in the physics; stays valid when the world lays another table."""
+    """One arm's joints in the physics; stays valid when the world lays another table.
 
-    def __init__(self, arm: ArmName) -> None:
+    It has the delays of its rig, to the step: what is measured is old, and a set-point comes to the servos late.
+    """
+
+    def __init__(self, arm: ArmName, config: ArmConfig) -> None:
         """Bound to a model by :meth:`bind`."""
         self.arm = arm
+        self._joints_late, self._gripper_late, feedback_late = (
+            round(to_ns(delay_s) / TIMESTEP_NS)
+            for delay_s in (config.actuation_delay_s, config.gripper_delay_s, config.feedback_delay_s)
+        )
+        self.is_late = bool(self._joints_late or self._gripper_late or feedback_late)
+        self._step = 0
+        self._joints: deque[tuple[int, Float64]] = deque()  # set-points on their way, by the step that they reach
+        self._gripper: deque[tuple[int, float]] = deque()
+        self._past: deque[Measured] = deque(maxlen=feedback_late + 1)
         self._first = ARM_DOF * ARMS.index(arm)
         self._torque = True
         self._ctrl: Float64
@@ -44,8 +59,11 @@ class TwinArmPlant:
         self._bodies = [twin.model.body(f"{self.arm}/{name}").id for name in names]
         self._apply_torque()
 
-    def measured(self) -> tuple[Float64, Float64, Float64, float]:
+    def measured(self) -> Measured:
         """Position (6,) rad, velocity (6,) rad/s, the motors' effort (6,) Nm, gripper width m."""
+        return self._past[0] if self._past else self._present()
+
+    def _present(self) -> Measured:
         effort = self._actuator + self._gravity
         a, b = self._fingers.tolist()
         return self._qpos.copy(), self._qvel.copy(), effort, a + b
@@ -54,8 +72,23 @@ class TwinArmPlant:
         """Set-points of the servos, which stop at the joints' limits. DriverError if a number is not finite."""
         if not (np.isfinite(position_rad).all() and np.isfinite(gripper_width_m)):
             raise DriverError(f"{self.arm} arm: a set-point must be finite, not {position_rad}, {gripper_width_m}")
-        self._ctrl[:ARM_JOINTS] = position_rad
-        self._ctrl[ARM_JOINTS:] = min(max(gripper_width_m, 0.0), GRIPPER_MAX_M) / 2.0
+        width_m = min(max(gripper_width_m, 0.0), GRIPPER_MAX_M)
+        self._joints.append((self._step + self._joints_late, position_rad.copy()))
+        self._gripper.append((self._step + self._gripper_late, width_m))
+        self._arrive()
+
+    def stepped(self) -> None:
+        """The physics advanced by one step; to be called after each where the plant is late."""
+        self._step += 1
+        self._past.append(self._present())
+        self._arrive()
+
+    def _arrive(self) -> None:
+        """Give the servos the set-points that have come to them."""
+        while self._joints and self._joints[0][0] <= self._step:
+            self._ctrl[:ARM_JOINTS] = self._joints.popleft()[1]
+        while self._gripper and self._gripper[0][0] <= self._step:
+            self._ctrl[ARM_JOINTS:] = self._gripper.popleft()[1] / 2.0
 
     def torque(self, on: bool) -> None:
         """Switch the servos. Off, the arm sinks under its weight; on, it holds where it is then."""
@@ -68,6 +101,8 @@ class TwinArmPlant:
 
     def hold(self) -> None:
         """Make the present joints the set-point."""
+        self._joints.clear()
+        self._gripper.clear()
         self._ctrl[:ARM_JOINTS] = self._qpos
         self._ctrl[ARM_JOINTS:] = self._fingers.mean()
 
@@ -90,7 +125,10 @@ class TwinWorld:
         self._bases = (Base.of(rig.left), Base.of(rig.right))
         self._tasks = dict(tasks)
         self._models: dict[tuple[object, ...], TwinModel] = {}
-        self._plants: dict[ArmName, TwinArmPlant] = {"left": TwinArmPlant("left"), "right": TwinArmPlant("right")}
+        self._plants: dict[ArmName, TwinArmPlant] = {
+            "left": TwinArmPlant("left", rig.left),
+            "right": TwinArmPlant("right", rig.right),
+        }
         self._origin_ns: int | None = None
         self._steps = 0
         self._reset = SimReset(reset_id=-1, task="", split="", seed=0)
@@ -132,9 +170,17 @@ class TwinWorld:
         if self._origin_ns is None:
             self._origin_ns = now_ns
         count = (now_ns - self._origin_ns) // TIMESTEP_NS - self._steps
-        if count > 0:
+        if count <= 0:
+            return
+        self._steps += count
+        late = [plant for plant in self._plants.values() if plant.is_late]
+        if not late:
             mujoco.mj_step(self._model, self._data, nstep=count)
-            self._steps += count
+            return
+        for _ in range(count):
+            mujoco.mj_step(self._model, self._data)
+            for plant in late:
+                plant.stepped()
 
     def state(self, now_ns: int) -> SimState:
         """The generalised positions, for rendering elsewhere."""

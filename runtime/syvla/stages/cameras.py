@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Sequence
 from typing import cast
 
+import msgspec
+
 from syvla.clock import NS_PER_S, to_ns
 from syvla.config import CamerasConfig
 from syvla.control.camera_watch import CameraWatch
@@ -48,6 +50,7 @@ class CamerasStage:
         self._watch = CameraWatch(watched, config)
         self._source = source
         self._follower = follower
+        self._delays_ns = {camera: to_ns(delay_s) for camera, delay_s in config.delay_s.items()}
         self._topics = {camera: f"camera/{camera}" for camera in cameras}
         self.reads: tuple[str, ...] = () if follower is None else ("sim/state",)
         self.writes: tuple[str, ...] = (*self._topics.values(), "cameras")
@@ -62,6 +65,9 @@ class CamerasStage:
             for state in inbox.new("sim/state"):
                 self._follower.follow(cast(SimState, state))
         for frame in self._source.read(now_ns):
+            delay_ns = self._delays_ns.get(frame.camera, 0)
+            if delay_ns:
+                frame = msgspec.structs.replace(frame, exposure_ns=frame.exposure_ns - delay_ns)
             self._watch.see(frame)
             yield Emit(self._topics[frame.camera], frame)
         faults = self._watch.faults(now_ns)

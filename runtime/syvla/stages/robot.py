@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import cast
 
+import msgspec
 import numpy as np
 
 from syvla.clock import NS_PER_S, to_ns
@@ -55,9 +56,11 @@ class RobotStage:
         period_ns = round(NS_PER_S / config.control.rate_hz)
         self.trigger = Periodic(period_ns)
         self.gate = Gate(config.safety, config.intent, period_ns, distance)
-        self._timeline = Timeline(config.control)
+        self._timeline = Timeline(config.control, (config.left, config.right))
         self._arbiter = Arbiter(self.gate, self._timeline)
         self._drivers: tuple[ArmDriver, ArmDriver] = (arms["left"], arms["right"])
+        self._feedback_delays_ns = [to_ns(arm.feedback_delay_s) for arm in (config.left, config.right)]
+        self._measured_ns: list[int | None] = [None, None]  # by the arms' own stamps
         self._states: list[ArmState | None] = [None, None]
         self._cameras: CamerasState | None = None
         self._cameras_ns = 0  # when it was heard: the sender's stamp could lie ahead
@@ -99,11 +102,16 @@ class RobotStage:
             except SyvlaError as error:
                 self.gate.driver_error(arm, str(error))
                 continue
-            if state is not None:
-                known = states[arm]
-                if known is None or state.measured_ns != known.measured_ns:
-                    emits.append(Emit(self.writes[arm], state))
-                states[arm] = state
+            if state is None:
+                continue
+            is_new = state.measured_ns != self._measured_ns[arm]
+            self._measured_ns[arm] = state.measured_ns
+            if self._feedback_delays_ns[arm]:
+                measured_ns = state.measured_ns - self._feedback_delays_ns[arm]
+                state = msgspec.structs.replace(state, measured_ns=measured_ns)
+            if is_new:
+                emits.append(Emit(self.writes[arm], state))
+            states[arm] = state
         self.gate.feedback(states)
 
     def _judge_cameras(self, now_ns: int, inbox: Inbox) -> None:

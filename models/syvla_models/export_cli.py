@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -29,7 +29,9 @@ from syvla.rig import lockstep_host
 from syvla.runs import chosen_tasks, load_rig, lockstep_run
 from syvla_models.backends import choice
 from syvla_models.backends.eager import open_eager
+from syvla_models.backends.engines import RTX, EngineStore, build, library, targets
 from syvla_models.backends.exported import (
+    ENGINE_GRAPHS,
     EXPORT_FILE,
     FILES,
     FOLDER,
@@ -85,6 +87,7 @@ def export(
     jobs: int = 1,
     threads: int = 1,
     rig: str = "twin",
+    engines: Annotated[tuple[str, ...], tyro.conf.arg(metavar="GPU ...")] = (),
 ) -> int:
     """Export a checkpoint's expert and try the backends that are installed here (exit status 1 if none is accepted).
 
@@ -97,6 +100,7 @@ def export(
         jobs: how many episodes run at a time.
         threads: of each backend.
         rig: whose limits the set-points keep to; a twin.
+        engines: kinds of GPU, such as SM89, for which TensorRT-RTX engines are built; none of them needs to be here.
     """
     folder = policy_folder(checkpoint)
     spec = load_spec(folder)
@@ -109,10 +113,16 @@ def export(
         extras = sorted({entry.extra for entry in choice.BACKENDS.values() if entry.package != "torch"})
         raise ConfigError(f"no backend is installed: pip install 'syvla[{','.join(extras)}]'")
     load_rig(rig)
+    trt = library(RTX) if engines else None
+    for target in engines:
+        if target not in targets(trt):
+            raise ConfigError(f"{RTX} builds for {', '.join(targets(trt))}, not {target!r}")
     path = folder / FOLDER
     path.mkdir(exist_ok=True)
     (path / EXPORT_FILE).unlink(missing_ok=True)
     probes = _write(folder, spec, rig)
+    for target in engines:
+        _build(path, trt, target)
     tried: dict[str, Tried] = {}
     for name in names:
         found = _try(name, folder, spec, probes, threads)
@@ -137,6 +147,17 @@ def _write(folder: Path, spec: PolicySpec, rig: str) -> list[Probe]:
     probes = _observe(folder, rig)
     save_probes(folder / FOLDER / PROBE_FILE, _spread(probes, PROBES))
     return _spread(probes, OBSERVATIONS)
+
+
+def _build(path: Path, trt: Any, target: str) -> None:
+    """The engines of the exported graphs, into the user's store."""
+    store = EngineStore()
+    for file in ENGINE_GRAPHS:
+        started_s = time.perf_counter()
+        graph = (path / file).read_bytes()
+        kept = store.keep(graph, trt, target, build(trt, graph, target))
+        taken_s = time.perf_counter() - started_s
+        print(f"{file} for {target}: {kept.stat().st_size / 2**20:.1f} MiB in {taken_s:.1f} s, {kept}", flush=True)
 
 
 def _observe(folder: Path, rig: str) -> list[Probe]:

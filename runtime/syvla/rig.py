@@ -41,6 +41,7 @@ from syvla.transport.robot_end import RobotEnd
 
 if TYPE_CHECKING:
     from syvla.sim.reference import ReferencePlanner
+    from syvla.sim.world import TwinWorld
 
 TWIN_PERIOD_NS = 5_000_000
 TWIN_BELOW_ROBOT = 20  # of FIFO priority
@@ -311,19 +312,35 @@ def ask_realtime(name: str, config: RealtimeConfig) -> str:
 # ---------------------------------------------------------------- the lockstep host
 
 
+_NOTHING: Mapping[str, Callable[[Stage], Stage]] = {}
+
+
+def twin_world(run: RunConfig) -> "TwinWorld":
+    """A twin with an empty table, for :func:`lockstep_host`."""
+    from syvla.sim.tasks import ALL_TASKS
+    from syvla.sim.world import TwinWorld
+
+    return TwinWorld(run.rig, ALL_TASKS)
+
+
 def lockstep_host(
-    run: RunConfig, extra: Sequence[Stage] = (), cameras: Sequence[str] = (), expert: Expert | None = None
+    run: RunConfig,
+    extra: Sequence[Stage] = (),
+    cameras: Sequence[str] = (),
+    expert: Expert | None = None,
+    world: "TwinWorld | None" = None,
+    arrange: Mapping[str, Callable[[Stage], Stage]] = _NOTHING,
 ) -> LockstepHost:
     """Every stage on one fresh twin under the virtual clock; ``extra`` stages (director, recorder) come last.
 
-    The ``cameras`` and those that the planner looks at are rendered. ``expert`` stands in the place of the run's own.
-    A model gets one thread, so that what it computes does not depend on the machine's number of cores.
+    The ``cameras`` and those that the planner looks at are rendered. ``expert`` stands in the place of the run's own,
+    and ``world``, which nothing has happened in yet, in that of a fresh twin; ``arrange`` puts something else in the
+    place of a stage, by its name. A model gets one thread, so that what it computes does not depend on the number of
+    cores.
     """
-    from syvla.sim.tasks import ALL_TASKS
     from syvla.sim.twin_arm import TwinArm
-    from syvla.sim.world import TwinWorld
 
-    world = TwinWorld(run.rig, ALL_TASKS)
+    world = twin_world(run) if world is None else world
     unknown = [name for name in cameras if name not in CAMERAS]
     if unknown:
         raise ConfigError(f"no camera {unknown[0]!r}; there are {', '.join(CAMERAS)}")
@@ -336,4 +353,5 @@ def lockstep_host(
         _expert_stage(run, threads=1) if expert is None else ExpertStage(expert, run.rig.intent, run.policy),
         *extra,
     ]
+    stages = [arrange[stage.name](stage) if stage.name in arrange else stage for stage in stages]
     return LockstepHost(stages, {"planner": run.policy.planner_latency_s, "expert": run.policy.expert_latency_s})

@@ -190,7 +190,7 @@ def test_what_cannot_be_used_is_refused_with_the_choices(
     monkeypatch.setattr(choice, "installed", lambda name: False)
     with pytest.raises(ConfigError, match=r"openvino is missing; it needs: pip install 'syvla\[openvino\]'"):
         choose(policy, "openvino")
-    with pytest.raises(ConfigError, match=r"no backend is installed: pip install 'syvla\[onnx,openvino\]'"):
+    with pytest.raises(ConfigError, match=r"no backend is installed: pip install 'syvla\[onnx,openvino,tensorrt\]'"):
         export_cli.export(str(policy))
 
 

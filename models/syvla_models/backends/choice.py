@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from syvla.errors import ConfigError
+from syvla_models.backends.engines import RTX
 from syvla_models.backends.exported import EXPORT_FILE, FOLDER, checked, load_export
 from syvla_models.backends.protocol import ExpertBackend
 from syvla_models.spec import PolicySpec, load_spec
@@ -28,6 +29,8 @@ BACKENDS = {
     "cuda_graph": Entry("torch", "cuda_graph", "open_cuda_graph", "learn"),
     "onnxruntime": Entry("onnxruntime", "onnx_runtime", "open_onnx_runtime", "onnx"),
     "openvino": Entry("openvino", "open_vino", "open_open_vino", "openvino"),
+    "tensorrt": Entry("tensorrt", "tensor_rt", "open_tensorrt", "tensorrt"),
+    "tensorrt_rtx": Entry(RTX, "tensor_rt", "open_tensorrt_rtx", "tensorrt"),
     "openvino_bf16": Entry("openvino", "open_vino", "open_open_vino_bf16", "openvino"),
 }
 

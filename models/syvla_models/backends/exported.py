@@ -1,8 +1,9 @@
 """An exported expert: ONNX graphs and what they were held against, in the folder ``export`` of a checkpoint.
 
 ``condition.onnx`` is what an intent needs once, ``context.onnx`` what a chunk needs once, ``denoise.onnx`` the whole
-sampling loop. ``probe.safetensors`` has what
-the expert was asked in episodes, and what it answered in torch. ``export.json`` is written last.
+sampling loop, and ``denoise_fp16.onnx`` the same with its layers in float16, for backends that take types as they are.
+``probe.safetensors`` has what the expert was asked in episodes, and what it answered in torch. ``export.json`` is
+written last.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,8 +25,10 @@ from syvla_models.spec import EXPERT_FILE, ActionSpec, PolicySpec, Section, load
 FOLDER = "export"
 EXPORT_FILE, PROBE_FILE = "export.json", "probe.safetensors"
 CONDITION_FILE, CONTEXT_FILE, DENOISE_FILE = "condition.onnx", "context.onnx", "denoise.onnx"
+DENOISE_HALF_FILE = "denoise_fp16.onnx"
 GRAPHS = (CONDITION_FILE, CONTEXT_FILE, DENOISE_FILE)
-FILES = (*GRAPHS, PROBE_FILE)
+ENGINE_GRAPHS = (CONDITION_FILE, CONTEXT_FILE, DENOISE_HALF_FILE)
+FILES = (*GRAPHS, DENOISE_HALF_FILE, PROBE_FILE)
 # 2 mrad move a hand by 1.2 mm at arm's length, a tenth of what a grasp forgives.
 MOST_RAD, MOST_GRIPPER_M = 2e-3, 1e-3
 

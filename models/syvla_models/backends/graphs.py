@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from syvla_models.actions import action_space
-from syvla_models.backends.exported import CONDITION_FILE, CONTEXT_FILE, DENOISE_FILE
+from syvla_models.backends.exported import CONDITION_FILE, CONTEXT_FILE, DENOISE_FILE, DENOISE_HALF_FILE
+from syvla_models.backends.rounded import Rounded
 from syvla_models.expert import Context, Expert, IntentCache
 from syvla_models.flow import denoised
 from syvla_models.spec import SLOTS, ActionSpec
@@ -49,7 +50,7 @@ class DenoiseGraph(nn.Module):
 
     live: Tensor
 
-    def __init__(self, expert: Expert, action: ActionSpec) -> None:
+    def __init__(self, expert: Expert | Rounded, action: ActionSpec) -> None:
         super().__init__()
         self.expert = expert
         self.steps = action.euler_steps
@@ -75,7 +76,8 @@ def write_graphs(folder: Path, expert: Expert, action: ActionSpec) -> None:
     taken = {**cache._asdict(), "state": state, "age_s": age_s}
     _write(folder / CONTEXT_FILE, ContextGraph(expert), taken, context._fields)
     taken = {**context._asdict(), "noise": rows, "prefix_rows": rows.clone(), "prefix": prefix}
-    _write(folder / DENOISE_FILE, DenoiseGraph(expert, action), taken, ["chunk"])
+    for file, loop in ((DENOISE_FILE, expert), (DENOISE_HALF_FILE, Rounded(expert, torch.float16))):
+        _write(folder / file, DenoiseGraph(loop, action), taken, ["chunk"])
 
 
 def _write(path: Path, module: nn.Module, taken: Mapping[str, Tensor], given: Sequence[str]) -> None:

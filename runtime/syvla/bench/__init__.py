@@ -12,6 +12,7 @@ from syvla.bench import (
     lockstep,
     loop,
     planner,
+    reaction,
     seams,
     takeover,
     transport,
@@ -30,5 +31,6 @@ BENCHMARKS: dict[str, Benchmark] = {
     "cameras": cameras.run,
     "expert": expert.run,
     "planner": planner.run,
+    "reaction": reaction.run,
     "seams": seams.run,
 }

@@ -44,11 +44,15 @@ class _Looking:
 
 def run(repeats: int | None, quick: bool) -> tuple[dict[str, Any], list[str]]:
     """Ask about ``repeats`` images (60 by default) of episodes of the reference policy."""
-    wanted = repeats or (5 if quick else 60)
+    result, lines = bench_planner(seen_in_episodes(repeats or (5 if quick else 60)))
+    return {**result, "conditions": conditions()}, lines
+
+
+def seen_in_episodes(wanted: int) -> list[tuple[Observation, Task]]:
+    """So many observations of a planner, in episodes of the reference policy."""
     looking = _Looking()
     run_config = lockstep_run("twin", 0.3, 0.03, "reference")
     for seed in range(wanted):
         if len(looking.seen) < wanted:
             run_lockstep(run_config, Episode("snack_loading", "id", seed, f"bench-{seed}"), [looking], (CAMERA,))
-    result, lines = bench_planner(looking.seen[:wanted])
-    return {**result, "conditions": conditions()}, lines
+    return looking.seen[:wanted]

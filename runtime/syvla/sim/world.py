@@ -165,6 +165,15 @@ class TwinWorld:
         mujoco.mj_forward(self._model, data)
         self._episode, self._reset = episode, reset
 
+    def move(self, name: str, by_m: tuple[float, float]) -> None:
+        """Put a thing that lies free elsewhere, ``by_m`` (x, y) away; ConfigError if there is none of that name."""
+        names = [thing.name for thing in self._scene.objects]
+        if name not in names:
+            raise ConfigError(f"nothing {name!r} lies free on the table; there are {', '.join(names) or 'no things'}")
+        first = ARMS_QPOS + 7 * names.index(name)
+        self._data.qpos[first : first + 2] += by_m
+        mujoco.mj_forward(self._model, self._data)
+
     def advance(self, now_ns: int) -> None:
         """Integrate up to the last whole step before or at ``now_ns``; the first call only sets the origin."""
         if self._origin_ns is None:

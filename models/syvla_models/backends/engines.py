@@ -1,0 +1,125 @@
+"""TensorRT engines: built from an exported expert for one kind of GPU, and kept in a folder of the user's own.
+
+``tensorrt`` (data-centre and Jetson GPUs) and ``tensorrt_rtx`` (the RTX cards of robot PCs) have the same interface;
+the second also builds for a GPU that is not here. An engine is a program: it is loaded only from a folder that belongs
+to this user and that nobody else can write to, and only if it is what was written there.
+"""
+
+import hashlib
+import importlib
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from syvla.errors import ConfigError, SyvlaError
+from syvla_models.spec import Section, load_json, save_json
+
+STORE = Path(".cache") / "syvla" / "engines"  # in the user's home
+RTX = "tensorrt_rtx_bindings"
+HERE = "CURRENT"  # the GPU of this machine
+
+
+class _Kept(Section, frozen=True):
+    """What lies beside an engine."""
+
+    sha256: str
+    graph_sha256: str
+    package: str
+    version: str
+    target: str
+
+
+class EngineStore:
+    """Engines by what they were made from: the graph with its weights and shapes, the library's version, the GPU."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = Path.home() / STORE if folder is None else folder
+
+    def find(self, graph: bytes, trt: Any, target: str) -> bytes | None:
+        """The engine; None if there is none, ConfigError if it cannot be trusted."""
+        path = self._path(graph, trt, target)
+        if not path.is_file():
+            return None
+        self._check_owned(self.folder)
+        self._check_owned(path)
+        engine = path.read_bytes()
+        kept = load_json(path.with_suffix(".json"), _Kept)
+        if kept.sha256 != hashlib.sha256(engine).hexdigest():
+            raise ConfigError(f"{path} is not the engine that was written there; remove it, and it is built again")
+        return engine
+
+    def keep(self, graph: bytes, trt: Any, target: str, engine: bytes) -> Path:
+        """Write ``engine``; the path."""
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._check_owned(self.folder)
+        path = self._path(graph, trt, target)
+        kept = _Kept(
+            sha256=hashlib.sha256(engine).hexdigest(),
+            graph_sha256=hashlib.sha256(graph).hexdigest(),
+            package=trt.__name__,
+            version=trt.__version__,
+            target=target,
+        )
+        part = path.with_suffix(f".{os.getpid()}.part")
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(engine)
+        save_json(path.with_suffix(".json"), kept)
+        part.replace(path)
+        return path
+
+    def _path(self, graph: bytes, trt: Any, target: str) -> Path:
+        made_of = msgspec.json.encode((hashlib.sha256(graph).hexdigest(), trt.__name__, trt.__version__, target))
+        return self.folder / f"{hashlib.sha256(made_of).hexdigest()[:32]}.engine"
+
+    @staticmethod
+    def _check_owned(path: Path) -> None:
+        found = path.lstat()
+        shared = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+        if found.st_uid != os.getuid() or shared or stat.S_ISLNK(found.st_mode):
+            raise ConfigError(f"{path} must belong to this user, and nobody else may write to it: engines are programs")
+
+
+def library(package: str) -> Any:
+    """TensorRT by the name of its package; ConfigError where its libraries do not load."""
+    try:
+        return importlib.import_module(package)
+    except (ImportError, OSError) as error:
+        raise ConfigError(f"{package} cannot be loaded: {error}") from error
+
+
+def targets(trt: Any) -> tuple[str, ...]:
+    """The GPUs that engines can be built for without having one; none for the data-centre's library."""
+    capabilities = getattr(trt, "ComputeCapability", None)
+    names = () if capabilities is None else capabilities.__members__
+    return tuple(sorted(name for name in names if name.startswith("SM")))
+
+
+def build(trt: Any, graph: bytes, target: str = HERE) -> bytes:
+    """The engine of one ONNX graph, whose types are taken as they are.
+
+    Raises:
+        ConfigError: there is no such target.
+        SyvlaError: TensorRT does not take the graph.
+    """
+    logger = trt.Logger(trt.Logger.ERROR)
+    builder = trt.Builder(logger)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse(graph):
+        raise SyvlaError(f"{trt.__name__}: {'; '.join(parser.get_error(i).desc() for i in range(parser.num_errors))}")
+    config = builder.create_builder_config()
+    config.clear_flag(trt.BuilderFlag.TF32)  # a metre in it has no millimetres
+    if target != HERE:
+        known = targets(trt)
+        if target not in known:
+            raise ConfigError(f"{trt.__name__} builds for {', '.join(known) or 'the GPU that is here'}, not {target!r}")
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(getattr(trt.ComputeCapability, target), 0)
+    engine = builder.build_serialized_network(network, config)
+    if engine is None:
+        raise SyvlaError(f"{trt.__name__} {trt.__version__} built no engine for {target}")
+    return bytes(engine)

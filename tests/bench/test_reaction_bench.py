@@ -24,13 +24,12 @@ class _Stage:
     lossless = False
     stopped = True
 
-    def __init__(self, message: Any) -> None:
+    def __init__(self, message: Any, topic: str = "chunk") -> None:
         self.message = message
-        self.steps = 0
+        self.topic = topic
 
     def step(self, now_ns: int, inbox: Inbox) -> Iterable[Emit]:
-        self.steps += 1
-        return [Emit("chunk", self.message)] if self.message is not None else []
+        return [Emit(self.topic, self.message)] if self.message is not None else []
 
     def request_stop(self) -> None: ...
 
@@ -54,7 +53,7 @@ def inbox(*topics: str) -> Inbox:
 
 
 def test_a_loop_that_does_one_thing_at_a_time_thinks_infers_and_executes_to_the_end() -> None:
-    thinker, actor, turns = _Stage(chunk()), _Stage(chunk()), Turns()
+    thinker, actor, turns = _Stage(chunk(), "intent"), _Stage(chunk()), Turns()
     planner, expert = turns.planner(thinker), turns.expert(actor, 0.03)
     assert list(planner.step(100 * MS, inbox()))
     assert not list(planner.step(200 * MS, inbox())), "a thought is under way or has just been had"
@@ -73,7 +72,7 @@ def test_a_loop_that_does_one_thing_at_a_time_thinks_infers_and_executes_to_the_
 
 def test_an_expert_that_makes_nothing_of_an_intent_gives_the_turn_back() -> None:
     turns = Turns()
-    planner, expert = turns.planner(_Stage(chunk())), turns.expert(_Stage(None), 0.03)
+    planner, expert = turns.planner(_Stage(chunk(), "intent")), turns.expert(_Stage(None), 0.03)
     assert list(planner.step(0, inbox()))
     assert not list(expert.step(10 * MS, inbox("intent")))
     assert list(planner.step(20 * MS, inbox()))

@@ -79,8 +79,8 @@ class _Buffer:
 
     def __init__(self, shape: Sequence[int], dtype: Any, *, pinned: bool = False) -> None:
         cuda = _cuda()
-        self.nbytes = math.prod(shape) * np.dtype(dtype).itemsize
-        self.address = int(_done((cuda.cudaMallocHost if pinned else cuda.cudaMalloc)(self.nbytes)))
+        self.nbytes = math.prod(shape) * np.dtype(dtype).itemsize  # 0 for the aim of an expert without one
+        self.address = int(_done((cuda.cudaMallocHost if pinned else cuda.cudaMalloc)(max(self.nbytes, 1))))
         weakref.finalize(self, cuda.cudaFreeHost if pinned else cuda.cudaFree, self.address)
         self.array: Array = np.empty(0)
         if pinned:

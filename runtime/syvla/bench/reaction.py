@@ -77,7 +77,7 @@ class Turns:
             if now_ns < self.until_ns:
                 return ()
             emits = list(inner.step(now_ns, inbox))
-            if emits:
+            if any(emit.topic == "intent" for emit in emits):
                 self.until_ns = sys.maxsize
             return emits
 

@@ -162,6 +162,36 @@ def test_what_was_decided_is_executed_to_the_end_of_its_horizon(
         ActionSpec(space="joint", offset=action.offset, scale=action.scale, execution_horizon_s=0.6)
 
 
+def test_what_was_decided_before_a_surprise_stands_no_longer_than_it_must(
+    folder: Path, rig: RigConfig, intent: Intent, tmp_path: Path
+) -> None:
+    """A thing that was moved in the middle of a reach used to be answered at the end of the execution horizon."""
+    copy = shutil.copytree(folder, tmp_path / "patient")
+    spec = load_spec(folder)
+    action = msgspec.structs.replace(spec.action, execution_horizon_s=0.4)
+    (copy / "syvla.json").write_bytes(msgspec.json.encode(msgspec.structs.replace(spec, action=action)))
+    moving = POSE + np.linspace(0.0, 0.1, 50)[:, None] * 0.2
+    decided = msgspec.structs.replace(chunk_of(moving, 400 * MS), intent_observation_ns=intent.observation_ns)
+
+    def kept(change: float, task_id: int = 1, committed: ActionChunk = decided) -> int:
+        """Rows that stay when the next intent's states differ by so much, of their norm."""
+        expert = LearnedExpert(copy, rig)
+        act(expert, intent, 400 * MS, moving[0], None, 0)
+        states = (intent.feature_query_states * np.float16(1.0 + change)).astype(np.float16)
+        newer = msgspec.structs.replace(
+            intent, task_id=task_id, observation_ns=intent.observation_ns + 50 * MS, feature_query_states=states
+        )
+        rows = rows_of(act(expert, newer, 400 * MS, moving[0], committed, 2))
+        return int(np.isclose(rows, moving, atol=1e-5).all(axis=1).argmin())
+
+    assert kept(0.02) == 12, "to the end of the horizon"
+    for change in (0.08, -0.08):
+        assert kept(change) == 3, "what is due before it arrives, and no more"
+    assert kept(0.08, task_id=2) == 12, "another task is no surprise"
+    known = msgspec.structs.replace(decided, intent_observation_ns=intent.observation_ns + 50 * MS)
+    assert kept(0.08, committed=known) == 12, "it was decided knowing of it"
+
+
 def test_less_noise_lets_two_tasks_differ_less(folder: Path, rig: RigConfig, intent: Intent, tmp_path: Path) -> None:
     """The noise of a whole task once put all of its grasps on one side."""
     spec = load_spec(folder)

@@ -111,6 +111,25 @@ def test_a_rounded_loop_is_near_and_an_unrounded_one_is_the_same(exported: Path)
         )
 
 
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_a_loop_compiled_by_torch_is_the_expert_in_torch(exported: Path) -> None:
+    eager, compiled = open_eager(exported, 1), choice.start("compiled", exported, 1)
+    for seed, prefix in ((0, 0), (1, 7), (2, 50), (0, 0)):
+        states, inputs, _ = probe(seed, prefix)
+        wanted = eager.chunk(eager.condition(states), inputs)
+        found = compiled.chunk(compiled.condition(states), inputs)
+        assert np.allclose(found, wanted, atol=2e-5)
+
+
+def test_without_a_compiler_a_compiled_loop_is_refused(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("InvalidCxxCompiler: No working C++ compiler found\nand much more")
+
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: broken)
+    with pytest.raises(ConfigError, match="cannot compile the expert here: InvalidCxxCompiler: No working C"):
+        choice.start("compiled", exported, 1)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_without_a_gpu_a_cuda_graph_is_refused(exported: Path) -> None:
     with pytest.raises(ConfigError, match="'cuda_graph' needs an NVIDIA GPU"):

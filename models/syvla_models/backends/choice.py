@@ -26,6 +26,7 @@ class Entry(NamedTuple):
 
 BACKENDS = {
     EAGER: Entry("torch", "eager", "open_eager", "learn"),
+    "compiled": Entry("torch", "compiled", "open_compiled", "learn"),
     "cuda_graph": Entry("torch", "cuda_graph", "open_cuda_graph", "learn"),
     "onnxruntime": Entry("onnxruntime", "onnx_runtime", "open_onnx_runtime", "onnx"),
     "openvino": Entry("openvino", "open_vino", "open_open_vino", "openvino"),

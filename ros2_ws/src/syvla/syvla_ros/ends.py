@@ -232,10 +232,10 @@ class JoinedOutlet:
         return self._bus.dropped
 
     def publish(self, topic: str, message: Message, sent_ns: int, step_ns: int) -> None:
-        """Send to whoever subscribes, on either."""
+        """Send to whoever subscribes, on either; first on ROS, where those are who act, then to the recorder."""
         self.seen[topic] = message
-        self._bus.publish(topic, message, sent_ns, step_ns)
         self._ros.publish(topic, message)
+        self._bus.publish(topic, message, sent_ns, step_ns)
 
     def relay(self, received: Received) -> None:
         """Pass on what another process sent, on either."""

@@ -200,7 +200,7 @@ def test_auto_is_the_fastest_that_was_accepted_and_torch_without_an_export(polic
 def test_what_cannot_be_used_is_refused_with_the_choices(
     policy: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ConfigError, match="no backend 'tensorflow'; there are auto, eager, cuda_graph, onnx"):
+    with pytest.raises(ConfigError, match="no backend 'tensorflow'; there are auto, eager, compiled, cuda_graph, onnx"):
         lockstep_run("twin", 0.3, 0.03, str(policy), backend="tensorflow")
     with pytest.raises(ConfigError, match="has not been exported: syvla-export"):
         open_backend(folder, "onnxruntime", 1)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from syvla.config import ArmConfig, RigConfig, SafetyLimits, TeleopConfig, load_toml
@@ -75,3 +76,12 @@ def test_leader_arms_come_in_pairs_and_a_controllers_silence_is_found_before_the
     ):
         with pytest.raises(ValueError, match=r"leader_left|silent_s|dead_zone"):
             TeleopConfig(**wrong)
+
+
+@pytest.mark.parametrize("arm", ["left", "right"])
+def test_a_feedback_that_would_always_be_stale_is_refused_before_anything_moves(arm: str) -> None:
+    rig = load_rig("twin")
+    late = msgspec.structs.replace(getattr(rig, arm), feedback_delay_s=rig.safety.feedback_stale_s)
+    fields = {name: getattr(rig, name) for name in rig.__struct_fields__} | {arm: late}
+    with pytest.raises(ValueError, match=rf"{arm}.feedback_delay_s must be below safety.feedback_stale_s, 0.05 s"):
+        RigConfig(**fields)

@@ -206,6 +206,13 @@ class RigConfig(Section, frozen=True):
     def __post_init__(self) -> None:
         if self.kind != "twin" and self.cameras.source == "render":
             raise ValueError(f"cameras.source must be realsense, not render: a {self.kind} has real cameras")
+        stale_s = self.safety.feedback_stale_s
+        for name, arm in (("left", self.left), ("right", self.right)):
+            if arm.feedback_delay_s >= stale_s:
+                raise ValueError(
+                    f"{name}.feedback_delay_s must be below safety.feedback_stale_s, {stale_s} s, or the arms always "
+                    f"hold, not {arm.feedback_delay_s}"
+                )
 
 
 class RemotePlannerConfig(Section, frozen=True):

@@ -143,46 +143,47 @@ def test_a_chunk_begins_with_what_is_committed(folder: Path, rig: RigConfig, int
     assert not np.allclose(rows[4:], free[4:], atol=1e-5), "and it knows what came before"
 
 
-def test_what_was_decided_is_executed_to_the_end_of_its_horizon(
-    folder: Path, rig: RigConfig, intent: Intent, tmp_path: Path
-) -> None:
-    """However often the expert acts: a policy that decided anew every 50 ms let its arms drift off the table."""
+MOVING = POSE + np.linspace(0.0, 0.1, 50)[:, None] * 0.2
+
+
+@pytest.fixture
+def patient(folder: Path, tmp_path: Path) -> Path:
+    """The checkpoint with an execution horizon of 0.4 s."""
     copy = shutil.copytree(folder, tmp_path / "patient")
     spec = load_spec(folder)
     action = msgspec.structs.replace(spec.action, execution_horizon_s=0.4)
     (copy / "syvla.json").write_bytes(msgspec.json.encode(msgspec.structs.replace(spec, action=action)))
-    moving = POSE + np.linspace(0.0, 0.1, 50)[:, None] * 0.2
-    expert = LearnedExpert(copy, rig)
+    return copy
+
+
+def test_what_was_decided_is_executed_to_the_end_of_its_horizon(patient: Path, rig: RigConfig, intent: Intent) -> None:
+    """However often the expert acts: a policy that decided anew every 50 ms let its arms drift off the table."""
+    expert = LearnedExpert(patient, rig)
     for observation_ms, delay, kept in ((400, 0, 12), (500, 0, 9), (700, 2, 3), (770, 0, 12)):
-        committed = chunk_of(moving, observation_ms * MS)
-        rows = rows_of(act(expert, intent, observation_ms * MS, moving[0], committed, delay))
-        assert np.allclose(rows[:kept], moving[:kept], atol=1e-5), observation_ms
-        assert not np.allclose(rows[kept : kept + 2], moving[kept : kept + 2], atol=1e-3), observation_ms
+        committed = chunk_of(MOVING, observation_ms * MS)
+        rows = rows_of(act(expert, intent, observation_ms * MS, MOVING[0], committed, delay))
+        assert np.allclose(rows[:kept], MOVING[:kept], atol=1e-5), observation_ms
+        assert not np.allclose(rows[kept : kept + 2], MOVING[kept : kept + 2], atol=1e-3), observation_ms
     with pytest.raises(ValueError, match="execution_horizon_s must be"):
-        ActionSpec(space="joint", offset=action.offset, scale=action.scale, execution_horizon_s=0.6)
+        ActionSpec(space="joint", offset=((0.0,) * SLOTS,), scale=((1.0,) * SLOTS,), execution_horizon_s=0.6)
 
 
 def test_what_was_decided_before_a_surprise_stands_no_longer_than_it_must(
-    folder: Path, rig: RigConfig, intent: Intent, tmp_path: Path
+    patient: Path, rig: RigConfig, intent: Intent
 ) -> None:
     """A thing that was moved in the middle of a reach used to be answered at the end of the execution horizon."""
-    copy = shutil.copytree(folder, tmp_path / "patient")
-    spec = load_spec(folder)
-    action = msgspec.structs.replace(spec.action, execution_horizon_s=0.4)
-    (copy / "syvla.json").write_bytes(msgspec.json.encode(msgspec.structs.replace(spec, action=action)))
-    moving = POSE + np.linspace(0.0, 0.1, 50)[:, None] * 0.2
-    decided = msgspec.structs.replace(chunk_of(moving, 400 * MS), intent_observation_ns=intent.observation_ns)
+    decided = msgspec.structs.replace(chunk_of(MOVING, 400 * MS), intent_observation_ns=intent.observation_ns)
 
     def kept(change: float, task_id: int = 1, committed: ActionChunk = decided) -> int:
         """Rows that stay when the next intent's states differ by so much, of their norm."""
-        expert = LearnedExpert(copy, rig)
-        act(expert, intent, 400 * MS, moving[0], None, 0)
+        expert = LearnedExpert(patient, rig)
+        act(expert, intent, 400 * MS, MOVING[0], None, 0)
         states = (intent.feature_query_states * np.float16(1.0 + change)).astype(np.float16)
         newer = msgspec.structs.replace(
             intent, task_id=task_id, observation_ns=intent.observation_ns + 50 * MS, feature_query_states=states
         )
-        rows = rows_of(act(expert, newer, 400 * MS, moving[0], committed, 2))
-        return int(np.isclose(rows, moving, atol=1e-5).all(axis=1).argmin())
+        rows = rows_of(act(expert, newer, 400 * MS, MOVING[0], committed, 2))
+        return int(np.isclose(rows, MOVING, atol=1e-5).all(axis=1).argmin())
 
     assert kept(0.02) == 12, "to the end of the horizon"
     for change in (0.08, -0.08):

@@ -301,7 +301,11 @@ def run(repeats: int | None, quick: bool) -> tuple[dict[str, Any], list[str]]:
         "rows": rows,
         "times": times,
         "reached": times["synchronous"] >= TARGET,
-        "episodes": [{**each.case._asdict(), **each._asdict(), "case": None} for each in found if each is not None],
+        "episodes": [
+            {**each.case._asdict(), "moved_s": each.moved_s, "answered_s": each.answered_s}
+            for each in found
+            if each is not None
+        ],
     }, lines
 
 

@@ -208,7 +208,7 @@ class RigConfig(Section, frozen=True):
             raise ValueError(f"cameras.source must be realsense, not render: a {self.kind} has real cameras")
         stale_s = self.safety.feedback_stale_s
         for name, arm in (("left", self.left), ("right", self.right)):
-            if arm.feedback_delay_s >= stale_s:
+            if 0.0 < stale_s <= arm.feedback_delay_s:  # the gate says what is wrong with one that is not above 0
                 raise ValueError(
                     f"{name}.feedback_delay_s must be below safety.feedback_stale_s, {stale_s} s, or the arms always "
                     f"hold, not {arm.feedback_delay_s}"

@@ -34,6 +34,7 @@ def test_shipped_rigs_load() -> None:
         ("[cameras]\nsource = 'webcam'\n", "$.cameras.source"),
         ("[cameras]\nrate_hz = 5\n", "silent_s must be above the 0.200 s"),
         ("[cameras]\nsilent_s = nan\n", "silent_s"),
+        ("[cameras]\ndelay_s = { cam_high = 0.12 }\n", "delay_s.cam_high and the 0.033 s between two frames"),
         ("[cameras]\nfrozen_frames = 1\n", "frozen_frames must be 0 or"),
         ("this is not toml", "line"),
     ],

@@ -129,6 +129,12 @@ class CamerasConfig(Section, frozen=True):
                 f"silent_s must be above the {1.0 / self.rate_hz:.3f} s between two frames and at most 60, "
                 f"not {self.silent_s}"
             )
+        for camera, delay_s in self.delay_s.items():  # a picture's age counts from what it shows
+            if delay_s + 1.0 / self.rate_hz >= self.silent_s:
+                raise ValueError(
+                    f"delay_s.{camera} and the {1.0 / self.rate_hz:.3f} s between two frames must be less than "
+                    f"silent_s, {self.silent_s} s, or the arms always hold, not {delay_s}"
+                )
         if self.frozen_frames != 0 and not 2 <= self.frozen_frames <= 10_000:
             raise ValueError(f"frozen_frames must be 0 or 2..10000, not {self.frozen_frames}")
 

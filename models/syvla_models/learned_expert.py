@@ -38,6 +38,8 @@ class LearnedExpert:
         continuity: how a chunk goes on from the one being executed, see :mod:`syvla_models.continuity`.
     """
 
+    remembered = ("_intent", "_surprised_ns")  # the rest follows from them
+
     def __init__(
         self,
         folder: Path,
@@ -59,7 +61,7 @@ class LearnedExpert:
         self._space = action_space(spec.action, rig.safety)
         self._joining = joining(continuity, backend, self._space)
         self._intent: Intent | None = None
-        self._conditioned: Conditioned
+        self._conditioned: tuple[Intent, Conditioned] | None = None
         self._noise: tuple[int, Float32] | None = None
         self._surprised_ns = -1  # when what the newest surprising intent was made from was seen
 
@@ -73,12 +75,12 @@ class LearnedExpert:
         inference_delay_steps: int,
     ) -> ActionChunk:
         """Denoise one chunk. MessageError if the intent is another model's."""
-        self._condition(intent)
+        conditioned = self._condition(intent)
         age_s = (observation_ns - intent.observation_ns) / NS_PER_S
         count = self._committed_rows(observation_ns, inference_delay_steps, committed)
         nothing = np.zeros((self._horizon, self._slots), np.float32)
         asked = Asked(
-            self._conditioned,
+            conditioned,
             ChunkInputs(self._space.state(proprioception), age_s, self._noise_of(intent.task_id), nothing, 0),
             proprioception,
             observation_ns,
@@ -123,19 +125,21 @@ class LearnedExpert:
         """Whether ``committed`` was decided before the newest surprise."""
         return committed is not None and committed.intent_observation_ns < self._surprised_ns
 
-    def _condition(self, intent: Intent) -> None:
-        """Compute what depends only on ``intent``, unless it is the one of before."""
-        if intent is self._intent:  # the same message: its id alone comes again when a planner restarts
-            return
+    def _condition(self, intent: Intent) -> Conditioned:
+        """What depends only on ``intent``, computed unless it is the one of before."""
+        # the same message: its id alone comes again when a planner restarts
+        if self._conditioned is not None and intent is self._conditioned[0]:
+            return self._conditioned[1]
         if intent.model_id != self.model_id:
             raise MessageError(f"the intent is of model {intent.model_id!r}, this expert is of {self.model_id!r}")
         states = intent.feature_query_states
         if states.shape[1] != self._width:
             raise MessageError(f"feature_query_states must be {self._width} wide, not {states.shape[1]}")
-        self._conditioned = self.backend.condition(states.astype(np.float32))
-        if self._intent is not None and is_surprising(self._intent, intent):
+        self._conditioned = intent, self.backend.condition(states.astype(np.float32))
+        if self._intent is not None and self._intent is not intent and is_surprising(self._intent, intent):
             self._surprised_ns = intent.observation_ns
         self._intent = intent
+        return self._conditioned[1]
 
     def _noise_of(self, task_id: int) -> Float32:
         """(H, slots)."""

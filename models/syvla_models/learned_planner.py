@@ -51,6 +51,7 @@ class LearnedPlanner:
     """
 
     reads_truth = False
+    remembered = ("_made", "_thought")
 
     def __init__(self, folder: Path, threads: int | None = None) -> None:
         torch.set_num_threads(model_threads(threads))
@@ -59,6 +60,19 @@ class LearnedPlanner:
         self.spec: PlannerSpec = spec.planner
         self._planner = _load_planner(folder, spec.model_id)
         self._made: _Made | None = None
+
+    @property
+    def _thought(self) -> tuple[str, list[int]]:
+        """The last one, of whoever shares the weights: what it was about, and its ids."""
+        return self._planner.last
+
+    @_thought.setter
+    def _thought(self, last: tuple[str, list[int]]) -> None:
+        self._planner.last = last
+
+    def recalled(self) -> None:
+        """The plain tuple of a memory has its names again."""
+        self._made = self._made and _Made(*self._made)
 
     def think(
         self, observation: Observation, task: Task, intent_id: int, truth: SimTruth | None

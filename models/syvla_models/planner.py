@@ -88,7 +88,7 @@ class SyvlaPlanner(nn.Module):
         allowed[self.end_id] = True
         self.register_buffer("forbidden", ~allowed.to(weight.device), persistent=False)
         self._prompts: dict[tuple[str, PlannerSpec, torch.device], _Prompt] = {}
-        self._last: tuple[str, list[int]] = ("", [])  # instruction and ids of the last whole thought
+        self.last: tuple[str, list[int]] = ("", [])  # instruction and ids of the last whole thought
 
     @classmethod
     def from_pretrained(
@@ -237,7 +237,7 @@ class SyvlaPlanner(nn.Module):
         if stop():
             return
         run = _Run(self, self._prompt(instruction), images)
-        draft = Draft(self._last[1] if reuse else [])
+        draft = Draft(self.last[1] if reuse else [])
         thought: list[int] = []
         known = run.prompt
         while True:
@@ -257,7 +257,7 @@ class SyvlaPlanner(nn.Module):
             yield self.decode(thought)
             known = run.embed([upcoming])
             draft.learn(agreed, thought)
-        self._last = (instruction, thought)
+        self.last = (instruction, thought)
         yield self.decode(thought), states.clone()
 
     def refresh(self, images: Sequence[UInt8], instruction: str) -> tuple[str, torch.Tensor] | None:
@@ -265,7 +265,7 @@ class SyvlaPlanner(nn.Module):
 
         None if the last thought was about another instruction.
         """
-        about, thought = self._last
+        about, thought = self.last
         if about != instruction:
             return None
         run = _Run(self, self._prompt(instruction), images)
@@ -274,11 +274,11 @@ class SyvlaPlanner(nn.Module):
     @property
     def thought(self) -> list[int]:
         """The ids of the last whole thought."""
-        return list(self._last[1])
+        return list(self.last[1])
 
     def draft(self, thought: Sequence[int]) -> None:
         """Let the ids ``thought`` be what the next thought is tried with first."""
-        self._last = ("", list(thought))
+        self.last = ("", list(thought))
 
     def _prompt(self, instruction: str) -> _Prompt:
         device = self.queries.device

@@ -463,6 +463,73 @@ def report(recording: Positional[Path], out: Path | None = None) -> int:
     return 0
 
 
+def replay_verify(recording: Positional[Path], stages: Tasks = (), json: Json = None) -> int:
+    """Run stages of a recorded episode as they were: each must send what it sent, to the bit (exit status 1 if not).
+
+    Each is given, step by step, what it was given. A planner sees the images as they were recorded, which is what it
+    saw only where the rig records them raw (recorder.image_format); it is run again if it is named, or then.
+
+    Args:
+        recording: an MCAP file; also one that was cut short.
+        stages: of planner, expert, robot; by default those that can be the same.
+        json: also write the result to this file.
+    """
+    from syvla.apps.replay import exact_stages, verify
+    from syvla.recording.mcap_read import Recording
+
+    episode = Recording(recording)
+    results = verify(episode, stages or exact_stages(episode), functools.partial(print, flush=True))
+    _write_json(json, [each._asdict() for each in results])
+    return 0 if all(each.exact for each in results) else 1
+
+
+def replay_policy(
+    recording: Positional[Path],
+    policy: Policy | None = None,
+    backend: str | None = None,
+    continuity: Literal["prefix", "guided", "ensemble", "replace"] | None = None,
+    planner_latency: float | None = None,
+    expert_latency: float | None = None,
+    setting: Annotated[Tasks, tyro.conf.arg(name="set")] = (),
+    at: float | None = None,
+    out: Path | None = None,
+) -> int:
+    """Say what a recorded episode would have been with another policy, backend, latency, splice strategy or gate.
+
+    The stages that this concerns run again from one instant on, under a virtual clock, on what was recorded of all
+    others: the arms' feedback and the images stay as they were, whatever would have been commanded.
+
+    Args:
+        recording: an MCAP file; also one that was cut short.
+        policy: learned, or the folder of another checkpoint.
+        backend: what computes the chunks.
+        continuity: how a chunk goes on from the one that is being executed.
+        planner_latency: how long the planner takes to think [s]; by default the median of what it took.
+        expert_latency: how long the expert takes for a chunk [s]; by default likewise.
+        setting: settings of the rig's safety, intent or control, as intent.stale_policy=slow_down.
+        at: from when on, in seconds since the recording began; by default as soon as possible.
+        out: the folder for the figures and the picture; by default beside the recording.
+    """
+    from syvla.apps.replay import Change, replay
+
+    change = Change(policy, backend, continuity, planner_latency, expert_latency, setting)
+    for line in replay(recording, change, at, out or recording.parent, functools.partial(print, flush=True)):
+        print(line)
+    return 0
+
+
+Replay = (
+    Annotated[int, tyro.conf.subcommand(name="verify", constructor=replay_verify)]
+    | Annotated[int, tyro.conf.subcommand(name="policy", constructor=replay_policy)]
+)
+
+
+@tyro.conf.configure(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
+def replay(how: Replay) -> int:
+    """Run a recorded episode again: as it was, or as it would have been."""
+    return how
+
+
 def stage(name: Positional[str], folder: Positional[Path], parent: Positional[int]) -> int:
     """Run one stage of a run as this process; the demo starts these.
 
@@ -484,6 +551,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "scenes": scenes,
     "bench": bench,
     "report": report,
+    "replay": replay,
     "doctor": doctor,
     "setup-can": setup_can,
     "find-can": find_can,

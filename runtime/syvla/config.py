@@ -1,6 +1,7 @@
 """Every setting with its default, in one place. TOML files decode into these structs; a misspelt key is an error."""
 
 import importlib.resources
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -219,6 +220,31 @@ class RigConfig(Section, frozen=True):
                     f"{name}.feedback_delay_s must be below safety.feedback_stale_s, {stale_s} s, or the arms always "
                     f"hold, not {arm.feedback_delay_s}"
                 )
+
+
+def changed(rig: RigConfig, settings: Iterable[str], sections: Collection[str]) -> RigConfig:
+    """The rig with each of ``settings``, as ``intent.stale_policy=hold``, in one of its ``sections``.
+
+    A value is written as in a rig file; text needs no quotes. ConfigError names a key or value that cannot be.
+    """
+    for setting in settings:
+        key, _, text = setting.partition("=")
+        section, _, name = key.partition(".")
+        if section not in sections or not text:
+            raise ConfigError(f"{setting!r}: write SECTION.KEY=VALUE, with one of {', '.join(sections)}")
+        old: msgspec.Struct = getattr(rig, section)
+        if name not in old.__struct_fields__:
+            raise ConfigError(f"{section} has no {name!r}; there are {', '.join(old.__struct_fields__)}")
+        try:
+            value = msgspec.toml.decode(f"value = {text}".encode())["value"]
+        except msgspec.DecodeError:
+            value = text
+        try:
+            new = msgspec.convert({**msgspec.to_builtins(old), name: value}, type(old))
+            rig = msgspec.convert({**msgspec.to_builtins(rig), section: msgspec.to_builtins(new)}, RigConfig)
+        except msgspec.ValidationError as error:
+            raise ConfigError(f"{setting}: {error}") from error
+    return rig
 
 
 class RemotePlannerConfig(Section, frozen=True):

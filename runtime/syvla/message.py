@@ -19,6 +19,7 @@ Float32 = npt.NDArray[np.float32]
 Float16 = npt.NDArray[np.float16]
 UInt8 = npt.NDArray[np.uint8]
 UInt16 = npt.NDArray[np.uint16]
+Int64 = npt.NDArray[np.int64]
 
 
 class ArraySpec(NamedTuple):

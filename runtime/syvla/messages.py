@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 import msgspec
 
 from syvla.errors import MessageError
-from syvla.message import ArraySpec, Float16, Float32, Float64, Message, UInt8, UInt16
+from syvla.message import ArraySpec, Float16, Float32, Float64, Int64, Message, UInt8, UInt16
 
 ARM_JOINTS = 6
 BOTH_ARMS_JOINTS = 12
@@ -390,6 +390,46 @@ class RecordingState(Message, frozen=True):
         "path": 4096,
         "outcome": MAX_NAME,
         "error": 1024,
+    }
+
+
+# ---------------------------------------------------------------- being run again
+
+
+class Steps(Message, frozen=True):
+    """What went into some steps of a stage and what came out, sent a few times a second, so that they can be repeated.
+
+    ``steps`` (N, 3): of each step the instant it was given, how many messages were new to it, and how many it sent.
+    ``messages`` (M, 3): of each step those it was given and then those it sent, by their index in ``topics``, epoch
+    and sequence. What it sent has the epoch of this message, and -1 here.
+    """
+
+    first_step: int  # its number, from 0 since the process started
+    topics: tuple[str, ...]
+    steps: Int64
+    messages: Int64
+
+    ARRAYS: ClassVar[dict[str, ArraySpec]] = {
+        "steps": ArraySpec("i8", ((1, 8192), 3)),
+        "messages": ArraySpec("i8", ((0, 65536), 3)),
+    }
+
+
+class StageMemory(Message, frozen=True):
+    """All that a stage remembers between two steps, once a second, so that it can be run again from there.
+
+    ``latest`` (K, 3) are the newest messages that it has read, as in ``Steps``; ``data`` (n,) is msgpack.
+    """
+
+    next_step: int  # the number of the step that comes after it
+    stamp_ns: int  # the instant given to the step before it
+    topics: tuple[str, ...]
+    latest: Int64
+    data: UInt8
+
+    ARRAYS: ClassVar[dict[str, ArraySpec]] = {
+        "latest": ArraySpec("i8", ((0, 64), 3)),
+        "data": ArraySpec("u1", ((1, 2_097_152),)),
     }
 
 

@@ -21,12 +21,14 @@ from syvla.hosts.realtime import go_realtime
 from syvla.messages import ARMS, ArmName, Observation, Task
 from syvla.policies import policy_cameras, policy_folder
 from syvla.protocols import ArmDriver, CameraSource, Expert, Gamepad, Guide, Incoming, Outgoing, Planner, Stage
+from syvla.recording.stepped import Stepped
 from syvla.runs import RunFolder, link_keys
 from syvla.stages.blank import BlankedPlanner
 from syvla.stages.cameras import CamerasStage
 from syvla.stages.expert import ExpertStage
 from syvla.stages.observer import Delivered, Observer
 from syvla.stages.planner import PlannerStage
+from syvla.stages.recorded_models import RecordedExpert, RecordedPlanner
 from syvla.stages.recorder import RecorderStage
 from syvla.stages.remote_planner import RemotePlannerStage
 from syvla.stages.robot import RobotStage
@@ -235,6 +237,27 @@ def build_stage(name: str, run: RunConfig, folder: RunFolder) -> Stage:
     if name not in builders:
         raise ConfigError(f"no stage {name!r}; there are {', '.join(builders)}")
     return builders[name]()
+
+
+def replayed_stage(name: str, run: RunConfig, arms: Mapping[ArmName, ArmDriver]) -> Stage:
+    """A stage of a recorded run, to be run again, with as many threads as it had; ``arms`` are the robot's.
+
+    ConfigError for a part of the reference policy: it plans by the twin's truth, and its plans are not recorded.
+    """
+    if name == "robot":
+        return robot_stage(run, arms)
+    if run.policy_name == "reference":
+        raise ConfigError(f"the {name} of the reference policy cannot be run again: it follows the twin's truth")
+    threads = None if run.bus_folder else 1
+    return _planner_stage(run, CAMERAS, threads) if name == "planner" else _expert_stage(run, threads)
+
+
+def recorded_models(name: str, run: RunConfig, showing: Sequence[Stepped]) -> Stage:
+    """The planner or expert stage of a recorded run, whose model says in each step what it said in ``showing[0]``."""
+    if name == "planner":
+        cameras = policy_cameras(run) or CAMERAS
+        return PlannerStage(RecordedPlanner(showing), Observer(cameras), run.policy)
+    return ExpertStage(RecordedExpert(showing), run.rig.intent, run.policy)
 
 
 # ---------------------------------------------------------------- the bus host

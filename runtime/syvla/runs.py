@@ -72,13 +72,15 @@ def lockstep_run(
     if continuity == "guided" and backend == "auto":
         backend = "eager"  # it needs a gradient
     run = _run(load_rig(rig), planner_latency_s, expert_latency_s, policy, backend)
-    rig_config = run.rig
+    return msgspec.structs.replace(joined(run, continuity), blank=blank)
+
+
+def joined(run: RunConfig, continuity: Continuity) -> RunConfig:
+    """The run with its chunks joined in this way."""
+    rig = run.rig
     if continuity == "replace":  # nothing softens the seam but the gate
-        rig_config = msgspec.structs.replace(
-            rig_config, control=msgspec.structs.replace(rig_config.control, blend_s=0.0)
-        )
-    joined = msgspec.structs.replace(run.policy, continuity=continuity)
-    return msgspec.structs.replace(run, rig=rig_config, policy=joined, blank=blank)
+        rig = msgspec.structs.replace(rig, control=msgspec.structs.replace(rig.control, blend_s=0.0))
+    return msgspec.structs.replace(run, rig=rig, policy=msgspec.structs.replace(run.policy, continuity=continuity))
 
 
 def realtime_run(

@@ -20,6 +20,7 @@ class Topic(NamedTuple):
 
 
 CAMERAS: tuple[str, ...] = m.CAMERAS
+REPLAYED: tuple[str, ...] = ("planner", "expert", "robot")  # whose steps can be repeated from a recording
 STAGES: tuple[str, ...] = ("twin", "cameras", "planner", "expert", "robot", "teleop", "recorder", "console")
 
 _ROWS = (
@@ -41,6 +42,8 @@ _ROWS = (
     Topic("splice", m.Splice, 20.0, None, "robot"),
     Topic("safety", m.SafetyState, 20.0, 0.2, "robot"),
     *(Topic(f"health/{stage}", m.Health, 2.0, 2.0, stage) for stage in STAGES),
+    *(Topic(f"steps/{stage}", m.Steps, None, None, stage) for stage in REPLAYED),
+    *(Topic(f"memory/{stage}", m.StageMemory, 1.0, None, stage) for stage in REPLAYED),
     Topic("recording", m.RecordingState, 1.0, 3.0, "recorder", recorded=False),
     Topic("sim/reset", m.SimReset, None, None, "console"),
     Topic("sim/state", m.SimState, 60.0, 0.2, "twin"),

@@ -69,7 +69,7 @@ def last(products: Iterator[Any]) -> Final:
 
 def thought_of(planner: SyvlaPlanner, **options: Any) -> list[int]:
     last(planner.think(pictures(planner), INSTRUCTION, reuse=False, **options))
-    return list(planner._last[1])
+    return list(planner.last[1])
 
 
 def close(found: torch.Tensor, expected: torch.Tensor) -> bool:
@@ -88,7 +88,7 @@ def test_states_from_the_cache_are_those_of_one_full_pass(
     planner = lively(views, max_thought_tokens=budget)
     images = pictures(planner)
     text, states = last(planner.think(images, instruction))
-    thought = list(planner._last[1])
+    thought = list(planner.last[1])
     assert len(thought) == budget
     assert states.shape == (20, planner.spec.hidden_size)
     assert close(states, full_pass_states(planner, images, instruction, thought))
@@ -102,7 +102,7 @@ def test_the_thought_is_that_of_transformers_generate(views: tuple[CameraView, .
         images = pictures(planner, seed)
         expected = generated(planner, images, INSTRUCTION)
         last(planner.think(images, INSTRUCTION, reuse=False))
-        assert planner._last[1] == expected
+        assert planner.last[1] == expected
         assert len(set(expected)) > 5, "the weights say too little for this test to mean much"
 
 
@@ -114,7 +114,7 @@ def test_a_thought_ends_where_the_model_ends_it() -> None:
     images = pictures(planner)
     for reuse in (False, True, True):
         _, states = last(planner.think(images, INSTRUCTION, reuse=reuse))
-        assert planner._last[1] == cut
+        assert planner.last[1] == cut
         assert close(states, full_pass_states(planner, images, INSTRUCTION, cut))
 
 
@@ -158,9 +158,9 @@ def test_a_draft_changes_nothing_but_the_time(name: str, ends: bool) -> None:
     if ends:
         planner.end_id = next(t for i, t in enumerate(thought) if i >= 12 and t not in thought[:i])
         thought = thought[: thought.index(planner.end_id)]
-    planner._last = ("anything", DRAFTS[name](thought))
+    planner.last = ("anything", DRAFTS[name](thought))
     text, states = last(planner.think(images, INSTRUCTION))
-    assert planner._last == (INSTRUCTION, thought)
+    assert planner.last == (INSTRUCTION, thought)
     assert text == planner.decode(thought)
     assert close(states, full_pass_states(planner, images, INSTRUCTION, thought))
 
@@ -204,7 +204,7 @@ def test_a_draft_with_one_other_token_takes_two_passes(passes: list[int]) -> Non
     """A coordinate that changed must not cost the decoding of everything behind it."""
     planner = lively()
     thought = thought_of(planner)
-    planner._last = (INSTRUCTION, _replaced(thought, 12))
+    planner.last = (INSTRUCTION, _replaced(thought, 12))
     passes.clear()
     last(planner.think(pictures(planner), INSTRUCTION))
     assert len(passes) == 2
@@ -213,7 +213,7 @@ def test_a_draft_with_one_other_token_takes_two_passes(passes: list[int]) -> Non
 def test_a_useless_draft_costs_little(passes: list[int]) -> None:
     planner = lively()
     thought = thought_of(planner)
-    planner._last = (INSTRUCTION, [300] * len(thought))
+    planner.last = (INSTRUCTION, [300] * len(thought))
     passes.clear()
     last(planner.think(pictures(planner), INSTRUCTION))
     assert sum(count > 1 for count in passes) <= 2 + 2
@@ -262,14 +262,14 @@ def test_nothing_is_left_on_the_model() -> None:
 def test_stop_ends_without_a_result_and_keeps_the_last_whole_thought(passes: list[int]) -> None:
     planner = lively()
     thought_of(planner)
-    before = planner._last
+    before = planner.last
     passes.clear()
     answers = iter([False] * 6 + [True] * 100)
     out = list(planner.think(pictures(planner, 9), INSTRUCTION, stop=lambda: next(answers), reuse=False))
     assert len(out) == 5
     assert all(isinstance(product, str) for product in out)
     assert len(passes) == 6
-    assert planner._last == before
+    assert planner.last == before
     assert list(planner.think(pictures(planner), INSTRUCTION, stop=lambda: True)) == []
 
 

@@ -2,8 +2,7 @@
 
 In lockstep, so that the delay is exactly what it is said to be: a chunk made for an instant arrives d rows after it,
 and the expert begins the next one then. How hard a seam is is taken from what was sent to the arms, behind blending and
-gate: the largest change of velocity, and of acceleration, from one 5 ms tick to the next in the ``WINDOW_S`` after a
-splice.
+gate, see :mod:`syvla.report.seams`.
 """
 
 import functools
@@ -25,14 +24,13 @@ from syvla.messages import JointCommand, Mode, SafetyState, Source, Splice
 from syvla.policies import default_policy
 from syvla.proportion import wilson
 from syvla.protocols import Emit, Inbox, OnNew
+from syvla.report.seams import seams
 from syvla.runs import chosen_tasks, lockstep_run
 
 DELAYS = tuple(range(0, 13, 2))  # rows of 1/30 s
 PERIOD_S = 1 / 30
 LATE_S = 0.002  # behind the row: a chunk that arrives on the very instant would count as one row earlier
 PLANNER_LATENCY_S = 0.3
-WINDOW_S = 0.25
-TICK_S = 0.005
 POINTS, SHARE, JUDGED = 3.0, 0.2, 8  # what success may lose at d = 8, and how hard its seams may be beside ``replace``
 HORIZON = 50
 JOBS = 2
@@ -100,25 +98,6 @@ class _Watch:
 
     def close(self) -> None:
         """Nothing is to be closed."""
-
-
-def seams(at_ns: Sequence[int], position_rad: Float64, spliced_ns: Sequence[int]) -> tuple[list[float], list[float]]:
-    """Of each splice the largest change of velocity [rad/s] and of acceleration [rad/s^2] within one tick after it.
-
-    ``at_ns`` are the N ticks, ``position_rad`` (N, joints) what was sent in them.
-    """
-    velocity = np.diff(position_rad, axis=0) / TICK_S
-    change = np.abs(np.diff(velocity, axis=0)).max(axis=1, initial=0.0)  # i: from tick i + 1 to i + 2
-    jerk = np.abs(np.diff(velocity, n=2, axis=0)).max(axis=1, initial=0.0) / TICK_S
-    first = np.searchsorted(at_ns, spliced_ns)
-    window = round(WINDOW_S / TICK_S)
-    found: tuple[list[float], list[float]] = ([], [])
-    for start in first.tolist():
-        for values, into in zip((change, jerk), found, strict=True):
-            part = values[max(start - 2, 0) : start + window]
-            if len(part):
-                into.append(float(part.max()))
-    return found
 
 
 def measure(policy: str, cell: Cell) -> Found:

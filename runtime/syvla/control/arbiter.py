@@ -25,6 +25,8 @@ class Arbiter:
     chunk of the present task, made from what was seen after it was given (back) the command.
     """
 
+    remembered = ("_gate", "_timeline", "_teleop", "_override_id", "_since_ns", "_task_id", "_waiting_ns", "dropped")
+
     def __init__(self, gate: Gate, timeline: Timeline) -> None:
         self._gate = gate
         self._timeline = timeline

@@ -57,6 +57,27 @@ class Gate:
     messages (:meth:`operate`, :meth:`check_chunk`, :meth:`switch`), :meth:`command`.
     """
 
+    remembered = (
+        "limiter",
+        "mode",
+        "resumed_ns",
+        "measured",
+        "faulted",
+        "arm_distance_m",
+        "clamped_count",
+        "refused_count",
+        "_present",
+        "_latched",
+        "_warned",
+        "_first_ns",
+        "_now_ns",
+        "_dt_ns",
+        "_tick",
+        "_beyond",
+        "_slow",
+        "_escape_m",
+    )
+
     def __init__(self, limits: SafetyLimits, intent: IntentPolicy, period_ns: int, distance: ArmDistance) -> None:
         for name in (
             "first_step_rad",

@@ -34,6 +34,8 @@ class Limiter:
     Only joints have inertia worth an acceleration limit here; a gripper is limited in position and velocity.
     """
 
+    remembered = ("position", "velocity", "_target", "limited", "beyond", "_devices")
+
     def __init__(self, limits: SafetyLimits) -> None:
         for name in ("position_max_rad", "velocity_rad_s", "acceleration_rad_s2"):
             least = limits.position_min_rad if name == "position_max_rad" else (0.0,) * 6
@@ -69,6 +71,7 @@ class Limiter:
         self._target: list[float] | None = None  # what was asked in the last tick
         self.limited = 0  # bit j: set-point j could not follow in the last tick
         self.beyond = False  # whether a joint was asked beyond a position limit in the last tick
+        self._devices: dict[int, tuple[list[float], list[float]]] = {}  # by arm: its own limits
 
     @property
     def standing(self) -> bool:
@@ -97,6 +100,12 @@ class Limiter:
         self._joints = joints
         self._least[:BOTH_ARMS_JOINTS] = [joint[1] for joint in joints]
         self._most[:BOTH_ARMS_JOINTS] = [joint[2] for joint in joints]
+        self._devices[arm] = list(lower_rad), list(upper_rad)
+
+    def recalled(self) -> None:
+        """Narrow these limits by those of the devices."""
+        for arm, (lower_rad, upper_rad) in list(self._devices.items()):
+            self.narrow(arm, lower_rad, upper_rad)
 
     def anchor(self, arm: int, position_rad: Sequence[float], gripper_width_m: float) -> None:
         """Stand at the measured pose of arm 0 or 1, or at the nearest one inside the limits."""

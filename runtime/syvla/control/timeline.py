@@ -57,15 +57,21 @@ def spline(position_rad: Float64, gripper_width_m: Float64) -> Float64:
     return np.ascontiguousarray(segments)
 
 
-class _Layer:
+class Layer:
     """One chunk, or where the arms stood, fading in over what lies below it."""
 
     __slots__ = ("chunk", "end_ns", "fade_ns", "segments", "splice_id")
+    remembered = ("chunk", "splice_id", "fade_ns")
 
     def __init__(self, chunk: ActionChunk, splice_id: int, fade_ns: int) -> None:
         self.chunk = chunk
         self.splice_id = splice_id
         self.fade_ns = fade_ns  # when it began to fade in
+        self.recalled()
+
+    def recalled(self) -> None:
+        """What follows from its chunk."""
+        chunk = self.chunk
         self.segments = spline(chunk.position_rad, chunk.gripper_width_m)  # type: ignore[arg-type]
         self.end_ns = chunk.observation_ns + (len(chunk.position_rad) - 1) * chunk.period_ns
 
@@ -81,6 +87,8 @@ class Timeline:
         arms: left and right; their delays are used.
     """
 
+    remembered = ("_layers", "_standing", "_splices")
+
     def __init__(self, config: ControlConfig, arms: Sequence[ArmConfig]) -> None:
         leads_ns = [to_ns(arm.actuation_delay_s) for arm in arms for _ in range(ARM_JOINTS)]
         leads_ns += [to_ns(arm.gripper_delay_s) for arm in arms]
@@ -90,7 +98,7 @@ class Timeline:
             for lead_ns in sorted(set(leads_ns) - {self._lead_ns})
         ]
         self._blend_ns = max(to_ns(config.blend_s), 1)
-        self._layers: list[_Layer] = []  # oldest first; each fades in over those before it
+        self._layers: list[Layer] = []  # oldest first; each fades in over those before it
         self._standing: Float64 | None = None  # below all layers, until the first has faded in
         self._powers = np.ones(4)
         self._splices = 0
@@ -132,7 +140,7 @@ class Timeline:
             replaced = -1
             old = self._standing = np.array(standing)
         self._splices += 1
-        layer = _Layer(chunk, self._splices - 1, now_ns)
+        layer = Layer(chunk, self._splices - 1, now_ns)
         self._layers.append(layer)
         new = self._evaluate(layer, now_ns)
         return Splice(
@@ -175,14 +183,14 @@ class Timeline:
             value = value + (self._evaluate(layer, now_ns) - value) * (s * s * (3.0 - 2.0 * s))
         return value
 
-    def _evaluate(self, layer: _Layer, now_ns: int) -> Float64:
+    def _evaluate(self, layer: Layer, now_ns: int) -> Float64:
         """What ``layer`` has every actuator sent at ``now_ns`` (14,)."""
         value = self._at(layer, now_ns + self._lead_ns)
         for lead_ns, columns in self._quicker:
             value[columns] = self._at(layer, now_ns + lead_ns)[columns]
         return value
 
-    def _at(self, layer: _Layer, due_ns: int) -> Float64:
+    def _at(self, layer: Layer, due_ns: int) -> Float64:
         """The spline of ``layer`` at ``due_ns`` (14,); before and after its rows it stands."""
         chunk = layer.chunk
         segments = layer.segments

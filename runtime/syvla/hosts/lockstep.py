@@ -8,10 +8,12 @@ preempted ends there and then.
 
 import functools
 import heapq
-from collections.abc import Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from syvla.errors import ConfigError
+from syvla.hosts.steps import StepLog
 from syvla.message import Message
 from syvla.protocols import Emit, Header, Inbox, Periodic, Received, Stage
 from syvla.topics import TOPICS
@@ -36,6 +38,8 @@ class _Seat:
         "last_step_ns",
         "latency_ns",
         "latest",
+        "log",
+        "played",
         "preempted_by",
         "rank",
         "scheduled",
@@ -47,6 +51,8 @@ class _Seat:
         self.stage = stage
         self.rank = rank
         self.latency_ns = latency_ns
+        self.log = StepLog(stage)
+        self.played: deque[tuple[int, Sequence[Received]]] = deque()  # to a paced stage, by instant
         self.latest: dict[str, Received] = {}
         self.fresh: list[Received] | dict[tuple[str, int], Received] = [] if stage.lossless else {}
         self.busy = False
@@ -62,19 +68,37 @@ class _Seat:
         self.fresh = [] if isinstance(self.fresh, list) else {}
         return Inbox(self.latest, fresh)
 
+    def put(self, received: Received) -> None:
+        """Let the next step see ``received``."""
+        header = received.header
+        self.latest[header.topic] = received
+        if isinstance(self.fresh, list):
+            self.fresh.append(received)
+        else:
+            self.fresh[header.topic, header.sequence if TOPICS[header.topic].every else 0] = received
+
 
 class LockstepHost:
-    """Runs ``stages`` in the order given; ``latency_s`` maps a stage's name to its compute time."""
+    """Runs ``stages`` in the order given; ``latency_s`` maps a stage's name to its compute time.
+
+    A periodic stage that is ``paced`` steps when :meth:`tick` says so, and gets with it what is played to it.
+    """
 
     def __init__(
-        self, stages: Sequence[Stage], latency_s: Mapping[str, float] | None = None, start_ns: int = 0
+        self,
+        stages: Sequence[Stage],
+        latency_s: Mapping[str, float] | None = None,
+        start_ns: int = 0,
+        paced: Collection[str] = (),
     ) -> None:
         latency_s = dict(latency_s or {})
+        self._paced = paced
         self.now_ns = start_ns
         self.latest: dict[str, Received] = {}
         self._heap: list[_Event] = []
         self._count = 0
         self._sequence: dict[str, int] = {}
+        self._epochs: dict[str, int] = {}
         self._seats = [
             _Seat(stage, rank, round(latency_s.pop(stage.name, 0.0) * 1e9)) for rank, stage in enumerate(stages)
         ]
@@ -85,12 +109,56 @@ class LockstepHost:
         for seat in self._seats:
             for topic in seat.stage.reads:
                 self._readers.setdefault(topic, []).append(seat)
-            if isinstance(seat.stage.trigger, Periodic):
+            if isinstance(seat.stage.trigger, Periodic) and seat.stage.name not in paced:
                 self._push(start_ns, seat.rank, None)
+        for seat in self._seats:
+            seat.log.kept &= seat.log.topics[0] in self._readers  # nobody would ever take it away
 
     def inject(self, topic: str, message: Message) -> None:
         """Deliver a message from outside (the operator, a test) now."""
         self._deliver(Emit(topic, message), 0)
+
+    def play(self, at_ns: int, stage: str, received: Received) -> None:
+        """Deliver at ``at_ns`` what ``stage``, one of those here, once sent: in its place among what is due then.
+
+        A paced stage gets it with the tick that got it.
+        """
+        self._push(at_ns, self._seat(stage).rank, Emit(received.header.topic, received.message, received))
+
+    def tick(self, at_ns: int, stage: str, played: Sequence[Received] = ()) -> None:
+        """Let a paced stage step at ``at_ns``, when it gets what was ``played``."""
+        seat = self._seat(stage)
+        if played:
+            seat.played.append((at_ns, played))
+        self._push(at_ns, seat.rank, None)
+
+    def go_on(
+        self,
+        stage: str,
+        latest: Mapping[str, Received],
+        fresh: Iterable[Received],
+        last_step_ns: int,
+        busy_until_ns: int = 0,
+    ) -> None:
+        """Before the first step: ``stage`` has stepped before, and seen ``latest`` but for what is ``fresh``.
+
+        What its last step, under way until ``busy_until_ns``, has yet to send is played.
+        """
+        seat = self._seat(stage)
+        seat.latest.update(latest)
+        for received in fresh:
+            seat.put(received)
+        seat.last_step_ns = last_step_ns
+        if busy_until_ns > self.now_ns:
+            seat.busy = True
+            self._free(seat, busy_until_ns)
+        elif any(topic in seat.wakes_on for topic in self._fresh_topics(seat)):
+            self._schedule(seat)
+
+    def number(self, topic: str, epoch: int, sequence: int) -> None:
+        """Let the next message of ``topic`` have this number."""
+        self._epochs[topic] = epoch
+        self._sequence[topic] = sequence
 
     def message(self, topic: str) -> Message | None:
         """The newest message of ``topic``, whoever sent it."""
@@ -105,7 +173,7 @@ class LockstepHost:
             self.now_ns = event.at_ns
             seat = self._seats[event.rank]
             if event.emit is not None:
-                self._deliver(event.emit, seat.latency_ns)
+                self._send(seat, event.emit, seat.latency_ns)
             elif event.order < 0:
                 seat.busy = False
                 if any(topic in seat.wakes_on for topic in self._fresh_topics(seat)):
@@ -125,6 +193,9 @@ class LockstepHost:
             seat.stage.close()
 
     # ------------------------------------------------------------ inside
+
+    def _seat(self, stage: str) -> _Seat:
+        return next(seat for seat in self._seats if seat.stage.name == stage)
 
     @staticmethod
     def _fresh_topics(seat: _Seat) -> Iterable[str]:
@@ -149,44 +220,69 @@ class LockstepHost:
         trigger = seat.stage.trigger
         seat.scheduled = False
         seat.last_step_ns = now_ns
-        emits = seat.stage.step(now_ns, seat.take())
+        while seat.played and seat.played[0][0] <= now_ns:
+            for received in seat.played.popleft()[1]:
+                seat.put(received)
+        inbox = seat.take()
+        seat.log.begin(now_ns, inbox)
+        emits = seat.stage.step(now_ns, inbox)
         if isinstance(trigger, Periodic):
             for emit in emits:
-                self._deliver(emit, 0)
-            self._push(now_ns + trigger.period_ns, seat.rank, None)
+                self._send(seat, emit, 0)
+            self._tell_steps(seat)
+            if seat.stage.name not in self._paced:
+                self._push(now_ns + trigger.period_ns, seat.rank, None)
             return
         if seat.latency_ns == 0:
             for emit in emits:
-                self._deliver(emit, 0)
+                self._send(seat, emit, 0)
+            self._tell_steps(seat)
             return
         pending = list(emits)
+        self._tell_steps(seat)
         if not pending:  # it found nothing to do, which costs nothing
             return
         seat.busy = True
         for i, emit in enumerate(pending, 1):
             self._push(now_ns + seat.latency_ns * i // len(pending), seat.rank, emit)
+        self._free(seat, now_ns + seat.latency_ns)
+
+    def _free(self, seat: _Seat, at_ns: int) -> None:
         # a negative order sorts before this seat's last delivery of the same instant; it only frees the seat
         self._count += 1
-        heapq.heappush(self._heap, _Event(now_ns + seat.latency_ns, seat.rank, -self._count, None))
+        heapq.heappush(self._heap, _Event(at_ns, seat.rank, -self._count, None))
 
-    def _deliver(self, emit: Emit, step_ns: int) -> None:
-        topic, message = emit.topic, emit.message
-        sequence = self._sequence.get(topic, 0)
-        self._sequence[topic] = sequence + 1
-        header = Header(topic, 0, sequence, self.now_ns, step_ns)
-        received = Received(header, message, self.now_ns, functools.partial(encode_body, message))
+    def _send(self, seat: _Seat, emit: Emit, step_ns: int) -> None:
+        header = self._deliver(emit, step_ns)
+        if emit.origin is None:
+            seat.log.sent(emit.topic, header.sequence)
+
+    def _tell_steps(self, seat: _Seat) -> None:
+        """To whoever reads it: what went into the last steps, and what the stage now remembers."""
+        log = seat.log
+        if log.kept:
+            for topic, message in zip(log.topics, (log.steps(), log.memory()), strict=True):
+                if message is not None:
+                    self._deliver(Emit(topic, message), 0)
+
+    def _deliver(self, emit: Emit, step_ns: int) -> Header:
+        topic, message, received = emit
+        played = received is not None
+        if received is None:
+            sequence = self._sequence.get(topic, 0)
+            self._sequence[topic] = sequence + 1
+            header = Header(topic, self._epochs.get(topic, 0), sequence, self.now_ns, step_ns)
+            received = Received(header, message, self.now_ns, functools.partial(encode_body, message))
         self.latest[topic] = received
-        every = TOPICS[topic].every
         for seat in self._readers.get(topic, ()):
-            seat.latest[topic] = received
-            if isinstance(seat.fresh, list):
-                seat.fresh.append(received)
-            else:
-                seat.fresh[topic, sequence if every else 0] = received
+            if played and seat.stage.name in self._paced:
+                continue
+            seat.put(received)
             if seat.busy and topic in seat.preempted_by:
                 self._preempt(seat)
             if topic in seat.wakes_on:
                 self._schedule(seat)
+        return received.header
 
     def _preempt(self, seat: _Seat) -> None:
         """The step under way is over: what it has not sent yet is dropped."""

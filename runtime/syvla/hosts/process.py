@@ -19,6 +19,7 @@ import zmq
 from syvla.clock import to_ns
 from syvla.hosts.health import HealthMeter
 from syvla.hosts.realtime import RateKeeper, freeze_collector
+from syvla.hosts.steps import StepLog
 from syvla.protocols import Emit, Inbox, Incoming, Outgoing, Periodic, Received, Stage
 from syvla.topics import TOPICS
 
@@ -89,6 +90,8 @@ class ProcessHost:
         self._stop_asked_ns: int | None = None
         self._missed_ticks = 0
         self._meter = HealthMeter(stage.name, realtime)
+        self._log = StepLog(stage)
+        self._published: dict[str, int] = {}  # by topic: how many of its own messages
 
     def run(self) -> None:
         """Serve the stage to its end. Call from the main thread: signals are taken over here."""
@@ -119,9 +122,12 @@ class ProcessHost:
             self._missed_ticks = keeper.missed
             self._mailbox.put(self._inlet.drain())
             self._outlet.poll()
-            for emit in self.stage.step(now_ns, self._mailbox.take()):
+            inbox = self._mailbox.take()
+            self._log.begin(now_ns, inbox)
+            for emit in self.stage.step(now_ns, inbox):
                 self._publish(emit, time.monotonic_ns() - now_ns)
             self._meter.add_step(time.monotonic_ns() - now_ns, lateness_ns)
+            self._tell_steps(now_ns)
             self._report_health(now_ns)
 
     # ------------------------------------------------------------ woken by messages
@@ -158,10 +164,13 @@ class ProcessHost:
                     self._publish(emit, now_ns - step.started_ns)
                 if step.finish(now_ns):
                     self._meter.add_step(now_ns - step.started_ns)
+                    self._tell_steps(now_ns)
                 stopping = self._stop_asked_ns is not None
                 if not step.running and (stopping or (now_ns >= not_before_ns and self._mailbox.has_new(topics))):
                     started_ns = now_ns
-                    step.start(worker, now_ns, self._mailbox.take())
+                    inbox = self._mailbox.take()
+                    self._log.begin(now_ns, inbox)
+                    step.start(worker, now_ns, inbox)
                 self._report_health(now_ns)
             if preempted_by:  # nobody waits for a long thought at the end
                 step.preempt()
@@ -172,8 +181,19 @@ class ProcessHost:
     def _publish(self, emit: Emit, step_ns: int) -> None:
         if emit.origin is None:
             self._outlet.publish(emit.topic, emit.message, time.monotonic_ns(), step_ns)
+            sequence = self._published.get(emit.topic, 0)
+            self._published[emit.topic] = sequence + 1
+            self._log.sent(emit.topic, sequence)
         else:
             self._outlet.relay(emit.origin)
+            self._log.sent(emit.topic, 0, emit.origin.header)
+
+    def _tell_steps(self, now_ns: int) -> None:
+        """Between two steps: what went into the last ones, and what the stage now remembers."""
+        if self._log.kept:
+            for topic, message in zip(self._log.topics, (self._log.steps(), self._log.memory()), strict=True):
+                if message is not None:
+                    self._outlet.publish(topic, message, now_ns, 0)
 
     def _report_health(self, now_ns: int) -> None:
         if self._meter.due(now_ns):

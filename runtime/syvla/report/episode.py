@@ -1,5 +1,6 @@
 """One recorded episode in memory, as columns over time: what the summary, the plot and the captions are made from."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -156,9 +157,14 @@ class Episode:
 def load(path: Path) -> Episode:
     """Read the recording at ``path``, without its images; RecordingError if it is none."""
     recording = Recording(path)
+    return assembled(recording, recording.messages())
+
+
+def assembled(recording: Recording, messages: Iterable[Recorded]) -> Episode:
+    """As :func:`load`, of these ``messages`` instead of those in the recording."""
     found: dict[str, list[Recorded]] = {topic: [] for topic in TOPICS}
     first_ns, last_ns = -1, 0
-    for recorded in recording.messages():
+    for recorded in messages:
         found[recorded.topic].append(recorded._replace(message=_UNREAD) if recorded.topic in _BULKY else recorded)
         first_ns = recorded.log_time_ns if first_ns < 0 else first_ns
         last_ns = max(last_ns, recorded.log_time_ns)
@@ -167,7 +173,7 @@ def load(path: Path) -> Episode:
     thoughts = [(r.header.sent_ns, r.message) for r in found["thought"] if isinstance(r.message, m.Thought)]
     safety = [r.message for r in found["safety"] if isinstance(r.message, m.SafetyState)]
     return Episode(
-        path=path,
+        path=recording.path,
         recording=recording,
         config=_config(recording),
         start_ns=first_ns,

@@ -27,6 +27,8 @@ class InferenceDelay:
     after a start is slow for reasons that do not return.
     """
 
+    remembered = ("_steps",)
+
     def __init__(self, initial_steps: int) -> None:
         self._initial_steps = initial_steps
         self._steps: deque[int] = deque(maxlen=DELAY_WINDOW)
@@ -59,12 +61,24 @@ class ExpertStage:
     """
 
     name = "expert"
+    remembered: tuple[str, ...] = (
+        "_intent",
+        "_refused",
+        "_epoch",
+        "_past_epochs",
+        "_sent",
+        "_next_id",
+        "delay",
+        "dropped",
+    )
     reads: tuple[str, ...] = ("intent", "task", "arm/left", "arm/right", "splice", "command")
     writes: tuple[str, ...] = ("chunk",)
     lossless = False
 
     def __init__(self, expert: Expert, intent: IntentPolicy, policy: PolicyConfig) -> None:
         self._expert = expert
+        if hasattr(expert, "remembered"):
+            self.remembered = (*self.remembered, "_expert")
         self.trigger = OnNew(("arm/left",), to_ns(policy.expert_min_period_s))
         ages_s = {
             "use": float("inf"),

@@ -26,11 +26,14 @@ class PlannerStage:
     """
 
     name = "planner"
+    remembered: tuple[str, ...] = ("_next_id", "dropped")
     writes: tuple[str, ...] = ("thought", "intent")
     lossless = False
 
     def __init__(self, planner: Planner, senses: Senses, policy: PolicyConfig) -> None:
         self._planner = planner
+        if hasattr(planner, "remembered"):
+            self.remembered = (*self.remembered, "_planner")
         self._senses = senses
         truth = ("sim/truth",) if planner.reads_truth else ()
         self.reads: tuple[str, ...] = ("task", *senses.reads, *truth)

@@ -44,6 +44,21 @@ class RobotStage:
     """
 
     name = "robot"
+    remembered = (
+        "gate",
+        "_timeline",
+        "_arbiter",
+        "_measured_ns",
+        "_states",
+        "_cameras",
+        "_cameras_ns",
+        "_enable_until_ns",
+        "_operator_keys",
+        "_commands",
+        "_safety_key",
+        "_safety_ns",
+        "_stopping",
+    )
     reads: tuple[str, ...] = ("cameras", "task", "chunk", "teleop", "teleop/operator", "robot/operator", "operator")
     writes: tuple[str, ...] = ("arm/left", "arm/right", "command", "splice", "safety")
     lossless = False

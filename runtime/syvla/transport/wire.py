@@ -27,7 +27,7 @@ MAX_INLINE = 4096  # bytes of an array inside the body; a longer one has a frame
 MAX_DIMENSIONS = 4
 
 Buffer: TypeAlias = bytes | memoryview
-Dtype = Literal["|u1", "<u2", "<f2", "<f4", "<f8"]
+Dtype = Literal["|u1", "<u2", "<i8", "<f2", "<f4", "<f8"]
 DTYPES: dict[str, np.dtype[Any]] = {name: np.dtype(name) for name in typing.get_args(Dtype)}
 
 Int = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]

@@ -399,7 +399,8 @@ class RecordingState(Message, frozen=True):
 class Steps(Message, frozen=True):
     """What went into some steps of a stage and what came out, sent a few times a second, so that they can be repeated.
 
-    ``steps`` (N, 3): of each step the instant it was given, how many messages were new to it, and how many it sent.
+    ``steps`` (N, 4): of each step the instant it was given, how many messages were new to it, how many it sent, and 1
+    once the stage has been asked to stop.
     ``messages`` (M, 3): of each step those it was given and then those it sent, by their index in ``topics``, epoch
     and sequence. What it sent has the epoch of this message, and -1 here.
     """
@@ -410,7 +411,7 @@ class Steps(Message, frozen=True):
     messages: Int64
 
     ARRAYS: ClassVar[dict[str, ArraySpec]] = {
-        "steps": ArraySpec("i8", ((1, 8192), 3)),
+        "steps": ArraySpec("i8", ((1, 8192), 4)),
         "messages": ArraySpec("i8", ((0, 65536), 3)),
     }
 

@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 import pytest
 
+from syvla.apps.replay import verify
 from syvla.messages import JointCommand, Mode, SafetyState, Source
-from syvla.recording.mcap_read import read
+from syvla.recording.mcap_read import Recording, read
 from syvla.rig import open_bus
 from syvla.runs import RunFolder
 
@@ -153,6 +154,8 @@ def test_ctrl_c_holds_the_arms_closes_the_recording_and_leaves_no_process(demo: 
     assert demo.finish() == 1
     assert demo.recording().suffix == ".mcap", "the recording was not closed"
     assert held_after_s(demo.recording(), fault_ns) < 0.1 + SLACK_S
+    (robot,) = verify(Recording(demo.recording()), ("robot",), print)
+    assert robot.exact, "every tick again, to the bit, up to the stop"
     assert (demo.folder / "summary.json").is_file()
     assert list(demo.folder.glob("*.mp4"))
     assert list(demo.folder.glob("*.png"))

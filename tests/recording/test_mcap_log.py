@@ -58,7 +58,7 @@ def samples(seed: int = 1) -> dict[type[Message], Message]:
         m.Health(process="robot", stamp_ns=1, pid=2, realtime="no", steps=3, step_p50_s=0.1, step_p99_s=0.2,
                  step_max_s=0.3, lateness_p50_s=0.1, lateness_p99_s=0.2, lateness_max_s=0.3, received=4, refused=5,
                  dropped=6, last_refusal="x", lateness_s=np.arange(300, dtype=np.float32)),
-        m.Steps(first_step=7, topics=("chunk", "command"), steps=np.array([[5, 1, 1]]),
+        m.Steps(first_step=7, topics=("chunk", "command"), steps=np.array([[5, 1, 1, 0]]),
                 messages=np.array([[0, 3, 9], [1, -1, 4]])),
         m.StageMemory(next_step=8, stamp_ns=5, topics=("chunk",), latest=np.array([[0, 3, 9]]),
                       data=np.arange(200, dtype=np.uint8)),

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
+from syvla.apps.replay import verify
 from syvla.errors import ConfigError
 from syvla.messages import Mode, SafetyState
-from syvla.recording.mcap_read import read
+from syvla.recording.mcap_read import Recording, read
 from syvla_ros.bringup import ARGUMENTS, Plan, plan
 
 ROOT = Path(__file__).parents[2]
@@ -188,4 +189,6 @@ def test_the_real_command_brings_up_the_twin_and_does_an_episode(tmp_path: Path)
     (recording,) = (run / "recordings").glob("*.mcap")
     modes = [r.message.mode for r in read(recording) if isinstance(r.message, SafetyState)]
     assert Mode.ENABLED in modes
+    (robot,) = verify(Recording(recording), ("robot",), print)
+    assert robot.exact, "also what came over ROS is known by its place on the bus"
     assert "process has died" not in done.stdout

@@ -93,6 +93,7 @@ class LockstepHost:
     ) -> None:
         latency_s = dict(latency_s or {})
         self._paced = paced
+        self._stopping = False
         self.now_ns = start_ns
         self.latest: dict[str, Received] = {}
         self._heap: list[_Event] = []
@@ -184,6 +185,7 @@ class LockstepHost:
 
     def stop(self, limit_ns: int = 2_000_000_000) -> None:
         """Ask every stage to stop, run on until they have (or ``limit_ns`` passed), and close them."""
+        self._stopping = True
         for seat in self._seats:
             seat.stage.request_stop()
         end_ns = self.now_ns + limit_ns
@@ -224,7 +226,7 @@ class LockstepHost:
             for received in seat.played.popleft()[1]:
                 seat.put(received)
         inbox = seat.take()
-        seat.log.begin(now_ns, inbox)
+        seat.log.begin(now_ns, inbox, self._stopping)
         emits = seat.stage.step(now_ns, inbox)
         if isinstance(trigger, Periodic):
             for emit in emits:

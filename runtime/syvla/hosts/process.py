@@ -123,7 +123,7 @@ class ProcessHost:
             self._mailbox.put(self._inlet.drain())
             self._outlet.poll()
             inbox = self._mailbox.take()
-            self._log.begin(now_ns, inbox)
+            self._log.begin(now_ns, inbox, self._stop_asked_ns is not None)
             for emit in self.stage.step(now_ns, inbox):
                 self._publish(emit, time.monotonic_ns() - now_ns)
             self._meter.add_step(time.monotonic_ns() - now_ns, lateness_ns)
@@ -169,7 +169,7 @@ class ProcessHost:
                 if not step.running and (stopping or (now_ns >= not_before_ns and self._mailbox.has_new(topics))):
                     started_ns = now_ns
                     inbox = self._mailbox.take()
-                    self._log.begin(now_ns, inbox)
+                    self._log.begin(now_ns, inbox, self._stop_asked_ns is not None)
                     step.start(worker, now_ns, inbox)
                 self._report_health(now_ns)
             if preempted_by:  # nobody waits for a long thought at the end

@@ -66,6 +66,7 @@ class RepeatHost:
         self._before = before
         self._anew = anew
         self._ready = latest is not None
+        self._stopping = False
         self._expected: tuple[int, int] | None = None  # epoch and number of the step that can be made now
         self._upcoming: Stepped | None = next(self._steps, None)
         self._following: Stepped | None = next(self._steps, None)
@@ -91,6 +92,9 @@ class RepeatHost:
         self.latest.update({received.header.topic: received for received in fresh})
         if self._before is not None:
             self._before(step)
+        if step.stopping and not self._stopping:
+            self._stopping = True
+            self.stage.request_stop()
         try:
             emits = self._emits(step, fresh)
         except _DAMAGED as error:  # a memory of the right form may still hold nonsense

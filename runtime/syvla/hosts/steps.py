@@ -36,12 +36,12 @@ class StepLog:
         self._memory_ns: int | None = None
         self._latest: dict[str, Received] = {}
 
-    def begin(self, now_ns: int, inbox: Inbox) -> None:
-        """A step is about to be made."""
+    def begin(self, now_ns: int, inbox: Inbox, stopping: bool) -> None:
+        """A step is about to be made; ``stopping``: the stage has been asked to stop."""
         if not self.kept:
             return
         fresh = inbox.fresh
-        self._steps.append([now_ns, len(fresh), 0])
+        self._steps.append([now_ns, len(fresh), 0, int(stopping)])
         self._messages += [self._key(received.header) for received in fresh]
         self._latest = inbox.latest
 

@@ -36,6 +36,7 @@ class Stepped(NamedTuple):
     fresh: list[Received]
     sent: list[Received]
     lacking: list[str]
+    stopping: bool = False  # whether the stage had been asked to stop
 
 
 def received(raw: RawRecord) -> Received:
@@ -94,7 +95,7 @@ class _Reader:
 
     def _tell(self, epoch: int, told: Steps) -> Iterator[Stepped]:
         at = 0
-        for number, (now_ns, fresh, sent) in enumerate(told.steps.tolist(), told.first_step):
+        for number, (now_ns, fresh, sent, stopping) in enumerate(told.steps.tolist(), told.first_step):
             if min(fresh, sent) < 0 or at + fresh + sent > len(told.messages):
                 raise RecordingError(f"{self._path}: step {number} names more messages than there are")
             lacking: list[str] = []
@@ -103,7 +104,7 @@ class _Reader:
             at += fresh + sent
             memory = self._memories.pop((epoch, number), None)
             remembered = None if memory is None else self._memory(memory, epoch)
-            yield Stepped(number, epoch, now_ns, remembered, given, out, lacking)
+            yield Stepped(number, epoch, now_ns, remembered, given, out, lacking, stopping != 0)
         self._forget(told.steps[-1, 0].item() - KEPT_NS)
 
     def _found(self, told: Steps | StageMemory, rows: Int64, epoch: int, lacking: list[str]) -> list[Received]:

@@ -140,10 +140,14 @@ class Outlet:
         Raises:
             MessageError: the message is not of the topic's type, or too large.
         """
-        state = self._topics.get(topic)
-        epoch, sequence = position = (self.epoch, 0) if state is None else state.next
+        epoch, sequence = position = self.upcoming(topic)
         frames = encode(Header(topic, epoch, sequence, sent_ns, step_ns), message)
         self._put(self._topic(topic), _Packet(position, frames))
+
+    def upcoming(self, topic: str) -> Position:
+        """Epoch and sequence of what is published next."""
+        state = self._topics.get(topic)
+        return (self.epoch, 0) if state is None else state.next
 
     def relay(self, received: Received) -> None:
         """Publish what another process said, under its own header and in its own bytes.

@@ -94,8 +94,6 @@ class RosOutlet:
 
     def __init__(self, node: Node, routes: Iterable[Route]) -> None:
         self._node = node
-        self._epoch = monotonic_ns()
-        self._sent = 0
         self._writers: dict[str, list[tuple[Route, Any]]] = {}
         for route in routes:
             if route.into is None:
@@ -106,8 +104,8 @@ class RosOutlet:
             )
             self._writers.setdefault(route.topic, []).append((route, publisher))
 
-    def publish(self, topic: str, message: Message) -> None:
-        """Send ``message`` where somebody listens; what ROS cannot say is logged."""
+    def publish(self, topic: str, message: Message, epoch: int, sequence: int) -> None:
+        """Send ``message`` where somebody listens, signed with its position; what ROS cannot say is logged."""
         for route, publisher in self._writers.get(topic, ()):
             if publisher.get_subscription_count() == 0:
                 continue
@@ -121,8 +119,7 @@ class RosOutlet:
             if converted is None:
                 continue
             if route.back is not None and hasattr(converted, "header"):
-                sign(converted.header, self._epoch, self._sent)
-                self._sent += 1
+                sign(converted.header, epoch, sequence)
             publisher.publish(converted)
 
     def close(self) -> None:
@@ -232,9 +229,12 @@ class JoinedOutlet:
         return self._bus.dropped
 
     def publish(self, topic: str, message: Message, sent_ns: int, step_ns: int) -> None:
-        """Send to whoever subscribes, on either; first on ROS, where those are who act, then to the recorder."""
+        """Send to whoever subscribes, on either; first on ROS, where those are who act, then to the recorder.
+
+        The position is the same on both, so that it can be told in a recording what a stage read over ROS.
+        """
         self.seen[topic] = message
-        self._ros.publish(topic, message)
+        self._ros.publish(topic, message, *self._bus.upcoming(topic))
         self._bus.publish(topic, message, sent_ns, step_ns)
 
     def relay(self, received: Received) -> None:
@@ -242,7 +242,7 @@ class JoinedOutlet:
         topic = received.header.topic
         self.seen[topic] = received.message
         self._bus.relay(received)
-        self._ros.publish(topic, received.message)
+        self._ros.publish(topic, received.message, received.header.epoch, received.header.sequence)
 
     def poll(self) -> None:
         """Serve the bus."""

@@ -160,6 +160,14 @@ class RecorderConfig(Section, frozen=True):
     image_format: Literal["jpeg", "raw"] = "jpeg"
     jpeg_quality: int = 90
     chunk_bytes: int = 262_144
+    ring_s: float = 60.0  # how much of what came between two episodes is kept, and saved when a fault holds the arms
+    ring_bytes: int = 268_435_456  # the most that it may take in memory
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.ring_s <= 600.0:
+            raise ValueError(f"ring_s must be 0..600, not {self.ring_s}")
+        if not 0 <= self.ring_bytes <= 2**34:
+            raise ValueError(f"ring_bytes must be 0..{2**34}, not {self.ring_bytes}")
 
 
 class TeleopConfig(Section, frozen=True):

@@ -281,3 +281,130 @@ def test_the_same_messages_give_the_same_file(tmp_path: Path) -> None:
 def test_a_missing_folder_is_refused_at_construction(tmp_path: Path) -> None:
     with pytest.raises(RecordingError, match="not a folder"):
         RecorderStage(tmp_path / "missing", run_config())
+
+
+# ---------------------------------------------------------------- between episodes
+
+
+def safety(mode: m.Mode, *codes: str) -> tuple[str, Message]:
+    """What the gate says."""
+    reasons = tuple(m.Reason(code=code, detail="", next_step="") for code in codes)
+    message = m.SafetyState(
+        stamp_ns=0, mode=mode, source=m.Source.HOLD, reasons=reasons, limited_joints=0,
+        clamped_count=0, refused_count=0, arm_distance_m=0.2,
+    )  # fmt: skip
+    return "safety", message
+
+
+def test_a_fault_between_episodes_saves_the_minute_before_and_the_seconds_after(tmp_path: Path) -> None:
+    feed = Feed(RecorderStage(tmp_path, run_config()))
+    feed.send(safety(m.Mode.ENABLED))
+    for i in range(3500):  # 70 s
+        feed.send(command(i))
+    feed.send(safety(m.Mode.HOLD, "intent_stale", "intent_old"))
+    for i in range(3500, 3500 + 400):  # 8 s
+        feed.send(command(i))
+    assert names(tmp_path) == ["fault-intent_stale.mcap"]
+    recording = Recording(tmp_path / "fault-intent_stale.mcap")
+    assert recording.outcome["outcome"] == "fault"
+    recorded = list(recording)
+    span_ns = recorded[-1].log_time_ns - recorded[0].log_time_ns
+    assert span_ns == pytest.approx(65e9, abs=0.1e9)
+    ids = command_ids(recorded)
+    assert ids == list(range(ids[0], ids[-1] + 1)), "nothing is missing where memory and file meet"
+    assert any(state.error == "" and state.outcome == "fault" for state in feed.said)
+
+
+@pytest.mark.parametrize("cause", ["operator_hold", "operator_soft_stop", "teleop_hold", "stopping"])
+def test_what_a_person_wished_is_no_fault(tmp_path: Path, cause: str) -> None:
+    feed = Feed(RecorderStage(tmp_path, run_config()))
+    feed.send(safety(m.Mode.ENABLED), command(1), safety(m.Mode.HOLD, cause))
+    assert names(tmp_path) == []
+
+
+def test_a_hold_that_was_there_and_a_fault_in_an_episode_save_nothing_more(tmp_path: Path) -> None:
+    feed = Feed(RecorderStage(tmp_path, run_config()))
+    feed.send(safety(m.Mode.HOLD, "intent_stale"), command(1))
+    feed.control("start", "a")
+    feed.send(safety(m.Mode.ENABLED), command(2), safety(m.Mode.FAULT, "driver_error"), command(3))
+    feed.control("failure", "a")
+    assert names(tmp_path) == ["a.mcap"]
+    assert command_ids(list(Recording(tmp_path / "a.mcap"))) == [2, 3]
+
+
+def test_an_episode_that_begins_meanwhile_ends_the_recording_of_the_fault(tmp_path: Path) -> None:
+    feed = Feed(RecorderStage(tmp_path, run_config()))
+    feed.send(safety(m.Mode.OVERRIDE), command(1), safety(m.Mode.HOLD, "teleop_lost"), command(2))
+    feed.control("start", "a")
+    feed.send(command(3))
+    feed.control("success", "a")
+    assert names(tmp_path) == ["a.mcap", "fault-teleop_lost.mcap"]
+    assert command_ids(list(Recording(tmp_path / "fault-teleop_lost.mcap"))) == [1, 2]
+    assert command_ids(list(Recording(tmp_path / "a.mcap"))) == [3]
+    assert Recording(tmp_path / "fault-teleop_lost.mcap").outcome["outcome"] == "fault"
+
+
+def test_a_second_fault_has_a_name_of_its_own(tmp_path: Path) -> None:
+    feed = Feed(RecorderStage(tmp_path, run_config()))
+    for _ in range(2):
+        feed.send(safety(m.Mode.ENABLED), safety(m.Mode.HOLD, "clamped"))
+        for i in range(300):
+            feed.send(command(i))
+    assert names(tmp_path) == ["fault-clamped-2.mcap", "fault-clamped.mcap"]
+
+
+def test_what_is_kept_is_bounded_in_memory_and_written_little_by_little(tmp_path: Path) -> None:
+    config = RecorderConfig(image_format="raw", ring_bytes=10_000_000)
+    feed = Feed(RecorderStage(tmp_path, run_config(config)))
+    feed.send(safety(m.Mode.ENABLED))
+    for i in range(400):  # 23 MB
+        feed.send(image(i))
+    assert 9_000_000 < feed.stage._kept_bytes <= 10_000_000
+    feed.send(safety(m.Mode.ENABLED))  # was pushed out long ago
+    feed.send(safety(m.Mode.HOLD, "clamped"))
+    left = [feed.stage._kept_bytes]
+    while left[-1]:
+        feed.send(image(len(left)))
+        left.append(feed.stage._kept_bytes)
+    assert len(left) > 4, "a disk that has to take it all at once would hold up those who send"
+    assert max(np.diff(left) * -1) < 2.2 * 2**20
+
+
+def test_nothing_is_kept_where_the_rig_says_so(tmp_path: Path) -> None:
+    feed = Feed(RecorderStage(tmp_path, run_config(RecorderConfig(ring_s=0.0))))
+    feed.send(safety(m.Mode.ENABLED), command(1), safety(m.Mode.HOLD, "clamped"), command(2))
+    assert names(tmp_path) == []
+    assert feed.stage._kept_bytes == 0
+    feed.control("start", "a")
+    feed.send(command(3))
+    feed.control("success", "a")
+    assert command_ids(list(Recording(tmp_path / "a.mcap"))) == [3]
+
+
+@pytest.mark.parametrize("bad", [{"ring_s": -1.0}, {"ring_s": float("nan")}, {"ring_s": 601.0}, {"ring_bytes": -1}])
+def test_a_ring_that_cannot_be_is_refused(bad: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="ring_"):
+        RecorderConfig(**bad)  # type: ignore[arg-type]
+
+
+def test_what_a_dead_recorder_left_is_repaired_by_the_next_one_and_what_a_living_one_writes_is_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    dead = Feed(RecorderStage(tmp_path, run_config()))
+    dead.control("start", "dead")
+    dead.send(command(1), command(2))
+    dead.stage._log._file.close()  # type: ignore[union-attr]  # as the kernel does it
+    living = Feed(RecorderStage(tmp_path, run_config()))
+    living.control("start", "living")
+    living.send(command(5))
+    assert names(tmp_path) == ["dead.mcap.partial", "dead.repaired.mcap", "living.mcap.partial"]
+    assert command_ids(list(Recording(tmp_path / "dead.repaired.mcap"))) == [1, 2]
+    (tmp_path / "junk.mcap.partial").write_bytes(b"not a recording")
+    with caplog.at_level(logging.WARNING):
+        RecorderStage(tmp_path, run_config())
+    assert "junk.mcap.partial could not be repaired" in caplog.text
+    assert names(tmp_path) == [
+        "dead.mcap.partial", "dead.repaired.mcap", "junk.mcap.partial", "living.mcap.partial",
+    ]  # fmt: skip
+    living.control("success", "living")
+    assert command_ids(list(Recording(tmp_path / "living.mcap"))) == [5]

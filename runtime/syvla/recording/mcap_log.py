@@ -9,6 +9,8 @@ Each message is one MCAP message: ``data`` is the frames of the wire, header, bo
 msgpack ``bin``; log time is when it was received, publish time when it was sent.
 """
 
+import contextlib
+import fcntl
 import functools
 import json
 import os
@@ -50,6 +52,21 @@ def names_taken(folder: Path, name: str) -> bool:
     """Whether ``folder`` already holds a recording of this name, in whatever state."""
     endings = (".mcap", f".mcap{PARTIAL}", ".discarded.mcap", ".incomplete.mcap")
     return any(os.path.lexists(folder / (name + ending)) for ending in endings)
+
+
+def is_being_written(path: Path) -> bool:
+    """Whether a living process has the file at ``path`` open for writing as an episode."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(fd)
+    return False
 
 
 class McapLog:
@@ -205,6 +222,8 @@ class _WholeWrites:
             raise RecordingError(f"{path}: exists already and is not overwritten") from None
         except OSError as error:
             raise RecordingError(f"{path}: {error.strerror}") from error
+        with contextlib.suppress(OSError):  # a file system without locks: only a start beside us would mistake it
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self._at = 0
         self._committed = 0
 

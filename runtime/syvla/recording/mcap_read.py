@@ -27,7 +27,7 @@ from syvla.errors import MessageError, RecordingError
 from syvla.message import Message
 from syvla.messages import CompressedFrame
 from syvla.protocols import Header
-from syvla.recording.mcap_log import OUTCOME_METADATA, PROFILE, RUN_METADATA, McapLog
+from syvla.recording.mcap_log import OUTCOME_METADATA, PARTIAL, PROFILE, RUN_METADATA, McapLog, is_being_written
 from syvla.topics import TOPICS
 from syvla.transport.codec import decode_body, decode_header, unpack_record
 
@@ -224,6 +224,21 @@ def repair(path: Path) -> Path:
     for raw in recording.records():
         log.write_record(raw.topic, raw.kind, raw.data, raw.log_time_ns, raw.sent_ns, raw.sequence)
     return log.close({"outcome": "interrupted", "repaired": recording.ends_early})
+
+
+def repair_all(folder: Path) -> list[Path]:
+    """Repair each recording in ``folder`` whose writer is dead, once; what cannot be is logged. The repaired files."""
+    made = []
+    for path in sorted(folder.glob(f"*.mcap{PARTIAL}")):
+        repaired = path.with_name(path.name.removesuffix(f".mcap{PARTIAL}") + ".repaired.mcap")
+        if os.path.lexists(repaired) or is_being_written(path):
+            continue
+        try:
+            made.append(repair(path))
+            _log.warning("%s had no end: what it holds is in %s", path, repaired.name)
+        except RecordingError as error:
+            _log.warning("%s could not be repaired: %s", path, error)
+    return made
 
 
 def _stream(body: memoryview | bytes) -> ReadDataStream:

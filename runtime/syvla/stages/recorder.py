@@ -1,25 +1,33 @@
 """The recorder: every message of an episode into one MCAP file. It is on nobody's path.
 
-An ``EpisodeControl`` opens a file (start) and closes it (success, failure, discard); what comes between two
-episodes is dropped, except that the task and the table in force are written at the head of the next one. A
-discarded episode keeps its data as ``<name>.discarded.mcap``. A name that is taken gets ``-2``, ``-3``, ...
-When a write fails the episode is closed and marked ``.incomplete``, the error is shown, and the stage lives on.
+An ``EpisodeControl`` opens a file (start) and closes it (success, failure, discard); the task and the table in force
+are written at its head. A discarded episode keeps its data as ``<name>.discarded.mcap``. A name that is taken gets
+``-2``, ``-3``, ... When a write fails the episode is closed and marked ``.incomplete``, the error is shown, and the
+stage lives on.
+
+Between two episodes the newest minute is kept in memory. When something other than a person's wish holds the arms then,
+it is saved as ``fault-<cause>.mcap``, with the seconds that follow.
 """
 
 import itertools
 import logging
-from collections.abc import Iterable, Mapping
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
+from syvla.clock import to_ns
 from syvla.config import RunConfig
 from syvla.errors import RecordingError
-from syvla.messages import CameraFrame, CompressedFrame, EpisodeControl, RecordingState
-from syvla.protocols import Emit, Inbox, OnNew, Received
+from syvla.message import Message
+from syvla.messages import CameraFrame, CompressedFrame, EpisodeControl, Mode, RecordingState, SafetyState
+from syvla.protocols import Emit, Header, Inbox, OnNew, Received
 from syvla.recording import images
 from syvla.recording.mcap_log import McapLog, checked_name, names_taken
+from syvla.recording.mcap_read import repair_all
 from syvla.topics import TOPICS
 from syvla.transport.codec import encode_body
 
@@ -27,12 +35,33 @@ BATCH_NS = 20_000_000  # a step takes what came in this time, so that its fixed 
 STATE_PERIOD_NS = 1_000_000_000
 CARRIED_IN = ("task", "sim/reset")  # said before the episode began, and in force during it
 CONFIG_ATTACHMENT = "run.json"
+MOVING = (Mode.ENABLED, Mode.OVERRIDE)
+WISHES = ("stopping", "operator_hold", "operator_soft_stop", "teleop_hold")  # a person's: nothing is to be explained
+AFTER_FAULT_NS = 5_000_000_000
+CATCH_UP_BYTES = 2 * 2**20  # of what is kept are written in a step, so that a minute of it delays nobody
 _OUTCOMES = {"success": "success", "failure": "failure", "discard": "discarded"}
 _log = logging.getLogger(__name__)
 
 
+class _Kept(NamedTuple):
+    """One message as it will be written."""
+
+    header: Header
+    kind: type[Message]
+    frames: Sequence[bytes | memoryview]
+    log_time_ns: int
+
+    @property
+    def size(self) -> int:
+        """Bytes, about."""
+        return 200 + sum(len(frame) for frame in self.frames)
+
+
 class RecorderStage:
-    """Records into ``folder``, which must exist; ``run`` and further ``facts`` go into every file."""
+    """Records into ``folder``, which must exist; ``run`` and further ``facts`` go into every file.
+
+    An episode that another process left there without an end is repaired first.
+    """
 
     name = "recorder"
     reads = tuple(row.name for row in TOPICS.values() if row.recorded)
@@ -53,8 +82,15 @@ class RecorderStage:
             "images": images_are,
             **(facts or {}),
         }
+        repair_all(folder)
         self._attachments = {CONFIG_ATTACHMENT: msgspec.json.format(msgspec.json.encode(run)).decode()}
         self._carried: dict[str, Received] = {}
+        self._kept: deque[_Kept] = deque()  # without an episode the newest; in one what is yet to be written
+        self._kept_bytes = 0
+        self._came_bytes = 0  # in this step
+        self._ring_ns = to_ns(self._config.ring_s)
+        self._mode: Mode | None = None
+        self._fault_until_ns: int | None = None  # a recording that a fault began ends then
         self._log: McapLog | None = None
         self._episode = ""
         self._last_path = ""
@@ -73,7 +109,13 @@ class RecorderStage:
                 continue
             if topic in CARRIED_IN:
                 self._carried[topic] = received
-            self._write(received, received.received_ns)
+            self._take(received, received.received_ns)
+            if isinstance(received.message, SafetyState):
+                self._watch(received.message, received.received_ns)
+        self._catch_up(CATCH_UP_BYTES + self._came_bytes)
+        self._came_bytes = 0
+        if self._fault_until_ns is not None and now_ns >= self._fault_until_ns:
+            self._finish("fault", now_ns)
         if self._log is not None:
             try:
                 self._log.flush()
@@ -102,15 +144,34 @@ class RecorderStage:
         control = received.message
         assert isinstance(control, EpisodeControl)  # noqa: S101 - the topic's type
         if control.action == "start":
-            self._finish("interrupted", now_ns)
+            self._finish("interrupted" if self._fault_until_ns is None else "fault", now_ns)
+            self._clear()
             self._start(control.name, received)
         elif self._log is None or control.name != self._episode:
             _log.warning("episode %r is not being recorded; %s ignored", control.name, control.action)
         else:
-            self._write(received, received.received_ns)
+            self._take(received, received.received_ns)
             self._finish(_OUTCOMES[control.action], received.received_ns)
 
+    def _watch(self, state: SafetyState, now_ns: int) -> None:
+        """Save what was kept when something holds the arms that nobody asked to hold."""
+        before, self._mode = self._mode, state.mode
+        cause = state.reasons[0].code if state.reasons else ""
+        held = before in MOVING and state.mode not in MOVING and cause not in WISHES
+        if not held or self._log is not None or self._ring_ns == 0:
+            return
+        _log.warning("%s held the arms while no episode was recorded: what led to it is saved", cause)
+        self._open(f"fault-{cause}")
+        self._fault_until_ns = now_ns + AFTER_FAULT_NS
+
     def _start(self, name: str, received: Received) -> None:
+        if not self._open(name):
+            return
+        for carried in self._carried.values():
+            self._take(carried, received.received_ns)
+        self._take(received, received.received_ns)
+
+    def _open(self, name: str) -> bool:
         self._error = ""
         try:
             free = _free_name(self._folder, name)
@@ -119,13 +180,12 @@ class RecorderStage:
         except RecordingError as error:
             self._outcome = "write_error"
             self._report(error)
-            return
+            return False
         self._episode = name
-        for carried in self._carried.values():
-            self._write(carried, received.received_ns)
-        self._write(received, received.received_ns)
+        return True
 
     def _finish(self, outcome: str, ended_ns: int | None) -> None:
+        self._catch_up(None)
         log = self._log
         if log is None:
             return
@@ -151,25 +211,48 @@ class RecorderStage:
 
     def _closed(self, path: Path, outcome: str) -> None:
         self._log = None
+        self._fault_until_ns = None
+        self._clear()
         self._episode = ""
         self._last_path = str(path)
         self._outcome = outcome
 
     # ------------------------------------------------------------ messages
 
-    def _write(self, received: Received, log_time_ns: int) -> None:
-        log = self._log
-        if log is None:
+    def _take(self, received: Received, log_time_ns: int) -> None:
+        """Keep a message: until it is written, or too old."""
+        if self._log is None and self._ring_ns == 0:
             return
         message = received.message
-        try:
-            if isinstance(message, CameraFrame) and self._config.image_format == "jpeg":
-                small = images.compress(message, self._config.jpeg_quality)
-                log.write(received.header, CompressedFrame, encode_body(small), log_time_ns)
-            else:
-                log.write(received.header, type(message), received.wire(), log_time_ns)
-        except RecordingError as error:
-            self._fail(log, error)
+        if isinstance(message, CameraFrame) and self._config.image_format == "jpeg":
+            small = images.compress(message, self._config.jpeg_quality)
+            kept = _Kept(received.header, CompressedFrame, encode_body(small), log_time_ns)
+        else:
+            kept = _Kept(received.header, type(message), received.wire(), log_time_ns)
+        self._kept.append(kept)
+        self._kept_bytes += kept.size
+        self._came_bytes += kept.size
+        if self._log is None:
+            oldest_ns = log_time_ns - self._ring_ns
+            while self._kept and (self._kept[0].log_time_ns < oldest_ns or self._kept_bytes > self._config.ring_bytes):
+                self._kept_bytes -= self._kept.popleft().size
+
+    def _clear(self) -> None:
+        self._kept.clear()
+        self._kept_bytes = 0
+
+    def _catch_up(self, most_bytes: int | None) -> None:
+        """Write what is kept, oldest first, up to ``most_bytes`` of it; None: all."""
+        log, written = self._log, 0
+        while log is not None and self._kept and (most_bytes is None or written < most_bytes):
+            kept = self._kept.popleft()
+            self._kept_bytes -= kept.size
+            written += kept.size
+            try:
+                log.write(kept.header, kept.kind, kept.frames, kept.log_time_ns)
+            except RecordingError as error:
+                self._fail(log, error)
+                return
 
     # ------------------------------------------------------------ telling
 

@@ -9,6 +9,12 @@ import pytest
 # A shell that runs the tests in the background has them ignore SIGINT, and every process that they start inherits that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """What the golden episodes need."""
+    parser.addoption("--update-golden", action="store_true", help="record tests/replay/golden anew before comparing")
+
+
 _STATUS = pytest.StashKey[int]()
 
 

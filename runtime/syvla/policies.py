@@ -36,6 +36,22 @@ def find_policy(name: str) -> str:
     return name if name == "reference" else str(policy_folder(name))
 
 
+def recorded_policy(name: str, model_id: str) -> str:
+    """Where the checkpoint ``model_id`` of a recorded run is: where it was then, ``name``, or among those that ship.
+
+    ConfigError if it is neither.
+    """
+    if name == "reference":
+        return name
+    for folder in (Path(name), shipped_checkpoint()):
+        if (folder / "syvla.json").is_file() and policy_label(folder).model_id == model_id:
+            return str(folder.resolve())
+    raise ConfigError(
+        f"it was recorded with {model_id}, which is not in {name} and does not ship; copy it there, or say with which "
+        "policy else the episode is to be run again"
+    )
+
+
 def find_backend(policy_name: str, asked: str, thinks: bool) -> str:
     """What computes the chunks of the policy that :func:`find_policy` found.
 

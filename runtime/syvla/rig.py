@@ -19,7 +19,7 @@ from syvla.hosts.lockstep import LockstepHost
 from syvla.hosts.process import ProcessHost, stop_with_parent
 from syvla.hosts.realtime import go_realtime
 from syvla.messages import ARMS, ArmName, Observation, Task
-from syvla.policies import policy_cameras, policy_folder
+from syvla.policies import policy_cameras, policy_folder, policy_model_id
 from syvla.protocols import ArmDriver, CameraSource, Expert, Gamepad, Guide, Incoming, Outgoing, Planner, Stage
 from syvla.recording.stepped import Stepped
 from syvla.runs import RunFolder, link_keys
@@ -216,7 +216,7 @@ def _sdl_teleop(run: RunConfig) -> Stage:
 
 
 def _recorder(run: RunConfig, folder: RunFolder) -> Stage:
-    return RecorderStage(folder.recordings, run)
+    return RecorderStage(folder.recordings, run, {"model_id": policy_model_id(run)})
 
 
 def build_stage(name: str, run: RunConfig, folder: RunFolder) -> Stage:
@@ -252,10 +252,9 @@ def replayed_stage(name: str, run: RunConfig, arms: Mapping[ArmName, ArmDriver])
     return _planner_stage(run, CAMERAS, threads) if name == "planner" else _expert_stage(run, threads)
 
 
-def recorded_models(name: str, run: RunConfig, showing: Sequence[Stepped]) -> Stage:
+def recorded_models(name: str, run: RunConfig, cameras: Sequence[str], showing: Sequence[Stepped]) -> Stage:
     """The planner or expert stage of a recorded run, whose model says in each step what it said in ``showing[0]``."""
     if name == "planner":
-        cameras = policy_cameras(run) or CAMERAS
         return PlannerStage(RecordedPlanner(showing), Observer(cameras), run.policy)
     return ExpertStage(RecordedExpert(showing), run.rig.intent, run.policy)
 

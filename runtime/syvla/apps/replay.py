@@ -22,8 +22,8 @@ from syvla.errors import ConfigError, RecordingError
 from syvla.hosts.lockstep import LockstepHost
 from syvla.hosts.memory import capture, restore
 from syvla.hosts.repeat import RepeatHost, repeat_together
-from syvla.messages import ARMS, ArmName, ArmState, JointCommand, Mode, SafetyState, Source, StageMemory, Steps
-from syvla.policies import find_backend, find_policy
+from syvla.messages import ARMS, ArmName, ArmState, Intent, JointCommand, Mode, SafetyState, Source, StageMemory, Steps
+from syvla.policies import find_backend, find_policy, policy_cameras, recorded_policy
 from syvla.protocols import Emit, Inbox, OnNew, Received, Stage
 from syvla.recording.mcap_read import Recorded, Recording
 from syvla.recording.stepped import LATE_NS, Stepped, received, steps_of
@@ -104,6 +104,13 @@ def configuration(recording: Recording) -> RunConfig:
         raise RecordingError(f"{recording.path}: its configuration is of another version: {error}") from error
 
 
+def _policy_of(recording: Recording, run: RunConfig) -> RunConfig:
+    """The run with its policy where that is here; ConfigError if its checkpoint is not."""
+    intents = (recorded.message for recorded in recording.messages({"intent"}))
+    model_ids = (intent.model_id for intent in intents if isinstance(intent, Intent))
+    return msgspec.structs.replace(run, policy_name=recorded_policy(run.policy_name, next(model_ids, "no model")))
+
+
 def motion(recording: Recording) -> tuple[int, float]:
     """How many commands the policy gave, and how far it moved the joint that it moved most [rad]."""
     rows = [
@@ -139,7 +146,7 @@ def exact_stages(recording: Recording) -> tuple[str, ...]:
 
 def _verified(recording: Recording, run: RunConfig, name: str, tell: Tell) -> Verified:
     arms = _arms(run)
-    stage = replayed_stage(name, run, arms)
+    stage = replayed_stage(name, run if name == "robot" else _policy_of(recording, run), arms)
     host = RepeatHost(stage, _steps(recording, stage), lambda step: _show(arms, step))
     steps = differing = 0
     first, begin_ns, end_ns = "", 0, 0
@@ -216,7 +223,7 @@ def _bring(recording: Recording, run: RunConfig, then: RunConfig, name: str, at_
     anew = () if models == (then.policy_name, then.backend, then.policy.continuity) or name == "robot" else MODELS
     arms, arms_then = _arms(run), _arms(then)
     showing: list[Stepped] = []
-    stage = recorded_models(name, run, showing) if anew else replayed_stage(name, run, arms)
+    stage = recorded_models(name, run, policy_cameras(then), showing) if anew else replayed_stage(name, run, arms)
     steps = dropwhile(lambda step: (step.epoch, step.number) != (epoch, number), _steps(recording, stage))
     before = takewhile(lambda step: step.now_ns < at_ns, steps)
 
@@ -307,8 +314,10 @@ def what_if(recording: Recording, change: Change, at_s: float | None, tell: Tell
         RecordingError: the recording does not hold what is needed.
     """
     run = configuration(recording)
-    then = change.applied(run)
     names = change.stages
+    if change.policy is None and "expert" in names:
+        run = _policy_of(recording, run)
+    then = change.applied(run)
     at_ns, end_ns = _span(recording, names, at_s)
     brought: dict[str, _Brought] = {}
     arms: Mapping[ArmName, RecordedArm] = {}

@@ -518,15 +518,35 @@ def replay_policy(
     return 0
 
 
+def replay_actions(
+    recording: Positional[Path], rig: str = "twin", speed: float = 1.0, runs: Path = Path("runs")
+) -> int:
+    """Play the recorded joint commands again, on the twin or on the robot that they were recorded of.
+
+    They pass the safety gate like a policy's. The start is approached at 0.25 rad/s at most; what would begin further
+    than 0.6 rad from where the arms stand is refused. On a robot nothing moves unless the controller's deadman is held.
+
+    Args:
+        recording: an MCAP file.
+        rig: a shipped rig, or the path of a rig file.
+        speed: 0.1 to 1 of the recorded speed.
+        runs: the folder in which the run's folder is made.
+    """
+    from syvla.apps.playback import play_actions
+
+    return play_actions(recording, rig, speed, runs, functools.partial(print, flush=True))
+
+
 Replay = (
     Annotated[int, tyro.conf.subcommand(name="verify", constructor=replay_verify)]
     | Annotated[int, tyro.conf.subcommand(name="policy", constructor=replay_policy)]
+    | Annotated[int, tyro.conf.subcommand(name="actions", constructor=replay_actions)]
 )
 
 
 @tyro.conf.configure(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
 def replay(how: Replay) -> int:
-    """Run a recorded episode again: as it was, or as it would have been."""
+    """Run a recorded episode again: as it was, as it would have been, or its actions on the arms."""
     return how
 
 

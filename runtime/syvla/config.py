@@ -280,6 +280,7 @@ class RunConfig(Section, frozen=True):
     takeover: bool = False  # whether the reference acts in turn with the policy, to show what to do from where it got
     remote_planner: RemotePlannerConfig | None = None  # None: the planner is a process of this machine
     joystick: bool = False  # whether a person can take over
+    playback: str = ""  # the recording whose actions are played in the place of a policy's
     bus_folder: str = ""  # where the processes' sockets are; chosen when the run starts
     wall_offset_ns: int = 0  # the wall clock minus the monotonic one when the run started
 

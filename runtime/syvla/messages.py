@@ -434,6 +434,33 @@ class StageMemory(Message, frozen=True):
     }
 
 
+class PlaybackControl(Message, frozen=True):
+    """How recorded actions are played to the robot: at which share of their speed, or not at all for now."""
+
+    control_id: int
+    issued_ns: int
+    speed: float
+    paused: bool
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0.1 <= self.speed <= 1.0:
+            raise MessageError(f"PlaybackControl.speed must be 0.1..1, not {self.speed}")
+
+
+class PlaybackState(Message, frozen=True):
+    """Where the playing of recorded actions stands."""
+
+    stamp_ns: int
+    phase: Literal["stopped", "refused", "approach", "play", "paused", "done"]
+    played_s: float
+    duration_s: float
+    speed: float
+    refusal: str  # why they are not approached
+
+    TEXT_LIMITS: ClassVar[dict[str, int]] = {"refusal": 512}
+
+
 # ---------------------------------------------------------------- the twin only
 
 

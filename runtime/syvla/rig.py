@@ -21,6 +21,7 @@ from syvla.hosts.realtime import go_realtime
 from syvla.messages import ARMS, ArmName, Observation, Task
 from syvla.policies import policy_cameras, policy_folder, policy_model_id
 from syvla.protocols import ArmDriver, CameraSource, Expert, Gamepad, Guide, Incoming, Outgoing, Planner, Stage
+from syvla.recording.mcap_read import Recording
 from syvla.recording.stepped import Stepped
 from syvla.runs import RunFolder, link_keys
 from syvla.stages.blank import BlankedPlanner
@@ -28,6 +29,8 @@ from syvla.stages.cameras import CamerasStage
 from syvla.stages.expert import ExpertStage
 from syvla.stages.observer import Delivered, Observer
 from syvla.stages.planner import PlannerStage
+from syvla.stages.playback import PlaybackStage
+from syvla.stages.recorded_actions import load_actions
 from syvla.stages.recorded_models import RecordedExpert, RecordedPlanner
 from syvla.stages.recorder import RecorderStage
 from syvla.stages.remote_planner import RemotePlannerStage
@@ -87,6 +90,16 @@ def _learned_planner(run: RunConfig, threads: int | None) -> Planner:
     from syvla_models.learned_planner import LearnedPlanner
 
     return LearnedPlanner(Path(run.policy_name), threads)
+
+
+def _playback_stage(run: RunConfig) -> PlaybackStage:
+    """Recorded actions in the expert's place; on a robot they move only while a controller's deadman is held."""
+    actions = load_actions(Recording(Path(run.playback)), run.rig)
+    if run.rig.kind == "twin":
+        return PlaybackStage(actions, run.policy, None)
+    from syvla.drivers.joystick import Joystick
+
+    return PlaybackStage(actions, run.policy, Joystick(run.rig.teleop.controller))
 
 
 def _expert_stage(run: RunConfig, threads: int | None = None) -> ExpertStage:
@@ -229,7 +242,7 @@ def build_stage(name: str, run: RunConfig, folder: RunFolder) -> Stage:
             if run.remote_planner is None
             else _remote_planner_stage(run, run.remote_planner)
         ),
-        "expert": lambda: _expert_stage(run),
+        "expert": lambda: _playback_stage(run) if run.playback else _expert_stage(run),
         "robot": lambda: _piper_robot(run),
         "recorder": lambda: _recorder(run, folder),
         "teleop": lambda: _sdl_teleop(run),

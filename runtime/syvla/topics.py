@@ -32,6 +32,8 @@ _ROWS = (
     Topic("task", m.Task, None, None, "console"),
     Topic("thought", m.Thought, None, None, "planner"),
     Topic("intent", m.Intent, 3.0, 1.0, "planner"),
+    Topic("playback", m.PlaybackControl, None, None, "console"),
+    Topic("playback/state", m.PlaybackState, 20.0, 0.5, "expert"),
     Topic("chunk", m.ActionChunk, 20.0, 0.5, "expert"),
     Topic("teleop", m.TeleopCommand, 200.0, 0.15, "teleop"),
     Topic("teleop/operator", m.OperatorCommand, None, None, "teleop", every=True),

@@ -62,6 +62,8 @@ def samples(seed: int = 1) -> dict[type[Message], Message]:
                 messages=np.array([[0, 3, 9], [1, -1, 4]])),
         m.StageMemory(next_step=8, stamp_ns=5, topics=("chunk",), latest=np.array([[0, 3, 9]]),
                       data=np.arange(200, dtype=np.uint8)),
+        m.PlaybackControl(control_id=1, issued_ns=2, speed=0.5, paused=True),
+        m.PlaybackState(stamp_ns=1, phase="play", played_s=1.5, duration_s=9.0, speed=0.5, refusal=""),
         m.SimReset(reset_id=1, task="snack_loading", split="id", seed=4),
         m.SimState(stamp_ns=1, task="t", split="id", seed=4, reset_id=1, qpos=rng.normal(size=80)),
         m.SimTruth(stamp_ns=1, reset_id=1, task="t", instruction="i", progress=0.5, success=False, names=("a", "b"),

@@ -72,6 +72,8 @@ def structs(kind: type[msgspec.Struct]) -> st.SearchStrategy[Any]:
                 },
             )
         )
+    if kind is m.PlaybackControl:
+        fields |= {"speed": st.floats(0.1, 1.0)}
     if kind is m.CompressedFrame:
         fields |= {"width": st.integers(1, 3840), "height": st.integers(1, 2160)}
     return st.builds(kind, **fields)

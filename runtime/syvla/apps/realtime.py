@@ -63,7 +63,7 @@ def run_realtime(
     folder.save(run)
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, run.bus_folder, ignore_errors=True)  # ours alone, by its name and mode
-        signals = stack.enter_context(_caught_signals())
+        signals = stack.enter_context(caught_signals())
         director = Director(episodes, attended=run.joystick)
         inlet, outlet = open_bus(run, "console", (*panel.READS, *director.reads, *_awaited(run)))
         stack.callback(inlet.close)
@@ -88,7 +88,7 @@ def _awaited(run: RunConfig) -> tuple[str, ...]:
 
 
 @contextlib.contextmanager
-def _caught_signals() -> Iterator[list[int]]:
+def caught_signals() -> Iterator[list[int]]:
     """The signals that asked for the end, as they come."""
     caught: list[int] = []
     previous = {number: signal.signal(number, lambda n, _: caught.append(n)) for number in SIGNALS}

@@ -1,0 +1,117 @@
+"""Recorded actions as a trajectory that can be approached, slowed down, paused and gone on with.
+
+Two clocks run in it: what has been played of the actions [s], which stands while nothing is to move, and that of the
+approach, which leads from wherever the arms stand to where the actions are to go on.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from syvla.errors import ConfigError
+from syvla.message import Float64
+from syvla.messages import BOTH_ARMS_JOINTS, PROPRIOCEPTION
+
+APPROACH_RAD_S = 0.25  # never faster, at its peak
+APPROACH_M_S = 0.05
+PEAK = 1.5  # of a smoothstep's velocity, over its mean
+FAR_RAD = 0.6  # a start further away than this is not approached: nobody knows what stands in between
+SPEEDS = (0.1, 1.0)
+
+
+class Actions(NamedTuple):
+    """What was commanded: at_s (N > 1,) ascending from 0, set_point (N, 14) joints of both arms [rad], grippers [m]."""
+
+    at_s: Float64
+    set_point: Float64
+
+    def at(self, time_s: float) -> Float64:
+        """The set-points (14,) at ``time_s``; before and after, the first and the last."""
+        at_s = self.at_s
+        row = int(np.searchsorted(at_s, time_s, side="right")) - 1
+        row = min(max(row, 0), len(at_s) - 2)
+        share = min(max((time_s - at_s[row]) / (at_s[row + 1] - at_s[row]), 0.0), 1.0)
+        value: Float64 = self.set_point[row] + share * (self.set_point[row + 1] - self.set_point[row])
+        return value
+
+    @property
+    def duration_s(self) -> float:
+        """From the first to the last."""
+        return float(self.at_s[-1])
+
+
+def checked_speed(speed: float) -> float:
+    """``speed`` if actions may be played with it; ConfigError otherwise."""
+    if not SPEEDS[0] <= speed <= SPEEDS[1]:
+        raise ConfigError(f"speed must be {SPEEDS[0]} to {SPEEDS[1]} of the recorded one, not {speed}")
+    return speed
+
+
+class _Approach(NamedTuple):
+    start: Float64  # (14,)
+    end: Float64
+    duration_s: float
+
+    def at(self, time_s: float) -> Float64:
+        s = min(max(time_s / self.duration_s, 0.0), 1.0) if self.duration_s > 0 else 1.0
+        return self.start + (self.end - self.start) * (s * s * (3.0 - 2.0 * s))
+
+
+class Playback:
+    """Where ``actions`` are, and what comes next."""
+
+    def __init__(self, actions: Actions) -> None:
+        self._actions = actions
+        self.played_s = 0.0
+        self._approach: _Approach | None = None
+        self._approached_s = 0.0
+
+    @property
+    def approaching(self) -> bool:
+        """Whether the arms are still being led to where the actions go on."""
+        return self._approach is not None and self._approached_s < self._approach.duration_s
+
+    @property
+    def done(self) -> bool:
+        """Whether everything has been played."""
+        return self.played_s >= self._actions.duration_s and not self.approaching
+
+    def refusal(self, measured: Float64) -> str | None:
+        """Why the actions are not approached from ``measured`` (14,); None if they are."""
+        apart = np.abs(self._actions.at(self.played_s) - measured)[:BOTH_ARMS_JOINTS]
+        joint = int(apart.argmax())
+        if not apart[joint] <= FAR_RAD:  # true of NaN
+            arm = "left" if joint < BOTH_ARMS_JOINTS // 2 else "right"
+            return (
+                f"{arm} joint {joint % 6 + 1} stands {apart[joint]:.2f} rad from where the actions begin, at most "
+                f"{FAR_RAD} are approached: bring the arms nearer first"
+            )
+        return None
+
+    def begin(self, measured: Float64) -> None:
+        """Go on from ``measured`` (14,), which was not refused: approach where the actions stand, then play them."""
+        end = self._actions.at(self.played_s)
+        apart = np.abs(end - measured)
+        peaks = np.where(np.arange(PROPRIOCEPTION) < BOTH_ARMS_JOINTS, APPROACH_RAD_S, APPROACH_M_S)
+        self._approach = _Approach(np.array(measured), end, float((PEAK * apart / peaks).max()))
+        self._approached_s = 0.0
+
+    def advance(self, seconds: float, speed: float) -> None:
+        """Time passes, in which the arms move; the approach is never faster than it is."""
+        left_s = 0.0 if self._approach is None else self._approach.duration_s - self._approached_s
+        self._approached_s += min(seconds, left_s)
+        rest_s = max(seconds - left_s, 0.0)
+        self.played_s = min(self.played_s + rest_s * speed, self._actions.duration_s)
+
+    def rows(self, count: int, period_s: float, speed: float, moving: bool) -> Float64:
+        """The next set-points (count, 14), ``period_s`` apart; all of them where it stands unless it is ``moving``."""
+        rows = np.empty((count, PROPRIOCEPTION))
+        for k in range(count):
+            ahead_s = k * period_s if moving else 0.0
+            approach = self._approach
+            if approach is not None and self._approached_s + ahead_s < approach.duration_s:
+                rows[k] = approach.at(self._approached_s + ahead_s)
+                continue
+            left_s = 0.0 if approach is None else max(approach.duration_s - self._approached_s, 0.0)
+            rows[k] = self._actions.at(self.played_s + max(ahead_s - left_s, 0.0) * speed)
+        return rows

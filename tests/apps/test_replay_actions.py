@@ -1,0 +1,325 @@
+"""Recorded actions on the twin again: through the same gate, from any near start, paused, slowed down and aborted."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from syvla.apps.director import Episode
+from syvla.apps.evaluate import run_lockstep
+from syvla.apps.playback import PlaybackDirector, recorded_table
+from syvla.config import RigConfig
+from syvla.errors import ConfigError, RecordingError
+from syvla.hosts.lockstep import LockstepHost
+from syvla.messages import ARMS, JointCommand, Mode, OperatorCommand, PlaybackState, SafetyState, SimTruth, Source
+from syvla.protocols import GamepadState, Stage
+from syvla.recording.mcap_log import McapLog
+from syvla.recording.mcap_read import Recording
+from syvla.rig import TWIN_PERIOD_NS, robot_stage, twin_world
+from syvla.runs import load_rig, lockstep_run
+from syvla.sim.twin_arm import TwinArm
+from syvla.stages.playback import PlaybackStage
+from syvla.stages.recorded_actions import load_actions
+from syvla.stages.recorder import RecorderStage
+from syvla.stages.twin import TwinStage
+from syvla.transport.codec import encode_body, pack_record
+
+SLICE_NS = 50_000_000
+
+
+@pytest.fixture(scope="module")
+def episode(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One that the reference policy did."""
+    folder = tmp_path_factory.mktemp("episode")
+    run = lockstep_run("twin", 0.3, 0.03, "reference")
+    outcome, _ = run_lockstep(run, Episode("snack_loading", "id", 0, "episode"), [RecorderStage(folder, run)])
+    assert outcome.success
+    return folder / "episode.mcap"
+
+
+class Controller:
+    """A game controller whose deadman is held or not."""
+
+    held = True
+
+    def read(self, now_ns: int) -> GamepadState | None:
+        buttons = [False] * 15
+        buttons[9] = self.held
+        return GamepadState(now_ns, [0.0] * 6, buttons)
+
+    def close(self) -> None:
+        return
+
+
+@dataclasses.dataclass
+class Played:
+    """What came of it."""
+
+    director: PlaybackDirector
+    commands: list[JointCommand]
+    modes: list[Mode]
+    phases: list[str]
+    success: bool
+    seconds: float
+
+
+class Witness(RecorderStage):
+    """Keeps what matters."""
+
+    def __init__(self) -> None:
+        self.commands: list[JointCommand] = []
+        self.modes: list[Mode] = []
+        self.phases: list[str] = []
+
+    def step(self, now_ns: int, inbox: Any) -> Sequence[Any]:
+        for received in inbox.fresh:
+            message = received.message
+            if isinstance(message, JointCommand):
+                self.commands.append(message)
+            elif isinstance(message, SafetyState):
+                self.modes.append(message.mode)
+            elif isinstance(message, PlaybackState) and self.phases[-1:] != [message.phase]:
+                self.phases.append(message.phase)
+        return ()
+
+    stopped = True
+
+    def request_stop(self) -> None:
+        return
+
+    def close(self) -> None:
+        return
+
+
+def play(
+    path: Path,
+    speed: float = 1.0,
+    controller: Controller | None = None,
+    meanwhile: Callable[[LockstepHost, PlaybackDirector, float], None] = lambda host, director, at_s: None,
+    limit_s: float = 60.0,
+) -> Played:
+    """The actions of ``path`` on a fresh twin in lockstep."""
+    recording = Recording(path)
+    run = lockstep_run("twin", 0.0, 0.0, "reference")
+    world = twin_world(run)
+    director = PlaybackDirector("again", recorded_table(recording), speed)
+    witness = Witness()
+    stages: list[Stage] = [
+        TwinStage(world, (), TWIN_PERIOD_NS),
+        robot_stage(run, {arm: TwinArm(arm, world.plant(arm)) for arm in ARMS}),
+        PlaybackStage(load_actions(recording, run.rig), run.policy, controller),
+        director,
+        witness,
+    ]
+    host = LockstepHost(stages)
+    success = False
+    while not director.outcome and host.now_ns < limit_s * 1e9:
+        host.run_until(host.now_ns + SLICE_NS)
+        meanwhile(host, director, host.now_ns / 1e9)
+        truth = host.message("sim/truth")
+        success = success or (isinstance(truth, SimTruth) and truth.success)
+    result = Played(director, witness.commands, list(witness.modes), witness.phases, success, host.now_ns / 1e9)
+    host.stop()
+    return result
+
+
+def test_what_was_done_is_done_again(episode: Path) -> None:
+    result = play(episode)
+    assert result.director.outcome == "done"
+    assert result.success, "the same motions on the same table"
+    assert Mode.HOLD not in result.modes
+    assert {c.provenance.source for c in result.commands} <= {Source.POLICY, Source.HOLD}
+    recorded = load_actions(Recording(episode), load_rig("twin"))
+    assert result.seconds == pytest.approx(recorded.duration_s, abs=4.0)
+
+
+def test_at_half_the_speed_it_takes_twice_as_long(episode: Path) -> None:
+    recorded = load_actions(Recording(episode), load_rig("twin"))
+    result = play(episode, speed=0.5)
+    assert result.director.outcome == "done"
+    assert result.seconds == pytest.approx(2 * recorded.duration_s, abs=4.0)
+    position = np.array([c.position_rad for c in result.commands])
+    assert np.abs(np.diff(position, axis=0)).max() / 0.005 < 1.6, "half of what the reference moves with"
+
+
+def test_a_pause_stands_and_goes_on(episode: Path) -> None:
+    def meanwhile(host: LockstepHost, director: PlaybackDirector, at_s: float) -> None:
+        if abs(at_s - 4.0) < 0.01 or abs(at_s - 7.0) < 0.01:
+            director.press(" ")
+
+    result = play(episode, meanwhile=meanwhile)
+    assert result.director.outcome == "done"
+    assert "paused" in result.phases
+    standing = [c.position_rad for c in result.commands if 4.6e9 < c.commanded_ns < 6.9e9]
+    assert np.ptp(np.array(standing), axis=0).max() < 1e-4
+    assert result.success
+
+
+def test_without_the_deadman_nothing_moves(episode: Path) -> None:
+    controller = Controller()
+
+    def meanwhile(host: LockstepHost, director: PlaybackDirector, at_s: float) -> None:
+        controller.held = not 3.0 <= at_s < 5.0
+
+    result = play(episode, controller=controller, meanwhile=meanwhile)
+    assert result.director.outcome == "done"
+    standing = [c.position_rad for c in result.commands if 3.4e9 < c.commanded_ns < 4.9e9]
+    assert np.ptp(np.array(standing), axis=0).max() < 1e-4
+    controller.held = False
+    never = play(episode, controller=controller, limit_s=6.0)
+    moved = np.array([c.position_rad for c in never.commands])
+    assert np.ptp(moved, axis=0).max() < 1e-3
+    assert never.director.outcome == ""
+
+
+def test_a_hold_ends_it_and_an_abort_too(episode: Path) -> None:
+    def hold(host: LockstepHost, director: PlaybackDirector, at_s: float) -> None:
+        if abs(at_s - 4.0) < 0.01:
+            host.inject("operator", OperatorCommand(command_id=99, issued_ns=host.now_ns, action="hold"))
+
+    result = play(episode, meanwhile=hold)
+    assert "the arms hold; operator_hold" in result.director.outcome
+
+    def abort(host: LockstepHost, director: PlaybackDirector, at_s: float) -> None:
+        if at_s > 4.0:
+            director.press("q")
+
+    assert play(episode, meanwhile=abort).director.outcome == "aborted"
+
+
+def test_keys_change_the_speed_within_its_bounds() -> None:
+    director = PlaybackDirector("a", None, 0.95)
+    for key, speed in (("+", 1.0), ("+", 1.0), ("-", 0.9)):
+        director.press(key)
+        assert director.speed == speed
+    for _ in range(20):
+        director.press("-")
+    assert director.speed == 0.1
+
+
+# ---------------------------------------------------------------- what is refused before anything starts
+
+
+def changed(path: Path, folder: Path, change: Callable[[JointCommand], JointCommand], **rig: Any) -> Recording:
+    """A copy of a recording with other commands, or of another rig."""
+    recording = Recording(path)
+    run = msgspec.json.decode(recording.attachments["run.json"])
+    run["rig"].update(rig)
+    log = McapLog(folder / "copy.mcap", recording.run, {"run.json": msgspec.json.encode(run).decode()})
+    for recorded in recording.messages({"command"}):
+        assert isinstance(recorded.message, JointCommand)
+        message = change(recorded.message)
+        envelope = msgspec.msgpack.encode((1, *recorded.header, 0))
+        log.write_record(
+            "command", JointCommand, pack_record([envelope, *encode_body(message)]),
+            recorded.log_time_ns, recorded.header.sent_ns, recorded.header.sequence,
+        )  # fmt: skip
+    return Recording(log.close({"outcome": "success"}))
+
+
+def in_degrees(command: JointCommand) -> JointCommand:
+    return msgspec.structs.replace(command, position_rad=np.degrees(command.position_rad))
+
+
+def in_millimetres(command: JointCommand) -> JointCommand:
+    return msgspec.structs.replace(command, gripper_width_m=1e3 * command.gripper_width_m)
+
+
+def jumping(command: JointCommand) -> JointCommand:
+    position = np.array(command.position_rad)
+    position[0] += 0.1 * (command.command_id % 2)
+    return msgspec.structs.replace(command, position_rad=position)
+
+
+def backwards(command: JointCommand) -> JointCommand:
+    return msgspec.structs.replace(command, commanded_ns=10**12 - command.commanded_ns)
+
+
+def with_a_gap(command: JointCommand) -> JointCommand:
+    return msgspec.structs.replace(command, commanded_ns=command.commanded_ns + 10**9 * (command.command_id > 900))
+
+
+@pytest.fixture
+def rig() -> RigConfig:
+    return load_rig("twin")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (in_degrees, "or in other units"),
+        (in_millimetres, "gripper is commanded to"),
+        (jumping, "left joint 1 is commanded at"),
+        (backwards, "not in the order of their stamps"),
+        (with_a_gap, "no command for"),
+    ],
+)
+def test_commands_that_cannot_be_this_robots_are_refused(
+    episode: Path, tmp_path: Path, rig: RigConfig, change: Callable[[JointCommand], JointCommand], said: str
+) -> None:
+    with pytest.raises(RecordingError, match=said):
+        load_actions(changed(episode, tmp_path, change), rig)
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"name": "bench2"}, "is of rig 'bench2'"),
+        ({"kind": "cobot_magic"}, "cobot_magic"),
+        ({"left": {"base_position_m": [0.5, 0.0, 0.0]}}, "left.base_position_m was"),
+    ],
+)
+def test_another_robots_actions_are_refused(
+    episode: Path, tmp_path: Path, rig: RigConfig, other: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        load_actions(changed(episode, tmp_path, lambda command: command, **other), rig)
+
+
+def test_a_command_that_is_not_finite_cannot_even_be_read(episode: Path, tmp_path: Path, rig: RigConfig) -> None:
+    recording = Recording(episode)
+    log = McapLog(tmp_path / "nan.mcap", recording.run, recording.attachments)
+    for raw in recording.records({"command"}):
+        data = raw.data
+        if raw.sequence == 500:
+            (message,) = (r.message for r in recording.messages({"command"}) if r.header.sequence == 500)
+            assert isinstance(message, JointCommand)
+            value = np.float64(message.position_rad[1]).tobytes()
+            data = data.replace(value, np.float64("nan").tobytes(), 1)
+            assert data != raw.data
+        log.write_record(raw.topic, raw.kind, data, raw.log_time_ns, raw.sent_ns, raw.sequence)
+    with pytest.raises(RecordingError, match="position_rad must be finite"):
+        load_actions(Recording(log.close({"outcome": "success"})), rig)
+
+
+def test_a_start_far_from_where_the_arms_stand_is_refused(episode: Path, tmp_path: Path) -> None:
+    far = 0.7
+
+    def away(command: JointCommand) -> JointCommand:
+        position = np.array(command.position_rad)
+        position[0] += far
+        return msgspec.structs.replace(command, position_rad=position)
+
+    recording = changed(episode, tmp_path, away)
+    run = lockstep_run("twin", 0.0, 0.0, "reference")
+    world = twin_world(run)
+    director = PlaybackDirector("again", recorded_table(Recording(episode)), 1.0)
+    host = LockstepHost(
+        [
+            TwinStage(world, (), TWIN_PERIOD_NS),
+            robot_stage(run, {arm: TwinArm(arm, world.plant(arm)) for arm in ARMS}),
+            PlaybackStage(load_actions(recording, run.rig), run.policy, None),
+            director,
+        ]
+    )
+    while not director.outcome and host.now_ns < 10e9:
+        host.run_until(host.now_ns + SLICE_NS)
+    assert "left joint 1 stands 0.70 rad from where the actions begin" in director.outcome
+    command = host.message("command")
+    assert isinstance(command, JointCommand)
+    assert command.provenance.source is Source.HOLD
+    host.stop()

@@ -91,25 +91,32 @@ def realtime_run(
     remote_planner: RemotePlannerConfig | None = None,
     joystick: bool = False,
     backend: str = "auto",
+    playback: Path | None = None,
 ) -> RunConfig:
     """The configuration of a run on the bus, with a twin's CAN channels and the sockets' folder chosen.
 
+    With ``playback`` the actions of that recording are played; no policy runs, and no cameras.
     The address and the keys of a planner on another machine are checked here, before any process is started.
     """
     if remote_planner is not None:
         check_address(remote_planner.address, encrypted=link_keys(remote_planner) is not None)
-    if joystick:
-        check_teleop()
     config = load_rig(rig)
-    if config.kind != "twin" and policy == "reference":
+    if joystick or (playback is not None and config.kind != "twin"):  # whose deadman is held
+        check_teleop()
+    if config.kind != "twin" and policy == "reference" and playback is None:
         raise ConfigError(f"policy 'reference' reads the twin's truth; rig {config.name!r} is a {config.kind}")
-    if config.cameras.source == "realsense" and config.ros.cameras == "own":
+    if config.cameras.source == "realsense" and config.ros.cameras == "own" and playback is None:
         check_realsense()
     config = _with_simcan(config) if config.kind == "twin" else config
     run = _run(config, planner_latency_s, expert_latency_s, policy, backend, thinks=remote_planner is None)
     folder = ipc_directory(f"{os.getpid():x}-{time.monotonic_ns():x}")
     return msgspec.structs.replace(
-        run, bus_folder=str(folder), wall_offset_ns=wall_offset_ns(), remote_planner=remote_planner, joystick=joystick
+        run,
+        bus_folder=str(folder),
+        wall_offset_ns=wall_offset_ns(),
+        remote_planner=remote_planner,
+        joystick=joystick,
+        playback="" if playback is None else str(playback.resolve()),
     )
 
 

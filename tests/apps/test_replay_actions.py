@@ -11,7 +11,7 @@ import pytest
 
 from syvla.apps.director import Episode
 from syvla.apps.evaluate import run_lockstep
-from syvla.apps.playback import PlaybackDirector, recorded_table
+from syvla.apps.playback import PlaybackDirector, playback_run, recorded_table
 from syvla.config import RigConfig
 from syvla.errors import ConfigError, RecordingError
 from syvla.hosts.lockstep import LockstepHost
@@ -20,7 +20,7 @@ from syvla.protocols import GamepadState, Stage
 from syvla.recording.mcap_log import McapLog
 from syvla.recording.mcap_read import Recording
 from syvla.rig import TWIN_PERIOD_NS, robot_stage, twin_world
-from syvla.runs import load_rig, lockstep_run
+from syvla.runs import load_rig, lockstep_run, realtime_run
 from syvla.sim.twin_arm import TwinArm
 from syvla.stages.playback import PlaybackStage
 from syvla.stages.recorded_actions import load_actions
@@ -199,6 +199,30 @@ def test_keys_change_the_speed_within_its_bounds() -> None:
     for _ in range(20):
         director.press("-")
     assert director.speed == 0.1
+
+
+def test_a_robot_needs_no_policy_and_no_cameras_but_a_controller(
+    episode: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reference policy is the default of a run and reads the twin's truth: no robot could have played anything."""
+    run = realtime_run("cobot_magic", 0.0, 0.0, playback=episode)
+    assert run.playback == str(episode)
+    with pytest.raises(ConfigError, match="is of rig 'twin'"):
+        playback_run(episode, "cobot_magic")
+
+    def missing() -> None:
+        raise ConfigError("no controller")
+
+    monkeypatch.setattr("syvla.runs.check_teleop", missing)
+    with pytest.raises(ConfigError, match="no controller"):
+        realtime_run("cobot_magic", 0.0, 0.0, playback=episode)
+    assert realtime_run("twin", 0.0, 0.0, playback=episode).playback
+
+
+def test_at_the_end_it_is_paused_for_good() -> None:
+    director = PlaybackDirector("a", None, 0.5)
+    last = director.stand(7)
+    assert (last.paused, last.speed) == (True, 0.5), "an operator who resumes the arms starts nothing"
 
 
 # ---------------------------------------------------------------- what is refused before anything starts

@@ -16,8 +16,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-import msgspec
-
 from syvla.apps.realtime import AFTER_DEATH_S, POLL_S, STOP_ORDER, caught_signals
 from syvla.clock import to_ns
 from syvla.config import RunConfig
@@ -133,6 +131,10 @@ class PlaybackDirector:
         reasons = safety.reasons if isinstance(safety, SafetyState) else ()
         return "".join(f"; {reason.code}: {reason.detail}" for reason in reasons)
 
+    def stand(self, now_ns: int) -> PlaybackControl:
+        """What ends it: whatever resumes the arms now, nothing is played to them any more."""
+        return PlaybackControl(control_id=self._controls + 1, issued_ns=now_ns, speed=self.speed, paused=True)
+
     def press(self, key: str) -> None:
         """What a key of the terminal does."""
         if key == " ":
@@ -158,9 +160,9 @@ def recorded_table(recording: Recording) -> SimReset | None:
 
 def playback_run(path: Path, rig: str) -> RunConfig:
     """The run that plays the actions of the recording at ``path`` on ``rig``; whatever speaks against it is raised."""
-    run = realtime_run(rig, 0.0, 0.0)
+    run = realtime_run(rig, 0.0, 0.0, playback=path)
     load_actions(Recording(path), run.rig)
-    return msgspec.structs.replace(run, playback=str(path.resolve()))
+    return run
 
 
 def play_actions(path: Path, rig: str, speed: float, runs: Path, tell: Callable[[str], None]) -> int:
@@ -230,6 +232,7 @@ def _serve(
         if director.outcome and end_ns is None:
             hold = OperatorCommand(command_id=now_ns, issued_ns=now_ns, action="hold")
             outlet.publish("operator", hold, now_ns, 0)
+            outlet.publish("playback", director.stand(now_ns), now_ns, 0)
             end_ns = now_ns + to_ns(AFTER_DEATH_S if director.outcome != "done" else 0.5)
 
 

@@ -496,8 +496,9 @@ def replay_policy(
 ) -> int:
     """Say what a recorded episode would have been with another policy, backend, latency, splice strategy or gate.
 
-    The stages that this concerns run again from one instant on, under a virtual clock, on what was recorded of all
-    others: the arms' feedback and the images stay as they were, whatever would have been commanded.
+    The stages that this concerns run again from one instant on, on what was recorded of all others, each step when it
+    was made or, where a latency is changed, under a virtual clock. The arms' feedback and the images stay as they were,
+    whatever would have been commanded.
 
     Args:
         recording: an MCAP file; also one that was cut short.
@@ -521,10 +522,10 @@ def replay_policy(
 def replay_actions(
     recording: Positional[Path], rig: str = "twin", speed: float = 1.0, runs: Path = Path("runs")
 ) -> int:
-    """Play the recorded joint commands again, on the twin or on the robot that they were recorded of.
+    """Play the recorded joint commands again, on the twin.
 
     They pass the safety gate like a policy's. The start is approached at 0.25 rad/s at most; what would begin further
-    than 0.6 rad from where the arms stand is refused. On a robot nothing moves unless the controller's deadman is held.
+    than 0.6 rad from where the arms stand is refused. A robot is refused as yet.
 
     Args:
         recording: an MCAP file.

@@ -207,7 +207,7 @@ def test_a_robot_needs_no_policy_and_no_cameras_but_a_controller(
     """The reference policy is the default of a run and reads the twin's truth: no robot could have played anything."""
     run = realtime_run("cobot_magic", 0.0, 0.0, playback=episode)
     assert run.playback == str(episode)
-    with pytest.raises(ConfigError, match="is of rig 'twin'"):
+    with pytest.raises(ConfigError, match="to the twin only as yet"):
         playback_run(episode, "cobot_magic")
 
     def missing() -> None:

@@ -179,6 +179,25 @@ def test_what_nothing_was_said_in_place_of_is_read_when_its_time_comes() -> None
     assert texts[2] == ["[5 task 4 so far]", "[5 task 4 done]"]
 
 
+def test_what_is_not_said_any_more_is_not_read_any_more() -> None:
+    """A chunk that another policy would not have made was executed all the same."""
+    (step,) = episode(4, 5)
+    first = RepeatHost(Silent(), [step])
+    memory = Memory(memoryview(capture(Asker())), {})
+    second = RepeatHost(Asker(), [stepped(6, step.sent, [], memory=memory)])
+    assert [words(repeated.sent) for repeated in repeat_together([first, second])] == [[], []]
+
+
+class Silent(Counter):
+    """Says nothing."""
+
+    def step(self, now_ns: int, inbox: Inbox) -> Iterator[Emit]:
+        return iter(())
+
+
+Silent.__name__ = "Counter"  # it remembers what the counter did
+
+
 def test_devices_are_told_before_each_step() -> None:
     told: list[int] = []
     host = RepeatHost(Counter(), episode(), lambda step: told.append(step.number))

@@ -173,6 +173,7 @@ def damaged(change: Any) -> bytes:
         damaged(lambda o: o[0][1].update(mode="hold")),
         damaged(lambda o: o[0][1].update(waited_s="long")),
         damaged(lambda o: o[0][1].update(inner=["object", 400])),
+        damaged(lambda o: o[0][1].update(inner=5)),
         damaged(lambda o: o[0][1].update(seen=["call", ["os.system"]])),
         damaged(lambda o: o[0][1].update(seen=["set", [["list", []]]])),
         damaged(lambda o: o[0].append(1)),

@@ -315,7 +315,7 @@ def test_a_fault_between_episodes_saves_the_minute_before_and_the_seconds_after(
     assert any(state.error == "" and state.outcome == "fault" for state in feed.said)
 
 
-@pytest.mark.parametrize("cause", ["operator_hold", "operator_soft_stop", "teleop_hold", "stopping"])
+@pytest.mark.parametrize("cause", ["operator_hold", "operator_soft_stop", "teleop_hold", "stopping", "chunk_missing"])
 def test_what_a_person_wished_is_no_fault(tmp_path: Path, cause: str) -> None:
     feed = Feed(RecorderStage(tmp_path, run_config()))
     feed.send(safety(m.Mode.ENABLED), command(1), safety(m.Mode.HOLD, cause))
@@ -408,3 +408,24 @@ def test_what_a_dead_recorder_left_is_repaired_by_the_next_one_and_what_a_living
     ]  # fmt: skip
     living.control("success", "living")
     assert command_ids(list(Recording(tmp_path / "living.mcap"))) == [5]
+
+
+def test_a_fault_that_could_not_be_saved_does_not_end_the_next_episode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk was full when the arms were held; the episode after that was closed in the step that began it."""
+    feed = Feed(RecorderStage(tmp_path, run_config()))
+
+    def full(*_: object) -> None:
+        raise RecordingError("no space left")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("syvla.stages.recorder.McapLog", full)
+        feed.send(safety(m.Mode.ENABLED), safety(m.Mode.HOLD, "clamped"))
+    for i in range(300):
+        feed.send(command(i))
+    feed.control("start", "a")
+    feed.send(command(1000))
+    assert names(tmp_path) == ["a.mcap.partial"]
+    feed.control("success", "a")
+    assert command_ids(list(Recording(tmp_path / "a.mcap"))) == [1000]

@@ -20,6 +20,7 @@ from syvla.apps.realtime import AFTER_DEATH_S, POLL_S, STOP_ORDER, caught_signal
 from syvla.clock import to_ns
 from syvla.config import RunConfig
 from syvla.control.playback import SPEEDS, checked_speed
+from syvla.errors import ConfigError
 from syvla.hosts.supervisor import Supervisor
 from syvla.messages import (
     EpisodeControl,
@@ -34,7 +35,7 @@ from syvla.messages import (
 from syvla.protocols import Emit, Inbox, Periodic, Received
 from syvla.recording.mcap_read import Recording
 from syvla.rig import open_bus
-from syvla.runs import RunFolder, realtime_run
+from syvla.runs import RunFolder, load_rig, realtime_run
 from syvla.stages.recorded_actions import load_actions
 from syvla.transport.bus import Outlet
 
@@ -95,11 +96,11 @@ class PlaybackDirector:
         elif not self._started and safety.mode is Mode.ENABLED:
             self._started = True
             yield Emit("episode", EpisodeControl(action="start", name=self._name, issued_ns=now_ns))
+        elif safety.mode in HELD:  # what latched is a person's to clear
+            yield from self._end(now_ns, "the arms hold" + self._why(safety))
         elif not self._started:
             if self._due(now_ns):
-                yield self._operate(now_ns, "enable" if safety.mode is Mode.DISABLED else "resume")
-        elif safety.mode in HELD:
-            yield from self._end(now_ns, "the arms hold" + self._why(safety))
+                yield self._operate(now_ns, "enable")
         elif state.phase == "done":
             yield from self._end(now_ns, "done")
         if self._started and not self.outcome and (self.speed, self.paused) != self._told:
@@ -160,9 +161,14 @@ def recorded_table(recording: Recording) -> SimReset | None:
 
 def playback_run(path: Path, rig: str) -> RunConfig:
     """The run that plays the actions of the recording at ``path`` on ``rig``; whatever speaks against it is raised."""
-    run = realtime_run(rig, 0.0, 0.0, playback=path)
-    load_actions(Recording(path), run.rig)
-    return run
+    config = load_rig(rig)
+    if config.kind != "twin":
+        raise ConfigError(
+            f"rig {rig!r} is a {config.kind}; actions are played to the twin only as yet: an arm in fast motion does "
+            "not stop as soon as the deadman is let go"
+        )
+    load_actions(Recording(path), config)
+    return realtime_run(rig, 0.0, 0.0, playback=path)
 
 
 def play_actions(path: Path, rig: str, speed: float, runs: Path, tell: Callable[[str], None]) -> int:
@@ -260,7 +266,11 @@ def pressed_keys() -> Iterator[Callable[[], str]]:
     def typed() -> str:
         found = deque[str]()
         while select.select([fd], [], [], 0)[0]:
-            found.append(os.read(fd, 1).decode(errors="replace"))
+            key = os.read(fd, 1)
+            if not key:  # the terminal is gone, and nobody could stop it any more
+                found.append("q")
+                break
+            found.append(key.decode(errors="replace"))
         return "".join(found)
 
     tty.setcbreak(fd)

@@ -1,8 +1,9 @@
 """``syvla replay policy``: run stages of a recorded episode again, as they were or otherwise.
 
 As they were: each stage is given again, step by step, what it was given, and everything that it sends must be what it
-sent, to the bit. Otherwise: from one instant on the stages that a change concerns run in lockstep, on what was recorded
-of all others. The arms' feedback and the pictures stay those that were recorded, whatever would have been commanded.
+sent, to the bit. Otherwise: from one instant on the stages that a change concerns run again on what was recorded of all
+others, each step when it was made or, where a latency is changed, in lockstep. The arms' feedback and the pictures stay
+those that were recorded, whatever would have been commanded.
 """
 
 import functools
@@ -58,7 +59,8 @@ class Change(NamedTuple):
             return REPLAYED
         if any(each is not None for each in (self.backend, self.continuity, self.expert_latency_s)):
             return REPLAYED[1:]
-        return REPLAYED[1:] if any(each.startswith("intent.") for each in self.settings) else REPLAYED[2:]
+        both = ("intent.", "safety.position_", "safety.gripper_")  # an expert looks at them, too
+        return REPLAYED[1:] if any(each.startswith(both) for each in self.settings) else REPLAYED[2:]
 
     def applied(self, run: RunConfig) -> RunConfig:
         """The run as it would be; ConfigError names what cannot be so."""

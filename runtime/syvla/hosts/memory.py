@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from syvla.control.timeline import Layer
-from syvla.errors import MessageError, RecordingError
+from syvla.errors import RecordingError, SyvlaError
 from syvla.message import Message
 from syvla.messages import Mode, Source
 from syvla.topics import TOPICS
@@ -24,6 +24,16 @@ from syvla.transport.wire import DTYPES
 _ENUMS: dict[str, type[enum.Enum]] = {kind.__name__: kind for kind in (Mode, Source)}
 _MESSAGES: dict[str, type[Message]] = {row.type.__name__: row.type for row in TOPICS.values()}
 _BUILT: dict[str, type] = {kind.__name__: kind for kind in (Layer,)}  # those that stand in a list
+_UNFIT = (
+    msgspec.MsgspecError,
+    SyvlaError,
+    AttributeError,
+    TypeError,
+    ValueError,
+    LookupError,
+    ArithmeticError,
+    RecursionError,
+)
 _PLAIN = (bool, int, float, str)
 _MANY: dict[str, Callable[[Any], Any]] = {"list": list, "tuple": tuple, "set": set, "deque": deque}
 
@@ -43,7 +53,7 @@ def restore(stage: object, data: bytes | memoryview, anew: Collection[str] = ())
         if not isinstance(objects, list):
             raise TypeError("it is not a list of objects")
         _Restore(objects, anew).into(stage, 0)
-    except (msgspec.MsgspecError, MessageError, KeyError, TypeError, ValueError, IndexError, RecursionError) as error:
+    except _UNFIT as error:
         raise RecordingError(f"a stage's memory cannot be restored: {error}") from error
 
 
@@ -117,7 +127,8 @@ class _Restore:
 
     def _value(self, value: Any, old: object, name: str) -> Any:
         new = self._of(value, old, name)
-        kinds = (int, float) if isinstance(old, float) else type(old)
+        # a named tuple's names are given back by its owner
+        kinds = (int, float) if isinstance(old, float) else tuple if isinstance(old, tuple) else type(old)
         if old is not None and new is not None and not isinstance(new, kinds):
             raise TypeError(f"{name} must be {type(old).__name__}, not {type(new).__name__}")
         return new

@@ -60,7 +60,7 @@ class RepeatHost:
         self.stage = stage
         self.latest = dict(latest or {})
         self.skipped = 0  # steps before the first memory, and those that the recording does not hold whole
-        self.instead: dict[Header, Received] = {}  # what is read in the place of what was, by its header
+        self.instead: dict[Header, Received | None] = {}  # read in the place of what was, by its header; None: nothing
         self.extra: deque[Received] = deque()  # what nothing was recorded in place of, to be read when its time comes
         self._steps = iter(steps)
         self._before = before
@@ -86,7 +86,8 @@ class RepeatHost:
         """Make the next step."""
         step = self._upcoming
         assert step is not None  # noqa: S101 - ``next_ns`` said so
-        fresh = [self.instead.pop(received.header, received) for received in step.fresh]
+        read = (self.instead.pop(received.header, received) for received in step.fresh)
+        fresh = [received for received in read if received is not None]
         while self.extra and self.extra[0].header.sent_ns <= step.now_ns:
             fresh.append(self.extra.popleft())
         self.latest.update({received.header.topic: received for received in fresh})
@@ -153,6 +154,9 @@ def repeat_together(hosts: Sequence[RepeatHost]) -> Iterator[Repeated]:
             return
         repeated = hosts[min(waiting)[1]].repeat()
         said = {received.header for received in repeated.step.sent}
+        for header in said - {received.header for received in repeated.sent}:
+            for reader in readers.get(header.topic, ()):
+                reader.instead[header] = None
         for received in repeated.sent:
             for reader in readers.get(received.header.topic, ()):
                 if received.header in said:

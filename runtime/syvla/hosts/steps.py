@@ -4,6 +4,7 @@ import logging
 
 import numpy as np
 
+from syvla.errors import SyvlaError
 from syvla.hosts.memory import capture
 from syvla.messages import StageMemory, Steps
 from syvla.protocols import Header, Inbox, Received, Stage
@@ -82,7 +83,12 @@ class StepLog:
         if self._memory_ns is not None and now_ns - self._memory_ns < MEMORY_NS:
             return None
         self._memory_ns = now_ns
-        data = capture(self._stage)
+        try:
+            data = capture(self._stage)
+        except (TypeError, SyvlaError) as error:  # what only explains the past must not end a stage that moves arms
+            _log.error("what %s remembers cannot be recorded: %s", self._stage.name, error)
+            self.kept = False
+            return None
         if len(data) > MAX_FRAME:
             _log.warning("%s remembers %d bytes, at most %d are recorded", self._stage.name, len(data), MAX_FRAME)
             return None

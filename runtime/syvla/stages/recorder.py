@@ -36,7 +36,8 @@ STATE_PERIOD_NS = 1_000_000_000
 CARRIED_IN = ("task", "sim/reset")  # said before the episode began, and in force during it
 CONFIG_ATTACHMENT = "run.json"
 MOVING = (Mode.ENABLED, Mode.OVERRIDE)
-WISHES = ("stopping", "operator_hold", "operator_soft_stop", "teleop_hold")  # a person's: nothing is to be explained
+# A person's wish, or arms that were enabled and given nothing to do: nothing is to be explained.
+WISHES = ("stopping", "operator_hold", "operator_soft_stop", "teleop_hold", "chunk_missing")
 AFTER_FAULT_NS = 5_000_000_000
 CATCH_UP_BYTES = 2 * 2**20  # of what is kept are written in a step, so that a minute of it delays nobody
 _OUTCOMES = {"success": "success", "failure": "failure", "discard": "discarded"}
@@ -161,8 +162,8 @@ class RecorderStage:
         if not held or self._log is not None or self._ring_ns == 0:
             return
         _log.warning("%s held the arms while no episode was recorded: what led to it is saved", cause)
-        self._open(f"fault-{cause}")
-        self._fault_until_ns = now_ns + AFTER_FAULT_NS
+        if self._open(f"fault-{cause}"):
+            self._fault_until_ns = now_ns + AFTER_FAULT_NS
 
     def _start(self, name: str, received: Received) -> None:
         if not self._open(name):

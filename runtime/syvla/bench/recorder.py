@@ -106,7 +106,7 @@ def _measure(kind: str, seconds: float) -> Cost:
 
 def _feed(config: RunConfig, pid: int, seconds: float, images: bool) -> tuple[float, float, dict[str, int]]:
     """Send for ``seconds``; the recorder's time on a core, that on the wall, and how many of each topic were sent."""
-    inlet, console = open_bus(config, "console", ("recording",))
+    inlet, console = open_bus(config, "console", ("recording", "health/recorder"))
     outlets = {"console": console, **{name: open_bus(config, name, ())[1] for name in ("cameras", "robot")}}
     sent: dict[str, int] = {}
 
@@ -148,12 +148,19 @@ def _feed(config: RunConfig, pid: int, seconds: float, images: bool) -> tuple[fl
 def _begin(inlet: Inlet, console: Outlet, wait_until: Callable[[int], None]) -> None:
     """Return once an episode is being recorded, and whoever it is recorded from has been heard."""
     end_ns = time.monotonic_ns() + START_LIMIT_NS
-    while not any(isinstance(r.message, RecordingState) and r.message.episode for r in inlet.drain()):
+    asked = recording = False
+    while not recording:
         now_ns = time.monotonic_ns()
         if now_ns > end_ns:
             raise SyvlaError("the recorder did not begin an episode")
-        console.publish("episode", EpisodeControl(action="start", name="bench", issued_ns=now_ns), now_ns, 0)
-        wait_until(now_ns + SETTLE_NS)
+        came = inlet.drain()
+        if came and not asked:  # its health: it is there; a second start would be a second file
+            asked = True
+            wait_until(now_ns + SETTLE_NS)
+            console.publish("episode", EpisodeControl(action="start", name="bench", issued_ns=now_ns), now_ns, 0)
+        recording = any(isinstance(r.message, RecordingState) and r.message.episode for r in came)
+        wait_until(now_ns + PERIOD_NS)
+    wait_until(time.monotonic_ns() + SETTLE_NS)
 
 
 def _states(now_ns: int, tick: int) -> dict[str, Message]:

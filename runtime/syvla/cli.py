@@ -474,7 +474,7 @@ def replay_verify(recording: Positional[Path], stages: Tasks = (), json: Json = 
         stages: of planner, expert, robot; by default those that can be the same.
         json: also write the result to this file.
     """
-    from syvla.apps.replay import exact_stages, verify
+    from syvla.apps.replay_verify import exact_stages, verify
     from syvla.recording.mcap_read import Recording
 
     episode = Recording(recording)
@@ -511,7 +511,7 @@ def replay_policy(
         at: from when on, in seconds since the recording began; by default as soon as possible.
         out: the folder for the figures and the picture; by default beside the recording.
     """
-    from syvla.apps.replay import Change, replay
+    from syvla.apps.replay_policy import Change, replay
 
     change = Change(policy, backend, continuity, planner_latency, expert_latency, setting)
     for line in replay(recording, change, at, out or recording.parent, functools.partial(print, flush=True)):
@@ -533,7 +533,7 @@ def replay_actions(
         speed: 0.1 to 1 of the recorded speed.
         runs: the folder in which the run's folder is made.
     """
-    from syvla.apps.playback import play_actions
+    from syvla.apps.replay_actions import play_actions
 
     return play_actions(recording, rig, speed, runs, functools.partial(print, flush=True))
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import pytest
 
-from syvla.apps.replay import verify
+from syvla.apps.replay_verify import verify
 from syvla.messages import JointCommand, Mode, SafetyState, Source
 from syvla.recording.mcap_read import Recording, read
 from syvla.rig import open_bus

@@ -11,7 +11,8 @@ import pytest
 
 from syvla.apps.director import Episode
 from syvla.apps.evaluate import run_lockstep
-from syvla.apps.replay import Change, exact_stages, replay, verify, what_if
+from syvla.apps.replay_policy import Change, replay, what_if
+from syvla.apps.replay_verify import exact_stages, verify
 from syvla.cli import main
 from syvla.errors import ConfigError, RecordingError
 from syvla.messages import ArmState, Source

@@ -11,7 +11,7 @@ import pytest
 
 from syvla.apps.director import Episode
 from syvla.apps.evaluate import run_lockstep
-from syvla.apps.playback import PlaybackDirector, playback_run, recorded_table
+from syvla.apps.replay_actions import PlaybackDirector, playback_run, recorded_table
 from syvla.config import RigConfig
 from syvla.errors import ConfigError, RecordingError
 from syvla.hosts.lockstep import LockstepHost

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from tests.replay.golden import EPISODES, FOLDER, TOLERANCES, differences, engaged, over_a_link, record, story
 
-from syvla.apps.replay import configuration
+from syvla.apps.replay_verify import configuration
 from syvla.config import RunConfig
 from syvla.drivers.recorded import RecordedArm
 from syvla.hosts.repeat import Repeated, RepeatHost, repeat_together

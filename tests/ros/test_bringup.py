@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from syvla.apps.replay import verify
+from syvla.apps.replay_verify import verify
 from syvla.errors import ConfigError
 from syvla.messages import Mode, SafetyState
 from syvla.recording.mcap_read import Recording, read

@@ -1,14 +1,13 @@
-"""``syvla replay policy``: run stages of a recorded episode again, as they were or otherwise.
+"""``syvla replay policy``: what stages of a recorded episode would have sent otherwise.
 
-As they were: each stage is given again, step by step, what it was given, and everything that it sends must be what it
-sent, to the bit. Otherwise: from one instant on the stages that a change concerns run again on what was recorded of all
-others, each step when it was made or, where a latency is changed, in lockstep. The arms' feedback and the pictures stay
-those that were recorded, whatever would have been commanded.
+Each is brought to an instant as it was. From there on the stages that a change concerns run again on what was recorded
+of all others, each step when it was made or, where a latency is changed, in lockstep. The arms' feedback and the pictures
+stay those that were recorded, whatever would have been commanded.
 """
 
 import functools
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import dropwhile, takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
+from syvla.apps.replay_verify import Tell, configuration, policy_of, recorded_arms, show, stepped
 from syvla.clock import NS_PER_S, to_ns, to_s
 from syvla.config import Continuity, RunConfig, changed
 from syvla.drivers.recorded import RecordedArm
@@ -23,23 +23,20 @@ from syvla.errors import ConfigError, RecordingError
 from syvla.hosts.lockstep import LockstepHost
 from syvla.hosts.memory import capture, restore
 from syvla.hosts.repeat import RepeatHost, repeat_together
-from syvla.messages import ARMS, ArmName, ArmState, Intent, JointCommand, Mode, SafetyState, Source, StageMemory, Steps
-from syvla.policies import find_backend, find_policy, policy_cameras, recorded_policy
+from syvla.messages import ArmName, StageMemory, Steps
+from syvla.policies import find_backend, find_policy, policy_cameras
 from syvla.protocols import Emit, Inbox, OnNew, Received, Stage
 from syvla.recording.mcap_read import Recorded, Recording
-from syvla.recording.stepped import LATE_NS, Stepped, received, steps_of
+from syvla.recording.stepped import LATE_NS, Stepped, received
 from syvla.report.comparison import Comparison, compare, draw, words
-from syvla.report.episode import CONFIG_ATTACHMENT
 from syvla.rig import recorded_models, replayed_stage
 from syvla.runs import joined
 from syvla.topics import REPLAYED, TOPICS
 
 ORDER = ("twin", "robot", "cameras", "planner", "expert", "teleop", "console")  # at one instant, as in lockstep
 MODELS = ("_planner", "_expert")
-MOVED_RAD = 0.05  # less than this by the policy is no motion
 SLICE_NS = 100_000_000
 TELL_NS = 5_000_000_000  # of the recording, between two words of progress
-Tell = Callable[[str], None]
 
 
 class Change(NamedTuple):
@@ -80,113 +77,7 @@ class Change(NamedTuple):
         return run
 
 
-class Verified(NamedTuple):
-    """One stage, run again as it was."""
-
-    stage: str
-    steps: int
-    skipped: int  # before it can be said what it remembered, or not recorded whole
-    differing: int
-    first: str  # the first difference in words, and when
-    seconds: float
-
-    @property
-    def exact(self) -> bool:
-        """Whether it could be run again, and to the bit."""
-        return self.steps > 0 and self.differing == 0
-
-
-def configuration(recording: Recording) -> RunConfig:
-    """How the run was configured; RecordingError if the recording does not say."""
-    try:
-        return msgspec.json.decode(recording.attachments[CONFIG_ATTACHMENT], type=RunConfig)
-    except KeyError:
-        raise RecordingError(f"{recording.path}: holds no configuration to run its stages with") from None
-    except msgspec.MsgspecError as error:
-        raise RecordingError(f"{recording.path}: its configuration is of another version: {error}") from error
-
-
-def _policy_of(recording: Recording, run: RunConfig) -> RunConfig:
-    """The run with its policy where that is here; ConfigError if its checkpoint is not."""
-    intents = (recorded.message for recorded in recording.messages({"intent"}))
-    model_ids = (intent.model_id for intent in intents if isinstance(intent, Intent))
-    return msgspec.structs.replace(run, policy_name=recorded_policy(run.policy_name, next(model_ids, "no model")))
-
-
-def motion(recording: Recording) -> tuple[int, float]:
-    """How many commands the policy gave, and how far it moved the joint that it moved most [rad]."""
-    rows = [
-        recorded.message.position_rad
-        for recorded in recording.messages({"command"})
-        if isinstance(recorded.message, JointCommand) and recorded.message.provenance.source is Source.POLICY
-    ]
-    return len(rows), float(np.ptp(np.array(rows), axis=0).max()) if rows else 0.0
-
-
-def verify(recording: Recording, stages: Sequence[str], tell: Tell) -> list[Verified]:
-    """Run ``stages`` again as they were; RecordingError if the policy never moved the arms meanwhile."""
-    commands, moved_rad = motion(recording)
-    if moved_rad < MOVED_RAD:
-        raise RecordingError(
-            f"{recording.path}: the policy gave {commands} commands and moved no joint by {MOVED_RAD:g} rad: "
-            "running it again would prove nothing"
-        )
-    for name in stages:
-        if name not in REPLAYED:
-            raise ConfigError(f"no stage {name!r} can be run again; there are {', '.join(REPLAYED)}")
-    run = configuration(recording)
-    return [_verified(recording, run, name, tell) for name in stages]
-
-
-def exact_stages(recording: Recording) -> tuple[str, ...]:
-    """Those that can be run again to the bit: not the reference policy's, and a planner only on what it saw."""
-    run = configuration(recording)
-    if run.policy_name == "reference":
-        return ("robot",)
-    return REPLAYED if run.rig.recorder.image_format == "raw" else REPLAYED[1:]
-
-
-def _verified(recording: Recording, run: RunConfig, name: str, tell: Tell) -> Verified:
-    arms = _arms(run)
-    stage = replayed_stage(name, run if name == "robot" else _policy_of(recording, run), arms)
-    host = RepeatHost(stage, _steps(recording, stage), lambda step: _show(arms, step))
-    steps = differing = 0
-    first, begin_ns, end_ns = "", 0, 0
-    for repeated in host.run():
-        begin_ns, end_ns = begin_ns or repeated.step.now_ns, repeated.step.now_ns
-        steps += 1
-        differences = repeated.differences
-        if differences:
-            differing += 1
-            first = first or f"step {repeated.step.number} at {repeated.step.now_ns} ns {differences[0]}"
-    stage.close()
-    verified = Verified(name, steps, host.skipped, differing, first, to_s(end_ns - begin_ns))
-    same = "to the bit" if verified.exact else f"{differing} DIFFER: {first}" if steps else "NONE CAN BE MADE AGAIN"
-    tell(f"{name}: {steps} steps in {verified.seconds:.1f} s, {same} ({host.skipped} before or between not repeated)")
-    return verified
-
-
 # ---------------------------------------------------------------- as it was, up to one instant
-
-
-def _arms(run: RunConfig) -> dict[ArmName, RecordedArm]:
-    delays = (run.rig.left.feedback_delay_s, run.rig.right.feedback_delay_s)
-    return {arm: RecordedArm(arm, to_ns(delay_s)) for arm, delay_s in zip(ARMS, delays, strict=True)}
-
-
-def _steps(recording: Recording, stage: Stage) -> Iterator[Stepped]:
-    return steps_of(recording, stage.name, stage.reads, stage.writes)
-
-
-def _show(arms: Mapping[ArmName, RecordedArm], step: Stepped) -> None:
-    """Lay before both arms what they measured and answered in ``step``."""
-    for received_ in step.sent:
-        message = received_.message
-        if isinstance(message, ArmState):
-            arms[message.arm].show(message, step.now_ns)
-        elif isinstance(message, SafetyState):
-            for arm in arms.values():
-                arm.answers = message.mode is not Mode.DISABLED
 
 
 class _Brought(NamedTuple):
@@ -223,16 +114,16 @@ def _bring(recording: Recording, run: RunConfig, then: RunConfig, name: str, at_
     _, epoch, number = max(memory for memory in _memories(recording, name) if memory[0] < at_ns)
     models = (run.policy_name, run.backend, run.policy.continuity)
     anew = () if models == (then.policy_name, then.backend, then.policy.continuity) or name == "robot" else MODELS
-    arms, arms_then = _arms(run), _arms(then)
+    arms, arms_then = recorded_arms(run), recorded_arms(then)
     showing: list[Stepped] = []
     stage = recorded_models(name, run, policy_cameras(then), showing) if anew else replayed_stage(name, run, arms)
-    steps = dropwhile(lambda step: (step.epoch, step.number) != (epoch, number), _steps(recording, stage))
+    steps = dropwhile(lambda step: (step.epoch, step.number) != (epoch, number), stepped(recording, stage))
     before = takewhile(lambda step: step.now_ns < at_ns, steps)
 
     def lay(step: Stepped) -> None:
         showing[:] = [step]
-        _show(arms, step)
-        _show(arms_then, step)
+        show(arms, step)
+        show(arms_then, step)
 
     host = RepeatHost(stage, before, lay, anew)
     last = None
@@ -318,7 +209,7 @@ def what_if(recording: Recording, change: Change, at_s: float | None, tell: Tell
     run = configuration(recording)
     names = change.stages
     if change.policy is None and "expert" in names:
-        run = _policy_of(recording, run)
+        run = policy_of(recording, run)
     then = change.applied(run)
     at_ns, end_ns = _span(recording, names, at_s)
     brought: dict[str, _Brought] = {}
@@ -351,9 +242,9 @@ def _repeated(
     sent = [_recorded(each) for name in brought for each in brought[name].pending(at_ns)]
     for name in (name for name in ORDER if name in brought):
         each = brought[name]
-        after = dropwhile(lambda step: step.now_ns < at_ns, _steps(recording, each.stage))
+        after = dropwhile(lambda step: step.now_ns < at_ns, stepped(recording, each.stage))
         steps = takewhile(lambda step: step.now_ns <= end_ns, after)
-        hosts.append(RepeatHost(each.stage, steps, functools.partial(_show, arms), latest=each.latest))
+        hosts.append(RepeatHost(each.stage, steps, functools.partial(show, arms), latest=each.latest))
     told_ns = at_ns
     for repeated in repeat_together(hosts):
         sent += [_recorded(each) for each in repeated.sent]
@@ -425,7 +316,7 @@ def _instants(recording: Recording, name: str) -> list[int]:
 
 def _latency_s(recording: Recording, stage: Stage) -> float:
     """From the beginning of a step to its last message, the median of those recorded."""
-    taken = [step.sent[-1].header.sent_ns - step.now_ns for step in _steps(recording, stage) if step.sent]
+    taken = [step.sent[-1].header.sent_ns - step.now_ns for step in stepped(recording, stage) if step.sent]
     return float(np.median(taken)) / NS_PER_S if taken else 0.0
 
 
@@ -471,7 +362,7 @@ def _play(
 ) -> None:
     """Run on to the end of the span, on what is recorded of ``topics``, and with the robot's ticks as they were."""
     at_ns, end_ns = span_ns
-    ticks = iter(()) if robot is None else _steps(recording, robot.stage)
+    ticks = iter(()) if robot is None else stepped(recording, robot.stage)
     tick = next((step for step in ticks if step.now_ns >= at_ns), None)
     records = (raw for raw in recording.records(topics) if at_ns <= raw.sent_ns <= end_ns)
     ahead_ns = SLICE_NS + LATE_NS
@@ -483,7 +374,7 @@ def _play(
             host.play(raw.sent_ns, TOPICS[raw.topic].writer, received(raw))
             raw = next(records, None)
         while tick is not None and tick.now_ns <= now_ns:
-            _show(arms, tick)
+            show(arms, tick)
             host.tick(tick.now_ns, "robot", [each for each in tick.fresh if each.header.topic in topics])
             tick = next(ticks, None)
         host.run_until(now_ns)

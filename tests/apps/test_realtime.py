@@ -155,6 +155,7 @@ def test_ctrl_c_holds_the_arms_closes_the_recording_and_leaves_no_process(demo: 
     assert demo.recording().suffix == ".mcap", "the recording was not closed"
     assert held_after_s(demo.recording(), fault_ns) < 0.1 + SLACK_S
     (robot,) = verify(Recording(demo.recording()), ("robot",), print)
+    assert robot.steps > 50
     assert robot.exact, "every tick again, to the bit, up to the stop"
     assert (demo.folder / "summary.json").is_file()
     assert list(demo.folder.glob("*.mp4"))

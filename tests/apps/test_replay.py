@@ -117,10 +117,29 @@ def test_one_bit_of_one_command_is_found_out(reference: Path, tmp_path: Path) ->
     assert "sends another command" in result.first
 
 
-def test_an_episode_in_which_nothing_moved_proves_nothing(reference: Path, tmp_path: Path) -> None:
-    still = rewritten(reference, tmp_path, drop=("command",))
-    with pytest.raises(RecordingError, match=r"gave 0 commands and moved no joint by 0\.05 rad"):
-        verify(Recording(still), ("robot",), silent)
+def test_an_episode_in_which_nothing_moved_proves_nothing(
+    reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (empty,) = verify(Recording(rewritten(reference, tmp_path, drop=("command",))), ("robot",), silent)
+    assert (empty.steps, empty.exact) == (0, False)
+    monkeypatch.setattr("syvla.apps.replay_verify.MOVED_RAD", 9.0)  # none of these joints moved so far
+    with pytest.raises(RecordingError, match=r"moved no joint by 9 rad: that would prove nothing"):
+        verify(Recording(reference), ("robot",), silent)
+
+
+def test_a_gap_between_the_steps_is_found_out(reference: Path, tmp_path: Path) -> None:
+    """One step of ten thousand that could be repeated used to be enough for "to the bit"."""
+    recording = Recording(reference)
+    log = McapLog(tmp_path / "gap.mcap", recording.run, recording.attachments)
+    lost = False
+    for k, raw in enumerate(recording.records()):
+        lose = raw.topic == "command" and k > 2000 and not lost
+        lost = lost or lose
+        if not lose:
+            write(log, raw)
+    (result,) = verify(Recording(log.close({"outcome": "success"})), ("robot",), silent)
+    assert (result.differing, result.exact) == (0, False)
+    assert 0 < result.gaps <= 201, "up to the next memory"
 
 
 @pytest.mark.parametrize(("drop", "match"), [(("steps/robot",), "no step"), (("memory/robot",), "no step")])

@@ -298,7 +298,7 @@ def safety(mode: m.Mode, *codes: str) -> tuple[str, Message]:
 
 def test_a_fault_between_episodes_saves_the_minute_before_and_the_seconds_after(tmp_path: Path) -> None:
     feed = Feed(RecorderStage(tmp_path, run_config()))
-    feed.send(safety(m.Mode.ENABLED))
+    feed.send(task(7), safety(m.Mode.ENABLED))
     for i in range(3500):  # 70 s
         feed.send(command(i))
     feed.send(safety(m.Mode.HOLD, "intent_stale", "intent_old"))
@@ -308,6 +308,7 @@ def test_a_fault_between_episodes_saves_the_minute_before_and_the_seconds_after(
     recording = Recording(tmp_path / "fault-intent_stale.mcap")
     assert recording.outcome["outcome"] == "fault"
     recorded = list(recording)
+    assert isinstance(recorded[0].message, m.Task), "what was in force is said at the head, however old"
     span_ns = recorded[-1].log_time_ns - recorded[0].log_time_ns
     assert span_ns == pytest.approx(65e9, abs=0.1e9)
     ids = command_ids(recorded)
@@ -406,6 +407,10 @@ def test_what_a_dead_recorder_left_is_repaired_by_the_next_one_and_what_a_living
     assert names(tmp_path) == [
         "dead.mcap.partial", "dead.repaired.mcap", "junk.mcap.partial", "living.mcap.partial",
     ]  # fmt: skip
+    (tmp_path / "dead.repaired.mcap").rename(tmp_path / "dead.repaired.mcap.partial")  # the repair was killed
+    RecorderStage(tmp_path, run_config())
+    assert command_ids(list(Recording(tmp_path / "dead.repaired.mcap"))) == [1, 2]
+    assert not (tmp_path / "dead.repaired.repaired.mcap").exists()
     living.control("success", "living")
     assert command_ids(list(Recording(tmp_path / "living.mcap"))) == [5]
 

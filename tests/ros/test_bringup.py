@@ -190,5 +190,6 @@ def test_the_real_command_brings_up_the_twin_and_does_an_episode(tmp_path: Path)
     modes = [r.message.mode for r in read(recording) if isinstance(r.message, SafetyState)]
     assert Mode.ENABLED in modes
     (robot,) = verify(Recording(recording), ("robot",), print)
+    assert robot.steps > 300
     assert robot.exact, "also what came over ROS is known by its place on the bus"
     assert "process has died" not in done.stdout

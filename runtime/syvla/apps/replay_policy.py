@@ -1,8 +1,8 @@
 """``syvla replay policy``: what stages of a recorded episode would have sent otherwise.
 
 Each is brought to an instant as it was. From there on the stages that a change concerns run again on what was recorded
-of all others, each step when it was made or, where a latency is changed, in lockstep. The arms' feedback and the pictures
-stay those that were recorded, whatever would have been commanded.
+of all others, each step when it was made or, where a latency is changed, in lockstep. The arms' feedback and the
+pictures stay those that were recorded, whatever would have been commanded.
 """
 
 import functools

@@ -32,35 +32,36 @@ class Verified(NamedTuple):
 
     stage: str
     steps: int
-    skipped: int  # before it can be said what it remembered, or not recorded whole
+    skipped: int  # before it can be said what it remembered
+    gaps: int  # between those that were repeated: not recorded whole, up to where it is known again what it remembered
     differing: int
     first: str  # the first difference in words, and when
     seconds: float
 
     @property
     def exact(self) -> bool:
-        """Whether it could be run again, and to the bit."""
-        return self.steps > 0 and self.differing == 0
+        """Whether it could be run again without a gap, and to the bit."""
+        return self.steps > 0 and self.gaps == 0 and self.differing == 0
 
 
-def motion(recording: Recording) -> tuple[int, float]:
-    """How many commands the policy gave, and how far it moved the joint that it moved most [rad]."""
+def _must_move(recording: Recording, begin_ns: int, end_ns: int) -> None:
+    """RecordingError unless the policy moved a joint in this time: on standing arms a repetition proves nothing."""
     rows = [
         recorded.message.position_rad
         for recorded in recording.messages({"command"})
-        if isinstance(recorded.message, JointCommand) and recorded.message.provenance.source is Source.POLICY
+        if isinstance(recorded.message, JointCommand)
+        and recorded.message.provenance.source is Source.POLICY
+        and begin_ns <= recorded.message.commanded_ns <= end_ns
     ]
-    return len(rows), float(np.ptp(np.array(rows), axis=0).max()) if rows else 0.0
+    if not rows or np.ptp(np.array(rows), axis=0).max() < MOVED_RAD:
+        raise RecordingError(
+            f"{recording.path}: in the {to_s(end_ns - begin_ns):.1f} s that can be run again the policy gave "
+            f"{len(rows)} commands and moved no joint by {MOVED_RAD:g} rad: that would prove nothing"
+        )
 
 
 def verify(recording: Recording, stages: Sequence[str], tell: Tell) -> list[Verified]:
-    """Run ``stages`` again as they were; RecordingError if the policy never moved the arms meanwhile."""
-    commands, moved_rad = motion(recording)
-    if moved_rad < MOVED_RAD:
-        raise RecordingError(
-            f"{recording.path}: the policy gave {commands} commands and moved no joint by {MOVED_RAD:g} rad: "
-            "running it again would prove nothing"
-        )
+    """Run ``stages`` again as they were; RecordingError if the policy did not move the arms meanwhile."""
     for name in stages:
         if name not in REPLAYED:
             raise ConfigError(f"no stage {name!r} can be run again; there are {', '.join(REPLAYED)}")
@@ -90,10 +91,18 @@ def _verified(recording: Recording, run: RunConfig, name: str, tell: Tell) -> Ve
             differing += 1
             first = first or f"step {repeated.step.number} at {repeated.step.now_ns} ns {differences[0]}"
     stage.close()
-    verified = Verified(name, steps, host.skipped, differing, first, to_s(end_ns - begin_ns))
-    same = "to the bit" if verified.exact else f"{differing} DIFFER: {first}" if steps else "NONE CAN BE MADE AGAIN"
-    tell(f"{name}: {steps} steps in {verified.seconds:.1f} s, {same} ({host.skipped} before or between not repeated)")
+    if steps:
+        _must_move(recording, begin_ns, end_ns)
+    verified = Verified(name, steps, host.skipped, host.gaps, differing, first, to_s(end_ns - begin_ns))
+    tell(f"{name}: {steps} steps in {verified.seconds:.1f} s, {_words(verified)}; {host.skipped} before not repeated")
     return verified
+
+
+def _words(verified: Verified) -> str:
+    if verified.steps == 0:
+        return "NONE CAN BE MADE AGAIN"
+    gaps = f"{verified.gaps} BETWEEN NOT RECORDED WHOLE, " if verified.gaps else ""
+    return gaps + (f"{verified.differing} DIFFER: {verified.first}" if verified.differing else "to the bit")
 
 
 # ---------------------------------------------------------------- what a recording says of its run

@@ -59,13 +59,15 @@ class RepeatHost:
     ) -> None:
         self.stage = stage
         self.latest = dict(latest or {})
-        self.skipped = 0  # steps before the first memory, and those that the recording does not hold whole
+        self.skipped = 0  # steps before the first that could be made
+        self.gaps = 0  # steps behind it that the recording does not hold whole, up to the next memory
         self.instead: dict[Header, Received | None] = {}  # read in the place of what was, by its header; None: nothing
         self.extra: deque[Received] = deque()  # what nothing was recorded in place of, to be read when its time comes
         self._steps = iter(steps)
         self._before = before
         self._anew = anew
         self._ready = latest is not None
+        self._begun = False
         self._stopping = False
         self._expected: tuple[int, int] | None = None  # epoch and number of the step that can be made now
         self._upcoming: Stepped | None = next(self._steps, None)
@@ -102,6 +104,7 @@ class RepeatHost:
             name = self.stage.name
             raise RecordingError(f"step {step.number} of the {name} cannot be repeated: {error!r}") from error
         repeated = Repeated(step, _headed(emits, step))
+        self._begun = True
         self._expected = step.epoch, step.number + 1
         self._advance()
         self._seek()
@@ -120,7 +123,10 @@ class RepeatHost:
             if known and not step.lacking:
                 return
             self._expected = None
-            self.skipped += 1
+            if self._begun:
+                self.gaps += 1
+            else:
+                self.skipped += 1
             self._advance()
 
     def _advance(self) -> None:

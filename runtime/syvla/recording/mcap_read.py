@@ -231,8 +231,11 @@ def repair_all(folder: Path) -> list[Path]:
     made = []
     for path in sorted(folder.glob(f"*.mcap{PARTIAL}")):
         repaired = path.with_name(path.name.removesuffix(f".mcap{PARTIAL}") + ".repaired.mcap")
-        if os.path.lexists(repaired) or is_being_written(path):
+        if path.name.endswith(f".repaired.mcap{PARTIAL}") or os.path.lexists(repaired) or is_being_written(path):
             continue
+        half = repaired.with_name(repaired.name + PARTIAL)  # of a repair that was itself cut short
+        if half.is_file() and not is_being_written(half):
+            half.unlink()
         try:
             made.append(repair(path))
             _log.warning("%s had no end: what it holds is in %s", path, repaired.name)

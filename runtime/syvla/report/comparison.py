@@ -52,8 +52,9 @@ def compare(
         "diverged_s": _first_command(recorded.commands, otherwise.commands, DIVERGED_RAD, span_ns[0], starts_s),
         "command_difference": _command_difference(recorded.commands, otherwise.commands),
         "chunks_compared": compared,
-        "chunk_error_by_joint": _rounded(error.mean(axis=0)) if compared else None,
+        "chunk_error_by_joint": _rounded(np.nanmean(error, axis=0)) if compared else None,
         "chunk_error_by_row": _rounded(error[:, :BOTH_ARMS_JOINTS].mean(axis=1)) if compared else None,
+        "commands_compared": len(_paired(recorded.commands, otherwise.commands)[0]),
         "thought": _thought(before, now, span_ns[0], starts_s),
         "recorded": _side(recorded),
         "otherwise": _side(otherwise),
@@ -61,8 +62,8 @@ def compare(
     return Comparison(recorded, otherwise, error, figures)
 
 
-def _rounded(values: Float64) -> list[float]:
-    return [round(float(value), 7) for value in values]
+def _rounded(values: Float64) -> list[float | None]:
+    return [round(float(value), 7) if np.isfinite(value) else None for value in values]
 
 
 def _messages(
@@ -121,7 +122,10 @@ def _chunks(side: Sequence[Recorded]) -> list[ActionChunk]:
 
 
 def _chunk_error(before: list[ActionChunk], now: list[ActionChunk]) -> tuple[Float64, int]:
-    """Mean absolute difference (H, 14) by row of what would be from what was due at the same instant."""
+    """Mean absolute difference (H, 14) by row of what would be from what was due at the same instant.
+
+    NaN in a row to which nothing was due.
+    """
     if not before or not now:
         return np.zeros((0, BOTH_ARMS_JOINTS + 2)), 0
     rows = max(len(chunk.position_rad) for chunk in now)
@@ -141,7 +145,7 @@ def _chunk_error(before: list[ActionChunk], now: list[ActionChunk]) -> tuple[Flo
         columns = np.stack([np.interp(due, grid, was[:, j]) for j in range(was.shape[1])], axis=1)
         total[: len(would)][there] += np.abs(would - columns)[there]
         count[: len(would)][there] += 1
-    return total / np.maximum(count, 1), compared
+    return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0), compared
 
 
 def _thought(
@@ -194,20 +198,21 @@ def words(comparison: Comparison) -> list[str]:
         lines.append(f"{topic}: {found['recorded']} recorded, {found['otherwise']} now, {what}")
     first, diverged = figures["first_other_command_s"], figures["diverged_s"]
     if first is None:
-        lines.append("commands: the same to the bit")
+        lines.append(f"set-points: the same to the bit in all {figures['commands_compared']} common ticks")
     else:
         beyond = "never beyond" if diverged is None else f"from {diverged:.2f} s on beyond"
         worst = figures["command_difference"]["worst_joint_rad"]
         lines.append(
-            f"commands: the first other one at {first:.2f} s, {beyond} {DIVERGED_RAD * 1e3:g} mrad; worst joint "
+            f"set-points: the first other one at {first:.2f} s, {beyond} {DIVERGED_RAD * 1e3:g} mrad; worst joint "
             f"p50 {worst['p50']:.4f}, max {worst['max']:.4f} rad"
         )
     if figures["chunks_compared"]:
-        rows, joints = figures["chunk_error_by_row"], figures["chunk_error_by_joint"]
+        joints = figures["chunk_error_by_joint"]
+        rows = [error for error in figures["chunk_error_by_row"] if error is not None]
         worst = int(np.argmax(joints[:BOTH_ARMS_JOINTS]))
         lines.append(
             f"chunks: {figures['chunks_compared']} compared; mean error of a joint {rows[0]:.4f} rad in the first row, "
-            f"{rows[-1]:.4f} in the last; most in {'left' if worst < 6 else 'right'} joint {worst % 6 + 1}, "
+            f"{rows[-1]:.4f} in the last compared; most in {'left' if worst < 6 else 'right'} joint {worst % 6 + 1}, "
             f"{joints[worst]:.4f} rad"
         )
     thought = figures["thought"]

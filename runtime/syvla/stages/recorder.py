@@ -162,8 +162,13 @@ class RecorderStage:
         if not held or self._log is not None or self._ring_ns == 0:
             return
         _log.warning("%s held the arms while no episode was recorded: what led to it is saved", cause)
+        begins_ns = self._kept[0].log_time_ns
         if self._open(f"fault-{cause}"):
             self._fault_until_ns = now_ns + AFTER_FAULT_NS
+            for carried in self._carried.values():
+                if carried.received_ns < begins_ns:  # said before what is kept begins, and in force in it
+                    self._kept.appendleft(_Kept(carried.header, type(carried.message), carried.wire(), begins_ns))
+                    self._kept_bytes += self._kept[0].size
 
     def _start(self, name: str, received: Received) -> None:
         if not self._open(name):

@@ -200,6 +200,7 @@ class RosConfig(Section, frozen=True):
     arms: Literal["own", "ros"] = "own"  # ros: driver nodes that take and send joint states by the profile's names
     cameras: Literal["own", "ros"] = "own"  # ros: camera nodes that send images by the profile's names
     joystick: Literal["own", "ros"] = "own"  # ros: a game_controller_node that publishes /joy
+    bags: bool = True  # every episode also as a rosbag2 bag, written when it is over
 
 
 class RigConfig(Section, frozen=True):

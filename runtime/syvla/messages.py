@@ -250,7 +250,10 @@ class OperatorCommand(Message, frozen=True):
 
 
 class EpisodeControl(Message, frozen=True):
-    """Starts or ends an episode of the recording."""
+    """Starts or ends an episode of the recording.
+
+    With an empty name it starts one that is named by the time, or ends whichever is being recorded.
+    """
 
     action: Literal["start", "success", "failure", "discard"]
     name: str
@@ -452,7 +455,7 @@ class PlaybackState(Message, frozen=True):
     """Where the playing of recorded actions stands."""
 
     stamp_ns: int
-    phase: Literal["stopped", "refused", "approach", "play", "paused", "done"]
+    phase: Literal["stopped", "refused", "approach", "play", "paused", "done", "ended"]
     played_s: float
     duration_s: float
     speed: float

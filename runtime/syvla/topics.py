@@ -39,7 +39,8 @@ _ROWS = (
     Topic("teleop/operator", m.OperatorCommand, None, None, "teleop", every=True),
     Topic("operator", m.OperatorCommand, None, None, "console", every=True),  # a hold must not be overtaken by a resume
     Topic("robot/operator", m.OperatorCommand, None, None, "robot", every=True),  # asked of its process by a service
-    Topic("episode", m.EpisodeControl, None, None, "console"),
+    Topic("episode", m.EpisodeControl, None, None, "console", every=True),
+    Topic("teleop/episode", m.EpisodeControl, None, None, "teleop", every=True),
     Topic("command", m.JointCommand, 200.0, 0.05, "robot"),
     Topic("splice", m.Splice, 20.0, None, "robot"),
     Topic("safety", m.SafetyState, 20.0, 0.2, "robot"),

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from syvla.apps.director import Director, Episode
+from syvla.apps.director import Director, Episode, Mark
 from syvla.message import Message
 from syvla.messages import EpisodeControl, Mode, OperatorCommand, Reason, SafetyState, SimReset, SimTruth, Source, Task
 from syvla.protocols import Header, Inbox, Received
@@ -23,12 +23,15 @@ class Table:
         self.mode = Mode.DISABLED
         self.enables = True
         self.reasons: tuple[Reason, ...] = ()
+        self.asked: EpisodeControl | None = None
         self.sent: list[Message] = []
 
     def run(self, duration_s: float) -> None:
         for _ in range(round(duration_s * 1e9) // STEP_NS):
             self.now_ns += STEP_NS
-            latest = {"sim/truth": self.truth(), "safety": self.safety()}
+            latest: dict[str, Message] = {"sim/truth": self.truth(), "safety": self.safety()}
+            if self.asked is not None:
+                latest["teleop/episode"] = self.asked
             inbox = Inbox({t: Received(Header(t, 0, 0, 0, 0), m, 0, tuple) for t, m in latest.items()}, ())
             for emit in self.director.step(self.now_ns, inbox):
                 self.sent.append(emit.message)
@@ -102,6 +105,29 @@ def test_a_hold_ends_the_episode_with_its_cause() -> None:
     (outcome,) = table.director.outcomes
     assert not outcome.success
     assert outcome.why == "intent_stale: the intent is 1.0 s old"
+
+
+@pytest.mark.parametrize(
+    ("mark", "why"),
+    [("success", ""), ("failure", "a person called it a failure"), ("discard", "discarded by a person")],
+)
+def test_a_person_ends_the_episode_and_says_what_it_was(mark: Mark, why: str) -> None:
+    table = Table(Director([EPISODE, EPISODE._replace(name="second")]))
+    table.director.mark(mark)
+    table.run(1.0)
+    assert table.director.outcomes == [], "nothing was running yet"
+    table.director.mark(mark)
+    table.run(0.1)
+    (outcome,) = table.director.outcomes
+    assert (outcome.success, outcome.why, outcome.ran) == (mark == "success", why, True)
+    table.run(2.0)
+    assert len(table.director.outcomes) == 1, "the next one goes on"
+    assert [m.action for m in table.of(EpisodeControl)] == ["start", mark, "start"]  # type: ignore[attr-defined]
+    table.asked = EpisodeControl(action=mark, name="", issued_ns=table.now_ns)  # at the controller
+    table.run(0.1)
+    assert len(table.director.outcomes) == 2
+    table.run(1.0)
+    assert table.director.finished
 
 
 def test_an_episode_ends_at_its_limit_and_the_next_one_begins() -> None:

@@ -149,6 +149,7 @@ def strike(run: Run, stage: str, number: signal.Signals) -> int:
 
 
 def test_ctrl_c_holds_the_arms_closes_the_recording_and_leaves_no_process(demo: Run) -> None:
+    time.sleep(2.0)  # what the robot remembers is recorded once a second: from then on its steps can be made again
     fault_ns = time.monotonic_ns()
     demo.process.send_signal(signal.SIGINT)
     assert demo.finish() == 1
@@ -157,6 +158,7 @@ def test_ctrl_c_holds_the_arms_closes_the_recording_and_leaves_no_process(demo: 
     (robot,) = verify(Recording(demo.recording()), ("robot",), print)
     assert robot.steps > 50
     assert robot.exact, "every tick again, to the bit, up to the stop"
+    assert robot.until_ns > fault_ns + 50_000_000, "also those in which the arms came to rest"
     assert (demo.folder / "summary.json").is_file()
     assert list(demo.folder.glob("*.mp4"))
     assert list(demo.folder.glob("*.png"))

@@ -13,9 +13,21 @@ from syvla.apps.director import Episode
 from syvla.apps.evaluate import run_lockstep
 from syvla.apps.replay_actions import PlaybackDirector, playback_run, recorded_table
 from syvla.config import RigConfig
+from syvla.control.gamepad import Button
 from syvla.errors import ConfigError, RecordingError
 from syvla.hosts.lockstep import LockstepHost
-from syvla.messages import ARMS, JointCommand, Mode, OperatorCommand, PlaybackState, SafetyState, SimTruth, Source
+from syvla.messages import (
+    ARMS,
+    EpisodeControl,
+    JointCommand,
+    Mode,
+    OperatorCommand,
+    PlaybackControl,
+    PlaybackState,
+    SafetyState,
+    SimTruth,
+    Source,
+)
 from syvla.protocols import GamepadState, Stage
 from syvla.recording.mcap_log import McapLog
 from syvla.recording.mcap_read import Recording
@@ -42,13 +54,16 @@ def episode(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Controller:
-    """A game controller whose deadman is held or not."""
+    """A game controller whose deadman is pressed after a second, and held as long as that is wanted."""
 
     held = True
+    ends = False
+    since_s = 1.0
 
     def read(self, now_ns: int) -> GamepadState | None:
         buttons = [False] * 15
-        buttons[9] = self.held
+        buttons[Button.LEFT_SHOULDER] = self.held and now_ns >= self.since_s * 1e9
+        buttons[Button.B] = self.ends
         return GamepadState(now_ns, [0.0] * 6, buttons)
 
     def close(self) -> None:
@@ -108,10 +123,11 @@ def play(
     world = twin_world(run)
     director = PlaybackDirector("again", recorded_table(recording), speed)
     witness = Witness()
+    deadman = None if controller is None else lambda: controller
     stages: list[Stage] = [
         TwinStage(world, (), TWIN_PERIOD_NS),
         robot_stage(run, {arm: TwinArm(arm, world.plant(arm)) for arm in ARMS}),
-        PlaybackStage(load_actions(recording, run.rig), run.policy, controller),
+        PlaybackStage(load_actions(recording, run.rig), run.policy, deadman, run.rig.teleop),
         director,
         witness,
     ]
@@ -119,7 +135,7 @@ def play(
     success = False
     while not director.outcome and host.now_ns < limit_s * 1e9:
         host.run_until(host.now_ns + SLICE_NS)
-        meanwhile(host, director, host.now_ns / 1e9)
+        meanwhile(host, director, round(host.now_ns / 1e9, 3))
         truth = host.message("sim/truth")
         success = success or (isinstance(truth, SimTruth) and truth.success)
     result = Played(director, witness.commands, list(witness.modes), witness.phases, success, host.now_ns / 1e9)
@@ -159,36 +175,82 @@ def test_a_pause_stands_and_goes_on(episode: Path) -> None:
     assert result.success
 
 
-def test_without_the_deadman_nothing_moves(episode: Path) -> None:
+def positions(played: Played, from_s: float, to_s: float) -> np.ndarray:
+    return np.array([c.position_rad for c in played.commands if from_s * 1e9 <= c.commanded_ns < to_s * 1e9])
+
+
+def fastest_s(played: Played) -> float:
+    """When a joint was fastest, of those that play."""
+    every = [c for c in played.commands if c.provenance.source is Source.POLICY]
+    speed = np.abs(np.diff([c.position_rad for c in every], axis=0)).max(axis=1)
+    return every[int(speed.argmax())].commanded_ns / 1e9
+
+
+def test_an_arm_at_full_speed_comes_to_rest_when_the_deadman_is_let_go_and_goes_on_when_it_is_pressed(
+    episode: Path,
+) -> None:
+    """It once went on for up to 0.7 rad: what was to make it stand began behind the arm, and was refused."""
+    let_go_s = round(fastest_s(play(episode, controller=Controller())), 2)
     controller = Controller()
 
     def meanwhile(host: LockstepHost, director: PlaybackDirector, at_s: float) -> None:
-        controller.held = not 3.0 <= at_s < 5.0
+        if at_s >= let_go_s - 0.05:
+            host.run_until(max(host.now_ns, round(let_go_s * 1e9)))
+        controller.held = not let_go_s <= host.now_ns / 1e9 < let_go_s + 2.0
 
     result = play(episode, controller=controller, meanwhile=meanwhile)
+    before = positions(result, let_go_s - 0.05, let_go_s)
+    assert np.abs(np.diff(before, axis=0)).max() / 0.005 > 1.0, "it was under way"
+    stopping = positions(result, let_go_s, let_go_s + 2.0)
+    standing_from = int(np.flatnonzero(np.abs(np.diff(stopping, axis=0)).max(axis=1) > 1e-5)[-1]) + 1
+    assert standing_from * 0.005 < 0.45, "a step of the stage, the ramp, and what was under way"
+    speed = np.abs(np.diff(before, axis=0)).max() / 0.005
+    assert np.abs(stopping[-1] - stopping[0]).max() < 0.3 * speed
+    assert Mode.HOLD not in result.modes
     assert result.director.outcome == "done"
-    standing = [c.position_rad for c in result.commands if 3.4e9 < c.commanded_ns < 4.9e9]
-    assert np.ptp(np.array(standing), axis=0).max() < 1e-4
+    assert result.success, "it went on from there"
+
+
+def test_a_deadman_that_was_never_let_go_moves_nothing(episode: Path) -> None:
+    controller = Controller()
+    controller.since_s = 0.0
+    taped = play(episode, controller=controller, limit_s=6.0)
     controller.held = False
     never = play(episode, controller=controller, limit_s=6.0)
-    moved = np.array([c.position_rad for c in never.commands])
-    assert np.ptp(moved, axis=0).max() < 1e-3
-    assert never.director.outcome == ""
+    for result in (taped, never):
+        assert np.ptp(positions(result, 0.0, 6.0), axis=0).max() < 1e-3
+        assert result.director.outcome == ""
+        assert "paused" in result.phases
 
 
-def test_a_hold_ends_it_and_an_abort_too(episode: Path) -> None:
+def test_b_ends_it(episode: Path) -> None:
+    controller = Controller()
+
+    def meanwhile(host: LockstepHost, director: PlaybackDirector, at_s: float) -> None:
+        controller.ends = at_s >= 4.0
+
+    result = play(episode, controller=controller, meanwhile=meanwhile)
+    assert result.director.outcome == "ended at the controller"
+    assert result.seconds < 4.5
+
+
+def test_nothing_moves_when_whoever_could_pause_it_is_not_heard(episode: Path) -> None:
+    def meanwhile(host: LockstepHost, director: PlaybackDirector, at_s: float) -> None:
+        if at_s == 4.0:
+            director.step = lambda now_ns, inbox: ()  # type: ignore[method-assign]  # as a console that hangs
+
+    result = play(episode, meanwhile=meanwhile, limit_s=8.0)
+    assert np.ptp(positions(result, 3.0, 4.0), axis=0).max() > 0.05
+    assert np.ptp(positions(result, 4.9, 8.0), axis=0).max() < 1e-4
+
+
+def test_a_hold_ends_it(episode: Path) -> None:
     def hold(host: LockstepHost, director: PlaybackDirector, at_s: float) -> None:
         if abs(at_s - 4.0) < 0.01:
             host.inject("operator", OperatorCommand(command_id=99, issued_ns=host.now_ns, action="hold"))
 
     result = play(episode, meanwhile=hold)
     assert "the arms hold; operator_hold" in result.director.outcome
-
-    def abort(host: LockstepHost, director: PlaybackDirector, at_s: float) -> None:
-        if at_s > 4.0:
-            director.press("q")
-
-    assert play(episode, meanwhile=abort).director.outcome == "aborted"
 
 
 def test_keys_change_the_speed_within_its_bounds() -> None:
@@ -207,7 +269,7 @@ def test_a_robot_needs_no_policy_and_no_cameras_but_a_controller(
     """The reference policy is the default of a run and reads the twin's truth: no robot could have played anything."""
     run = realtime_run("cobot_magic", 0.0, 0.0, playback=episode)
     assert run.playback == str(episode)
-    with pytest.raises(ConfigError, match="to the twin only as yet"):
+    with pytest.raises(ConfigError, match="is of rig 'twin'"):
         playback_run(episode, "cobot_magic")
 
     def missing() -> None:
@@ -219,10 +281,23 @@ def test_a_robot_needs_no_policy_and_no_cameras_but_a_controller(
     assert realtime_run("twin", 0.0, 0.0, playback=episode).playback
 
 
-def test_at_the_end_it_is_paused_for_good() -> None:
+def test_at_the_end_the_arms_hold_for_good_and_the_recording_is_marked(episode: Path) -> None:
     director = PlaybackDirector("a", None, 0.5)
-    last = director.stand(7)
-    assert (last.paused, last.speed) == (True, 0.5), "an operator who resumes the arms starts nothing"
+    assert not director.marks(7), "nothing was recorded"
+    hold, control = (emit.message for emit in director.ends(7, "the expert died"))
+    assert isinstance(hold, OperatorCommand)
+    assert (hold.action, hold.lost) == ("hold", "the expert died")
+    assert isinstance(control, PlaybackControl)
+    assert (control.paused, control.speed) == (True, 0.5), "an operator who resumes the arms starts nothing"
+
+    def abort(host: LockstepHost, director: PlaybackDirector, at_s: float) -> None:
+        if at_s > 4.0:
+            director.press("q")
+
+    result = play(episode, meanwhile=abort)
+    (mark,) = (emit.message for emit in result.director.marks(7))
+    assert isinstance(mark, EpisodeControl)
+    assert (result.director.outcome, mark.action) == ("aborted", "failure")
 
 
 # ---------------------------------------------------------------- what is refused before anything starts
@@ -336,7 +411,7 @@ def test_a_start_far_from_where_the_arms_stand_is_refused(episode: Path, tmp_pat
         [
             TwinStage(world, (), TWIN_PERIOD_NS),
             robot_stage(run, {arm: TwinArm(arm, world.plant(arm)) for arm in ARMS}),
-            PlaybackStage(load_actions(recording, run.rig), run.policy, None),
+            PlaybackStage(load_actions(recording, run.rig), run.policy, None, run.rig.teleop),
             director,
         ]
     )

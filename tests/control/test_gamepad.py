@@ -223,6 +223,27 @@ def test_buttons_choose_axes_and_speed() -> None:
     assert pad.controls.setting.endswith("slow")
 
 
+def test_back_and_the_d_pad_begin_and_end_episodes_once_and_change_nothing_else() -> None:
+    pad = Pad()
+    assert pad.read(Button.DPAD_UP).episode is None
+    pad.read()
+    setting = pad.controls.setting
+    for button, action in zip(
+        (Button.DPAD_UP, Button.DPAD_RIGHT, Button.DPAD_LEFT, Button.DPAD_DOWN),
+        ("start", "success", "failure", "discard"),
+        strict=True,
+    ):
+        assert pad.read(Button.BACK).episode is None
+        asked = pad.read(Button.BACK, button)
+        assert (asked.episode, asked.request, asked.clear) == (action, "none", False)
+        assert pad.read(Button.BACK, button).episode is None, "once for a press"
+        pad.read()
+    assert pad.controls.setting == setting
+    pad.controls.forget()
+    pad.read(Button.BACK)
+    assert pad.read(Button.BACK, Button.DPAD_UP).episode is None, "BACK was down when the controller was plugged in"
+
+
 def test_every_button_that_does_something_is_in_the_table() -> None:
     words = " ".join(control for control, _ in CONTROLS)
     for name in ("LB", "RB", "START", "BACK", "B", "A", "X", "Y", "stick", "triggers", "D-pad"):

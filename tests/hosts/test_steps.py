@@ -91,6 +91,21 @@ def test_what_went_in_and_what_came_out_is_told_of_steps_that_are_over() -> None
     assert told.messages.tolist() == [[0, 3, 7], [0, 3, 8], [1, OWN, 0], [2, 9, 44], [0, 3, 9]]
 
 
+def test_at_the_end_the_last_steps_are_told_too() -> None:
+    log = StepLog(Robot())
+    log.begin(0, Inbox({}, [received("operator", 7)]), False)
+    log.begin(5 * MS, Inbox({}, []), True)
+    log.sent("task", 0)
+    assert log.steps() is None
+    rest = log.rest(under_way=True)
+    assert rest is not None
+    assert rest.steps.tolist() == [[0, 1, 0, 0]], "the last one may yet say something"
+    last = log.rest(under_way=False)
+    assert last is not None
+    assert (last.first_step, last.steps.tolist()) == (1, [[5 * MS, 0, 1, 1]])
+    assert log.rest(under_way=False) is None
+
+
 def test_in_lockstep_every_step_is_told_of_once_and_the_memory_once_a_second() -> None:
     robot, listener = Robot(), Listener()
     host = LockstepHost([robot, listener])

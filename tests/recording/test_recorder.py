@@ -1,10 +1,12 @@
 """The recorder stage: episodes, batches, and what happens when the disk is full."""
 
+import datetime
 import logging
 import resource
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -152,6 +154,25 @@ def test_the_end_of_another_episode_is_ignored(tmp_path: Path) -> None:
     feed.control("start", "a")
     feed.control("discard", "b")
     assert names(tmp_path) == ["a.mcap.partial"]
+
+
+def test_an_episode_that_nobody_named_is_named_by_the_time_and_ended_without_a_name(tmp_path: Path) -> None:
+    """Whoever presses a button, or calls a service, does not know what the episode is called."""
+    noon_ns = round(datetime.datetime(2026, 3, 1, 12, 0, 0).astimezone().timestamp()) * 1_000_000_000
+    stage = RecorderStage(tmp_path, msgspec.structs.replace(run_config(), wall_offset_ns=noon_ns))
+    feed = Feed(stage)
+    assert stage.words == "nothing is being recorded"
+    feed.send(("teleop/episode", m.EpisodeControl(action="start", name="", issued_ns=0)))
+    assert stage.episode == "20260301-120000"
+    assert stage.words == f"recording {tmp_path / '20260301-120000.mcap.partial'}"
+    feed.send(command(1))
+    turns = stage.turns
+    feed.send(("episode", m.EpisodeControl(action="failure", name="", issued_ns=0)))
+    assert stage.turns > turns
+    assert names(tmp_path) == ["20260301-120000.mcap"]
+    assert Recording(tmp_path / "20260301-120000.mcap").outcome["outcome"] == "failure"
+    feed.send(("episode", m.EpisodeControl(action="success", name="", issued_ns=0)))
+    assert "the last one is failure" in stage.words
 
 
 def test_a_new_start_and_a_stop_close_what_is_open_as_interrupted(tmp_path: Path) -> None:

@@ -21,14 +21,16 @@ from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
+from rosbags.highlevel import AnyReader
 from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from syvla.control.gamepad import DEADMAN, Button
 from syvla.messages import ActionChunk, JointCommand, Mode, OperatorCommand, SafetyState, Source
-from syvla.recording.mcap_read import read
+from syvla.recording.mcap_read import Recording, read
 from syvla.report.episode import load
 from syvla_ros import conversions, qos
+from syvla_ros.bag import bag_folder
 from syvla_ros.bench import JoyController
 from syvla_ros.bringup import ARGUMENTS, NodePlan, plan
 from syvla_ros.clock import RosClock
@@ -204,6 +206,29 @@ def test_the_robots_lifecycle_and_the_operators_services(node: Node, tmp_path: P
         commands = [m for m in recorded if isinstance(m, JointCommand)]
         assert commands[-1].provenance.source is Source.HOLD
         assert abs(commands[-1].position_rad - commands[-2].position_rad).max() < 1e-6
+
+
+def test_episodes_begin_and_end_by_services_and_become_bags(node: Node, tmp_path: Path) -> None:
+    """Each end once had a name of its own, the time of the call, and an episode of another name was not ended."""
+    with brought_up(node, tmp_path, record="true", enable="true") as robot:
+        robot.until(lambda: robot.said == "enabled")
+        ended = robot.call(Trigger, "record/failure")
+        assert ended.success
+        assert "the last one is failure: " in ended.message
+        nothing = robot.call(Trigger, "record/discard")
+        assert (nothing.success, "nothing is being recorded" in nothing.message) == (False, True)
+        begun = robot.call(Trigger, "record/start")
+        assert (begun.success, "recording /" in begun.message) == (True, True)
+        wait_s = time.monotonic() + 1.5
+        robot.until(lambda: time.monotonic() > wait_s)
+        assert robot.call(Trigger, "record/success").success
+        paths = sorted(robot.plan.folder.recordings.glob("*.mcap"))
+        assert [Recording(path).outcome["outcome"] for path in paths] == ["failure", "success"]
+        robot.until(lambda: all(bag_folder(path).is_dir() for path in paths))
+    with AnyReader([bag_folder(paths[1])]) as reader:
+        counts = {connection.topic: connection.msgcount for connection in reader.connections}
+    assert counts["/syvla/left/joint_states"] > 200
+    assert counts["/syvla/right/joint_command"] > 200
 
 
 def test_a_killed_expert_holds_the_arms_and_one_started_again_does_not_move_them(node: Node, tmp_path: Path) -> None:

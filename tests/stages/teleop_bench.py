@@ -15,6 +15,7 @@ from syvla.messages import (
     ActionChunk,
     ArmName,
     ArmState,
+    EpisodeControl,
     JointCommand,
     Mode,
     OperatorCommand,
@@ -101,7 +102,7 @@ class Witness:
     """Keeps what was said."""
 
     name = "witness"
-    reads: tuple[str, ...] = ("command", "safety", "splice", "teleop", "teleop/operator")
+    reads: tuple[str, ...] = ("command", "safety", "splice", "teleop", "teleop/operator", "teleop/episode")
     writes: tuple[str, ...] = ()
     trigger = OnNew(reads)
     lossless = True
@@ -113,6 +114,7 @@ class Witness:
         self.splices: list[Splice] = []
         self.teleop: list[TeleopCommand] = []
         self.operator: list[OperatorCommand] = []
+        self.episodes: list[EpisodeControl] = []
 
     def step(self, now_ns: int, inbox: Inbox) -> Iterable[Emit]:
         """Note it."""
@@ -128,6 +130,8 @@ class Witness:
                 self.teleop.append(message)
             elif isinstance(message, OperatorCommand):
                 self.operator.append(message)
+            elif isinstance(message, EpisodeControl):
+                self.episodes.append(message)
         return ()
 
     def request_stop(self) -> None:

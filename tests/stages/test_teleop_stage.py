@@ -309,6 +309,17 @@ class LostGuide:
         self.closed = True
 
 
+def test_whoever_has_the_controller_begins_and_ends_episodes_while_the_arms_go_on() -> None:
+    run = Takeover().moving()
+    for button in (Button.DPAD_UP, Button.DPAD_LEFT):
+        run.pad.down.update({Button.BACK, button})
+        run.run(0.1)
+        run.pad.down.clear()
+        run.run(0.1)
+    assert [(asked.action, asked.name) for asked in run.witness.episodes] == [("start", ""), ("failure", "")]
+    assert run.source is Source.POLICY
+
+
 def test_a_guide_that_is_lost_holds_a_takeover_and_cannot_begin_one() -> None:
     guide = LostGuide()
     run = Takeover(guide).taken()

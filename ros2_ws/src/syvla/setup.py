@@ -4,6 +4,7 @@ from setuptools import setup
 
 NAME = "syvla"
 NODES = ("cameras", "director", "expert", "planner", "recorder", "robot", "teleop", "twin")
+TOOLS = ("bag", "bench", "record")
 
 setup(
     name="syvla_ros",
@@ -20,5 +21,7 @@ setup(
     maintainer_email="syvla@users.noreply.github.com",
     description="SyVLA's stages as ROS 2 nodes with standard messages, and their launch",
     license="Apache-2.0",
-    entry_points={"console_scripts": [f"{name} = syvla_ros.main:{name}" for name in (*NODES, "bench")]},
+    entry_points={
+        "console_scripts": [f"{name} = syvla_ros.main:{name}" for name in (*NODES, "bag", "bench", "record")]
+    },
 )

@@ -21,6 +21,7 @@ def demo(run: RunConfig, episodes: Sequence[Episode], folder: RunFolder, console
     """Run the demo and write its report; the exit status."""
     console.print(f"run folder [bold]{folder.path}[/]")
     console.print(f"policy {run.policy_name}", markup=False, highlight=False)
+    console.print("  s, f, d             end the episode: a success, a failure, not worth keeping", highlight=False)
     if run.joystick:
         for control, does in CONTROLS:
             console.print(f"  {control:20s}{does}", markup=False, highlight=False)

@@ -28,6 +28,10 @@ HOLD_LIMIT_S = 1.0  # a held episode has failed
 HELD = (Mode.HOLD, Mode.SOFT_STOP, Mode.FAULT)
 
 
+Mark = Literal["success", "failure", "discard"]
+MARKED: dict[Mark, str] = {"success": "", "failure": "a person called it a failure", "discard": "discarded by a person"}
+
+
 class Episode(NamedTuple):
     """One episode to run; ``name`` is its recording's."""
 
@@ -72,7 +76,7 @@ class Director:
     """
 
     name = "console"
-    reads = ("sim/truth", "safety")
+    reads = ("sim/truth", "safety", "teleop/episode")
     writes = ("task", "operator", "episode", "sim/reset")
     trigger = Periodic(PERIOD_NS)
     lossless = False
@@ -90,6 +94,7 @@ class Director:
         self._operator_ns: int | None = None
         self._success_since_ns: int | None = None
         self._held_since_ns: int | None = None
+        self._marked: Mark | None = None
 
     @property
     def finished(self) -> bool:
@@ -112,6 +117,9 @@ class Director:
             self._phase_ns = now_ns - to_ns(GAP_S)
         truth = inbox.get("sim/truth")
         safety = inbox.get("safety")
+        asked = inbox.get("teleop/episode")
+        if isinstance(asked, EpisodeControl) and asked.issued_ns >= self._phase_ns and asked.action != "start":
+            self.mark(asked.action)
         return list(
             self._advance(
                 now_ns,
@@ -119,6 +127,11 @@ class Director:
                 safety if isinstance(safety, SafetyState) else None,
             )
         )
+
+    def mark(self, action: Mark) -> None:
+        """A person ends the episode that is running, and says what it was."""
+        if self._phase is _Phase.RUN:
+            self._marked = action
 
     def abandon(self, why: str) -> None:
         """Give up what is left: every episode without an outcome gets ``why``, and nothing is said to the robot."""
@@ -172,7 +185,7 @@ class Director:
         if safety.mode is Mode.ENABLED:
             assert self._episode is not None  # noqa: S101 - an episode is being prepared
             self._enter(_Phase.RUN, now_ns)
-            self._success_since_ns = self._held_since_ns = None
+            self._success_since_ns = self._held_since_ns = self._marked = None
             yield Emit("episode", EpisodeControl(action="start", name=self._episode.name, issued_ns=now_ns))
             yield self._task(now_ns, truth.instruction)
         elif self._waits(safety):
@@ -196,21 +209,25 @@ class Director:
         self._held_since_ns = (self._held_since_ns or now_ns) if held else None
         self._success_since_ns = (self._success_since_ns or now_ns) if truth.success else None
         assert self._episode is not None  # noqa: S101 - an episode is running
-        if self._success_since_ns is not None and to_s(now_ns - self._success_since_ns) >= SETTLE_S:
+        if self._marked is not None:
+            yield from self._end(now_ns, truth, self._marked == "success", MARKED[self._marked], self._marked)
+        elif self._success_since_ns is not None and to_s(now_ns - self._success_since_ns) >= SETTLE_S:
             yield from self._end(now_ns, truth, True, "")
         elif self._held_since_ns is not None and to_s(now_ns - self._held_since_ns) >= HOLD_LIMIT_S:
             yield from self._end(now_ns, truth, False, "; ".join(f"{r.code}: {r.detail}" for r in safety.reasons))
         elif elapsed_s > self._episode.limit_s:
             yield from self._end(now_ns, truth, False, f"not done within {self._episode.limit_s:g} s")
 
-    def _end(self, now_ns: int, truth: SimTruth | None, success: bool, why: str) -> Iterator[Emit]:
+    def _end(
+        self, now_ns: int, truth: SimTruth | None, success: bool, why: str, mark: Mark | None = None
+    ) -> Iterator[Emit]:
         assert self._episode is not None and self._phase_ns is not None  # noqa: S101, PT018 - one is running
         progress = 0.0 if truth is None else truth.progress
         instruction = "" if truth is None else truth.instruction
         duration_s = to_s(now_ns - self._phase_ns)
         ran = self._phase is _Phase.RUN
         self.outcomes.append(Outcome(self._episode, instruction, success, progress, duration_s, why, ran))
-        action: Literal["success", "failure"] = "success" if success else "failure"
+        action: Mark = mark or ("success" if success else "failure")
         yield Emit("episode", EpisodeControl(action=action, name=self._episode.name, issued_ns=now_ns))
         yield self._task(now_ns, "")  # an empty instruction: nothing is wanted any more
         self._enter(_Phase.GAP, now_ns)

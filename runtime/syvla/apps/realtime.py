@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.live import Live
 
 from syvla.apps import panel
-from syvla.apps.director import Director, Episode, Outcome
+from syvla.apps.director import Director, Episode, Mark, Outcome
+from syvla.apps.terminal import pressed_keys
 from syvla.clock import to_ns
 from syvla.config import RunConfig
 from syvla.hosts.supervisor import Exited, Supervisor
@@ -28,6 +29,7 @@ POLL_S = 0.01  # not at each of a thousand messages a second: the two systems wa
 # Without these the arms hold at once, also without the one through which a person could take over. Without the planner
 # they may go on until the intent's time to live is over, and nobody waits for the recorder.
 HOLDS_WHEN_DEAD = ("expert", "cameras", "twin", "teleop")
+MARK_KEYS: dict[str, Mark] = {"s": "success", "f": "failure", "d": "discard"}
 AFTER_DEATH_S = 3.0  # how long the arms are watched holding when a process has died
 HOLD_LIMIT_S = 1.0  # for the arms to come to rest after Ctrl-C
 # A model takes a while to load, and enabled arms do not wait for it; cameras that see nothing yet would hold them.
@@ -71,7 +73,8 @@ def run_realtime(
         supervisor = Supervisor(folder.commands(run.joystick), folder.logs)
         stack.callback(supervisor.close)
         live = stack.enter_context(Live(console=show, auto_refresh=False)) if show is not None else None
-        desk = _Desk(run, director, inlet, outlet, live, tell)
+        keys = (stack.enter_context(pressed_keys()) if show is not None else None) or (lambda: "")
+        desk = _Desk(run, director, inlet, outlet, live, tell, keys)
         try:
             supervisor.start()
             desk.serve(supervisor, folder, signals)
@@ -110,8 +113,10 @@ class _Desk:
         outlet: Outlet,
         live: Live | None,
         tell: Callable[[Outcome], None],
+        keys: Callable[[], str],
     ) -> None:
         self._run = run
+        self._keys = keys
         self._director = director
         self._inlet = inlet
         self._outlet = outlet
@@ -132,6 +137,9 @@ class _Desk:
         while dead_ns is not None or not self._director.finished:
             time.sleep(POLL_S)
             self.listen()
+            for key in self._keys():
+                if key in MARK_KEYS:
+                    self._director.mark(MARK_KEYS[key])
             now_ns = time.monotonic_ns()
             for exited in supervisor.poll():
                 self._bury(exited, folder, now_ns)

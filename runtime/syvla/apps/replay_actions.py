@@ -5,22 +5,16 @@ the terminal pause, slow down and abort.
 """
 
 import contextlib
-import os
-import select
 import shutil
-import sys
-import termios
 import time
-import tty
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from syvla.apps.realtime import AFTER_DEATH_S, POLL_S, STOP_ORDER, caught_signals
+from syvla.apps.realtime import AFTER_DEATH_S, HOLDS_WHEN_DEAD, POLL_S, STOP_ORDER, caught_signals
+from syvla.apps.terminal import GONE, pressed_keys
 from syvla.clock import to_ns
 from syvla.config import RunConfig
 from syvla.control.playback import SPEEDS, checked_speed
-from syvla.errors import ConfigError
 from syvla.hosts.supervisor import Supervisor
 from syvla.messages import (
     EpisodeControl,
@@ -46,7 +40,8 @@ HELD = (Mode.HOLD, Mode.SOFT_STOP, Mode.FAULT)
 STAGES = ("twin", "robot", "expert", "recorder")
 KEYS = (("space", "pause, go on"), ("+ -", "faster, slower"), ("q", "abort: the arms hold"))
 SPEED_STEP = 0.1
-DEADMAN_WORDS = "hold the controller's deadman (LB): the arms move only while it is held"
+DEADMAN_WORDS = "hold the controller's deadman (LB): the arms move only while it is held; B ends it"
+MARKED_S = 0.2  # until the recorder has closed the episode
 
 
 class PlaybackDirector:
@@ -72,7 +67,6 @@ class PlaybackDirector:
         self._started = False
         self._asked_ns: int | None = None
         self._commands = self._controls = 0
-        self._told: tuple[float, bool] | None = None
 
     def step(self, now_ns: int, inbox: Inbox) -> Iterable[Emit]:
         """Advance the script."""
@@ -92,28 +86,38 @@ class PlaybackDirector:
 
     def _watch(self, now_ns: int, safety: SafetyState, state: PlaybackState) -> Iterator[Emit]:
         if state.phase == "refused":
-            yield from self._end(now_ns, state.refusal)
+            self.outcome = state.refusal
+        elif state.phase == "ended":
+            self.outcome = "ended at the controller"
         elif not self._started and safety.mode is Mode.ENABLED:
             self._started = True
             yield Emit("episode", EpisodeControl(action="start", name=self._name, issued_ns=now_ns))
         elif safety.mode in HELD:  # what latched is a person's to clear
-            yield from self._end(now_ns, "the arms hold" + self._why(safety))
+            self.outcome = "the arms hold" + self._why(safety)
         elif not self._started:
             if self._due(now_ns):
                 yield self._operate(now_ns, "enable")
         elif state.phase == "done":
-            yield from self._end(now_ns, "done")
-        if self._started and not self.outcome and (self.speed, self.paused) != self._told:
-            self._told = self.speed, self.paused
-            self._controls += 1
-            control = PlaybackControl(control_id=self._controls, issued_ns=now_ns, speed=self.speed, paused=self.paused)
-            yield Emit("playback", control)
+            self.outcome = "done"
+        if self._started and not self.outcome:
+            yield self._control(now_ns, self.paused)
 
-    def _end(self, now_ns: int, outcome: str) -> Iterator[Emit]:
-        self.outcome = outcome
-        if self._started:
-            action = "success" if outcome == "done" else "failure"
-            yield Emit("episode", EpisodeControl(action=action, name=self._name, issued_ns=now_ns))  # type: ignore[arg-type]
+    def ends(self, now_ns: int, lost: str = "") -> tuple[Emit, ...]:
+        """What ends it: the arms hold, and whoever resumes them, nothing is played to them any more."""
+        hold = OperatorCommand(command_id=now_ns, issued_ns=now_ns, action="hold", lost=lost)
+        return Emit("operator", hold), self._control(now_ns, True)
+
+    def marks(self, now_ns: int) -> tuple[Emit, ...]:
+        """What the recording is marked with, if there is one."""
+        action = "success" if self.outcome == "done" else "failure"
+        mark = EpisodeControl(action=action, name=self._name, issued_ns=now_ns)  # type: ignore[arg-type]
+        return (Emit("episode", mark),) if self._started else ()
+
+    def _control(self, now_ns: int, paused: bool) -> Emit:
+        """Said anew in every step: without it nothing moves."""
+        self._controls += 1
+        control = PlaybackControl(control_id=self._controls, issued_ns=now_ns, speed=self.speed, paused=paused)
+        return Emit("playback", control)
 
     def _due(self, now_ns: int) -> bool:
         """Whether something that had no effect yet is to be said (again)."""
@@ -132,10 +136,6 @@ class PlaybackDirector:
         reasons = safety.reasons if isinstance(safety, SafetyState) else ()
         return "".join(f"; {reason.code}: {reason.detail}" for reason in reasons)
 
-    def stand(self, now_ns: int) -> PlaybackControl:
-        """What ends it: whatever resumes the arms now, nothing is played to them any more."""
-        return PlaybackControl(control_id=self._controls + 1, issued_ns=now_ns, speed=self.speed, paused=True)
-
     def press(self, key: str) -> None:
         """What a key of the terminal does."""
         if key == " ":
@@ -143,7 +143,7 @@ class PlaybackDirector:
         elif key in "+-":
             step = SPEED_STEP if key == "+" else -SPEED_STEP
             self.speed = min(max(round(self.speed + step, 2), SPEEDS[0]), SPEEDS[1])
-        elif key == "q":
+        elif key in ("q", GONE):
             self.outcome = self.outcome or "aborted"
 
     def request_stop(self) -> None:
@@ -161,13 +161,7 @@ def recorded_table(recording: Recording) -> SimReset | None:
 
 def playback_run(path: Path, rig: str) -> RunConfig:
     """The run that plays the actions of the recording at ``path`` on ``rig``; whatever speaks against it is raised."""
-    config = load_rig(rig)
-    if config.kind != "twin":
-        raise ConfigError(
-            f"rig {rig!r} is a {config.kind}; actions are played to the twin only as yet: an arm in fast motion does "
-            "not stop as soon as the deadman is let go"
-        )
-    load_actions(Recording(path), config)
+    load_actions(Recording(path), load_rig(rig))
     return realtime_run(rig, 0.0, 0.0, playback=path)
 
 
@@ -196,7 +190,7 @@ def play_actions(path: Path, rig: str, speed: float, runs: Path, tell: Callable[
         commands = {stage: argv for stage, argv in folder.commands().items() if stage in wanted}
         supervisor = Supervisor(commands, folder.logs)
         stack.callback(supervisor.close)
-        keys = stack.enter_context(pressed_keys())
+        keys = stack.enter_context(pressed_keys()) or (lambda: "")
         try:
             supervisor.start()
             _serve(director, supervisor, inlet.drain, outlet, keys, signals, tell)
@@ -219,6 +213,7 @@ def _serve(
     latest: dict[str, Received] = {}
     said, next_ns = "", time.monotonic_ns()
     end_ns: int | None = None
+    lost = ""
     while end_ns is None or time.monotonic_ns() < end_ns:
         time.sleep(POLL_S)
         outlet.poll()
@@ -227,19 +222,26 @@ def _serve(
         for key in keys():
             director.press(key)
         for exited in supervisor.poll():
+            lost = lost or (exited.reason if exited.name in HOLDS_WHEN_DEAD else "")
             director.outcome = director.outcome or exited.reason
         if signals:
             director.outcome = director.outcome or "interrupted"
         if now_ns >= next_ns and end_ns is None:
             next_ns = now_ns + PERIOD_NS
-            for emit in director.step(now_ns, Inbox(latest, ())):
-                outlet.publish(emit.topic, emit.message, now_ns, 0)
+            _publish(outlet, director.step(now_ns, Inbox(latest, ())), now_ns)
         said = _tell_state(latest, said, tell)
         if director.outcome and end_ns is None:
-            hold = OperatorCommand(command_id=now_ns, issued_ns=now_ns, action="hold")
-            outlet.publish("operator", hold, now_ns, 0)
-            outlet.publish("playback", director.stand(now_ns), now_ns, 0)
+            _publish(outlet, director.ends(now_ns, lost), now_ns)
             end_ns = now_ns + to_ns(AFTER_DEATH_S if director.outcome != "done" else 0.5)
+    _publish(outlet, director.marks(end_ns), end_ns)
+    while time.monotonic_ns() < end_ns + to_ns(MARKED_S):
+        time.sleep(POLL_S)
+        outlet.poll()
+
+
+def _publish(outlet: Outlet, emits: Iterable[Emit], now_ns: int) -> None:
+    for emit in emits:
+        outlet.publish(emit.topic, emit.message, now_ns, 0)
 
 
 def _tell_state(latest: dict[str, Received], said: str, tell: Callable[[str], None]) -> str:
@@ -252,29 +254,3 @@ def _tell_state(latest: dict[str, Received], said: str, tell: Callable[[str], No
     if second != said:
         tell(f"{state.played_s:6.1f} of {state.duration_s:.1f} s  {words}")
     return second
-
-
-@contextlib.contextmanager
-def pressed_keys() -> Iterator[Callable[[], str]]:
-    """What has been typed since the last call; nothing where the input is no terminal."""
-    fd = sys.stdin.fileno() if sys.stdin is not None and sys.stdin.isatty() else -1
-    if fd < 0:
-        yield lambda: ""
-        return
-    before = termios.tcgetattr(fd)
-
-    def typed() -> str:
-        found = deque[str]()
-        while select.select([fd], [], [], 0)[0]:
-            key = os.read(fd, 1)
-            if not key:  # the terminal is gone, and nobody could stop it any more
-                found.append("q")
-                break
-            found.append(key.decode(errors="replace"))
-        return "".join(found)
-
-    tty.setcbreak(fd)
-    try:
-        yield typed
-    finally:
-        termios.tcsetattr(fd, termios.TCSADRAIN, before)

@@ -36,7 +36,13 @@ class Verified(NamedTuple):
     gaps: int  # between those that were repeated: not recorded whole, up to where it is known again what it remembered
     differing: int
     first: str  # the first difference in words, and when
-    seconds: float
+    since_ns: int
+    until_ns: int  # the instants of the first and the last step that was repeated
+
+    @property
+    def seconds(self) -> float:
+        """How long a time was repeated."""
+        return to_s(self.until_ns - self.since_ns)
 
     @property
     def exact(self) -> bool:
@@ -93,7 +99,7 @@ def _verified(recording: Recording, run: RunConfig, name: str, tell: Tell) -> Ve
     stage.close()
     if steps:
         _must_move(recording, begin_ns, end_ns)
-    verified = Verified(name, steps, host.skipped, host.gaps, differing, first, to_s(end_ns - begin_ns))
+    verified = Verified(name, steps, host.skipped, host.gaps, differing, first, begin_ns, end_ns)
     tell(f"{name}: {steps} steps in {verified.seconds:.1f} s, {_words(verified)}; {host.skipped} before not repeated")
     return verified
 

@@ -10,6 +10,8 @@ from syvla.control.mode import LATCHED
 from syvla.messages import Mode
 from syvla.protocols import GamepadState, Jog
 
+EpisodeAction = Literal["start", "success", "failure", "discard"]
+
 
 class Button(enum.IntEnum):
     """Buttons by their number."""
@@ -47,6 +49,13 @@ CONTROLS = (
     ("A", "both hands; left alone; right alone: the left stick moves it, the right one lifts and turns"),
     ("Y", "directions of the arm's base, or of the hand"),
     ("D-pad up, down", "faster, slower"),
+    ("BACK + D-pad", "up: begin to record an episode; right: it is a success; left: a failure; down: discard it"),
+)
+EPISODE_BUTTONS: tuple[tuple[Button, EpisodeAction], ...] = (
+    (Button.DPAD_UP, "start"),
+    (Button.DPAD_RIGHT, "success"),
+    (Button.DPAD_LEFT, "failure"),
+    (Button.DPAD_DOWN, "discard"),
 )
 
 
@@ -70,6 +79,7 @@ class Asked(NamedTuple):
     deadman: bool
     request: Literal["none", "override", "policy", "hold"]
     clear: bool  # the chord that clears what latched was struck just now
+    episode: EpisodeAction | None  # what is to happen to the recording
     jog: Jog
 
 
@@ -124,7 +134,11 @@ class Controls:
         if mode in LATCHED and self._mode not in LATCHED:
             self._armed = False
         self._mode = mode
-        self._set(pressed)
+        episode = None
+        if self._fresh[Button.BACK]:
+            episode = next((action for button, action in EPISODE_BUTTONS if button in pressed), None)
+        else:
+            self._set(pressed)
         if Button.START in pressed and mode is Mode.OVERRIDE:
             self._armed, self._giving_back = False, True
         if not self._fresh[DEADMAN]:
@@ -140,7 +154,7 @@ class Controls:
             request = "policy"
         elif self._armed and mode is Mode.ENABLED:
             request = "override"
-        return Asked(self._armed, request, mode in LATCHED and self._chord(pressed), self._jog(state))
+        return Asked(self._armed, request, mode in LATCHED and self._chord(pressed), episode, self._jog(state))
 
     def _press(self, state: GamepadState) -> set[int]:
         """The buttons that went down."""

@@ -1,7 +1,7 @@
 """Recorded actions as a trajectory that can be approached, slowed down, paused and gone on with.
 
-Two clocks run in it: what has been played of the actions [s], which stands while nothing is to move, and that of the
-approach, which leads from wherever the arms stand to where the actions are to go on.
+Two clocks run in it: what has been played of the actions [s], which comes to rest while nothing is to move, and that of
+the approach, which leads from wherever the arms stand to where the actions are to go on.
 """
 
 from typing import NamedTuple
@@ -17,6 +17,7 @@ APPROACH_M_S = 0.05
 PEAK = 1.5  # of a smoothstep's velocity, over its mean
 FAR_RAD = 0.6  # a start further away than this is not approached: nobody knows what stands in between
 SPEEDS = (0.1, 1.0)
+RAMP_S = 0.25  # from standing to the recorded speed and back: an arm that does 2 rad/s goes on for 0.25 rad
 
 
 class Actions(NamedTuple):
@@ -57,19 +58,39 @@ class _Approach(NamedTuple):
         return self.start + (self.end - self.start) * (s * s * (3.0 - 2.0 * s))
 
 
+class Where(NamedTuple):
+    """How far the approach and the actions are, and at which share of their own speed each is going on."""
+
+    approached_s: float = 0.0
+    approach_rate: float = 0.0
+    played_s: float = 0.0
+    rate: float = 0.0
+
+
+def ramped(rate: float, wanted: float, seconds: float) -> tuple[float, float]:
+    """The share of the speed after ``seconds`` on the way from ``rate`` to ``wanted``, and how far that leads [s]."""
+    ramp_s = min(abs(wanted - rate) * RAMP_S, seconds)
+    after = rate + np.sign(wanted - rate) * ramp_s / RAMP_S if ramp_s == seconds else wanted
+    return float(after), float((rate + after) / 2 * ramp_s + wanted * (seconds - ramp_s))
+
+
 class Playback:
-    """Where ``actions`` are, and what comes next."""
+    """Where ``actions`` are, and what comes next. It starts and stops by a ramp, forward along its way."""
 
     def __init__(self, actions: Actions) -> None:
         self._actions = actions
-        self.played_s = 0.0
-        self._approach: _Approach | None = None
-        self._approached_s = 0.0
+        self._where = Where()
+        self._approach = _Approach(actions.set_point[0], actions.set_point[0], 0.0)
+
+    @property
+    def played_s(self) -> float:
+        """How much of the actions has been played [s]."""
+        return self._where.played_s
 
     @property
     def approaching(self) -> bool:
         """Whether the arms are still being led to where the actions go on."""
-        return self._approach is not None and self._approached_s < self._approach.duration_s
+        return self._where.approached_s < self._approach.duration_s
 
     @property
     def done(self) -> bool:
@@ -94,24 +115,30 @@ class Playback:
         apart = np.abs(end - measured)
         peaks = np.where(np.arange(PROPRIOCEPTION) < BOTH_ARMS_JOINTS, APPROACH_RAD_S, APPROACH_M_S)
         self._approach = _Approach(np.array(measured), end, float((PEAK * apart / peaks).max()))
-        self._approached_s = 0.0
+        self._where = Where(played_s=self.played_s)
 
-    def advance(self, seconds: float, speed: float) -> None:
-        """Time passes, in which the arms move; the approach is never faster than it is."""
-        left_s = 0.0 if self._approach is None else self._approach.duration_s - self._approached_s
-        self._approached_s += min(seconds, left_s)
-        rest_s = max(seconds - left_s, 0.0)
-        self.played_s = min(self.played_s + rest_s * speed, self._actions.duration_s)
+    def advance(self, seconds: float, speed: float, moving: bool) -> None:
+        """Time passes, in which the arms went on, or came to rest unless they were to be ``moving``."""
+        self._where = self._after(self._where, seconds, speed, moving)
 
     def rows(self, count: int, period_s: float, speed: float, moving: bool) -> Float64:
-        """The next set-points (count, 14), ``period_s`` apart; all of them where it stands unless it is ``moving``."""
+        """The next set-points (count, 14), ``period_s`` apart; unless it is ``moving`` they come to rest."""
         rows = np.empty((count, PROPRIOCEPTION))
-        for k in range(count):
-            ahead_s = k * period_s if moving else 0.0
-            approach = self._approach
-            if approach is not None and self._approached_s + ahead_s < approach.duration_s:
-                rows[k] = approach.at(self._approached_s + ahead_s)
-                continue
-            left_s = 0.0 if approach is None else max(approach.duration_s - self._approached_s, 0.0)
-            rows[k] = self._actions.at(self.played_s + max(ahead_s - left_s, 0.0) * speed)
+        where = self._where
+        for row in rows:
+            approaching = where.approached_s < self._approach.duration_s
+            row[:] = self._approach.at(where.approached_s) if approaching else self._actions.at(where.played_s)
+            where = self._after(where, period_s, speed, moving)
         return rows
+
+    def _after(self, where: Where, seconds: float, speed: float, moving: bool) -> Where:
+        """Where it is ``seconds`` later. The approach is never faster than it is, and ends at rest by itself."""
+        approached_s, approach_rate, played_s, rate = where
+        left_s = self._approach.duration_s - approached_s
+        if left_s > 0:
+            approach_rate, way_s = ramped(approach_rate, float(moving), seconds)
+            if way_s <= left_s:
+                return Where(approached_s + way_s, approach_rate, played_s, rate)
+            approached_s, seconds = self._approach.duration_s, min(way_s - left_s, seconds)
+        rate, way_s = ramped(rate, speed if moving else 0.0, seconds)
+        return Where(approached_s, approach_rate, min(played_s + way_s, self._actions.duration_s), rate)

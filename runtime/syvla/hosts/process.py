@@ -129,6 +129,7 @@ class ProcessHost:
             self._meter.add_step(time.monotonic_ns() - now_ns, lateness_ns)
             self._tell_steps(now_ns)
             self._report_health(now_ns)
+        self._tell_rest(under_way=False)
 
     # ------------------------------------------------------------ woken by messages
 
@@ -172,6 +173,7 @@ class ProcessHost:
                     self._log.begin(now_ns, inbox, self._stop_asked_ns is not None)
                     step.start(worker, now_ns, inbox)
                 self._report_health(now_ns)
+            self._tell_rest(under_way=step.running)
             if preempted_by:  # nobody waits for a long thought at the end
                 step.preempt()
         os.close(wake)
@@ -194,6 +196,12 @@ class ProcessHost:
             for topic, message in zip(self._log.topics, (self._log.steps(), self._log.memory()), strict=True):
                 if message is not None:
                     self._outlet.publish(topic, message, now_ns, 0)
+
+    def _tell_rest(self, under_way: bool) -> None:
+        """At the end: also the last steps, in which the arms came to rest."""
+        steps = self._log.rest(under_way)
+        if steps is not None:
+            self._outlet.publish(self._log.topics[0], steps, time.monotonic_ns(), 0)
 
     def _report_health(self, now_ns: int) -> None:
         if self._meter.due(now_ns):

@@ -54,16 +54,22 @@ class StepLog:
 
     def steps(self) -> Steps | None:
         """What is to be told now of the steps that are over."""
-        over = len(self._steps) - 1
-        if over < 1:
+        if len(self._steps) < 2:
             return None
         newest_ns = self._steps[-1][0]
         if self._steps_ns is None:
             self._steps_ns = newest_ns
-        due = newest_ns - self._steps_ns >= STEPS_NS or over >= _MOST_STEPS or len(self._messages) >= _MOST_MESSAGES
-        if not due:
+        most = len(self._steps) > _MOST_STEPS or len(self._messages) >= _MOST_MESSAGES
+        if newest_ns - self._steps_ns < STEPS_NS and not most:
             return None
         self._steps_ns = newest_ns
+        return self.rest(under_way=True)
+
+    def rest(self, under_way: bool) -> Steps | None:
+        """What has not been told yet; of the last step only if it is not ``under_way`` any more."""
+        over = len(self._steps) - int(under_way)
+        if over < 1:
+            return None
         told, self._steps = self._steps[:over], self._steps[over:]
         count = sum(step[1] + step[2] for step in told)
         messages, self._messages = self._messages[:count], self._messages[count:]

@@ -1,14 +1,15 @@
 """The recorder: every message of an episode into one MCAP file. It is on nobody's path.
 
-An ``EpisodeControl`` opens a file (start) and closes it (success, failure, discard); the task and the table in force
-are written at its head. A discarded episode keeps its data as ``<name>.discarded.mcap``. A name that is taken gets
-``-2``, ``-3``, ... When a write fails the episode is closed and marked ``.incomplete``, the error is shown, and the
-stage lives on.
+An ``EpisodeControl``, of the operator or of whoever has the controller, opens a file (start) and closes it (success,
+failure, discard); the task and the table in force are written at its head. A discarded episode keeps its data as
+``<name>.discarded.mcap``. A name that is taken gets ``-2``, ``-3``, ... When a write fails the episode is closed and
+marked ``.incomplete``, the error is shown, and the stage lives on.
 
 Between two episodes the newest minute is kept in memory. When something other than a person's wish holds the arms then,
 it is saved as ``fault-<cause>.mcap``, with the seconds that follow.
 """
 
+import datetime
 import itertools
 import logging
 from collections import deque
@@ -19,7 +20,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from syvla.clock import to_ns
+from syvla.clock import NS_PER_S, to_ns
 from syvla.config import RunConfig
 from syvla.errors import RecordingError
 from syvla.message import Message
@@ -90,6 +91,7 @@ class RecorderStage:
         self._kept_bytes = 0
         self._came_bytes = 0  # in this step
         self._ring_ns = to_ns(self._config.ring_s)
+        self._wall_offset_ns = run.wall_offset_ns
         self._mode: Mode | None = None
         self._fault_until_ns: int | None = None  # a recording that a fault began ends then
         self._log: McapLog | None = None
@@ -97,6 +99,7 @@ class RecorderStage:
         self._last_path = ""
         self._outcome = ""
         self._error = ""
+        self.turns = 0  # how often an episode was begun or ended, or could not be
         self._shown: tuple[str, ...] | None = None
         self._shown_ns = 0
         self._stopping = False
@@ -105,7 +108,7 @@ class RecorderStage:
         """Write what came, in the order it came; say what is being done when that changes."""
         for received in inbox.fresh:
             topic = received.header.topic
-            if topic == "episode":
+            if topic in ("episode", "teleop/episode"):
                 self._control(received, now_ns)
                 continue
             if topic in CARRIED_IN:
@@ -131,6 +134,19 @@ class RecorderStage:
         self._stopping = True
 
     @property
+    def episode(self) -> str:
+        """The name of the one that is being recorded, "" if none is."""
+        return self._episode
+
+    @property
+    def words(self) -> str:
+        """What is being recorded, or what came of the last one."""
+        if self._log is not None:
+            return f"recording {self._log.path}"
+        last = f"; the last one is {self._outcome}: {self._last_path}" if self._last_path else ""
+        return "nothing is being recorded" + last + (f"; {self._error}" if self._error else "")
+
+    @property
     def stopped(self) -> bool:
         """Whether the file is closed."""
         return self._stopping and self._log is None
@@ -147,9 +163,10 @@ class RecorderStage:
         if control.action == "start":
             self._finish("interrupted" if self._fault_until_ns is None else "fault", now_ns)
             self._clear()
-            self._start(control.name, received)
-        elif self._log is None or control.name != self._episode:
-            _log.warning("episode %r is not being recorded; %s ignored", control.name, control.action)
+            self._start(control.name or self._named(received.received_ns), received)
+        elif self._log is None or control.name not in ("", self._episode):
+            named = f" {control.name!r}" if control.name else ""
+            _log.warning("no episode%s is being recorded; %s ignored", named, control.action)
         else:
             self._take(received, received.received_ns)
             self._finish(_OUTCOMES[control.action], received.received_ns)
@@ -177,8 +194,14 @@ class RecorderStage:
             self._take(carried, received.received_ns)
         self._take(received, received.received_ns)
 
+    def _named(self, now_ns: int) -> str:
+        """The local date and time, for an episode that nobody named."""
+        wall = datetime.datetime.fromtimestamp((now_ns + self._wall_offset_ns) / NS_PER_S)
+        return wall.astimezone().strftime("%Y%m%d-%H%M%S")
+
     def _open(self, name: str) -> bool:
         self._error = ""
+        self.turns += 1
         try:
             free = _free_name(self._folder, name)
             facts = {**self._facts, "episode": name}
@@ -222,6 +245,7 @@ class RecorderStage:
         self._episode = ""
         self._last_path = str(path)
         self._outcome = outcome
+        self.turns += 1
 
     # ------------------------------------------------------------ messages
 

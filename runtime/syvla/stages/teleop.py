@@ -10,7 +10,15 @@ from syvla.clock import to_ns
 from syvla.config import TeleopConfig
 from syvla.control.gamepad import Asked, Controls, refusal
 from syvla.message import Float64
-from syvla.messages import BOTH_ARMS_JOINTS, JointCommand, Mode, OperatorCommand, SafetyState, TeleopCommand
+from syvla.messages import (
+    BOTH_ARMS_JOINTS,
+    EpisodeControl,
+    JointCommand,
+    Mode,
+    OperatorCommand,
+    SafetyState,
+    TeleopCommand,
+)
 from syvla.protocols import Emit, Gamepad, GamepadState, Guide, Inbox, Periodic
 
 PERIOD_NS = 5_000_000  # half of what is left of a takeover's 15 ms beside the robot's own tick
@@ -29,7 +37,7 @@ class TeleopStage:
 
     name = "teleop"
     reads: tuple[str, ...] = ("safety", "command")
-    writes: tuple[str, ...] = ("teleop", "teleop/operator")
+    writes: tuple[str, ...] = ("teleop", "teleop/operator", "teleop/episode")
     trigger = Periodic(PERIOD_NS)
     lossless = False
 
@@ -74,6 +82,8 @@ class TeleopStage:
                 action="clear_fault" if mode is Mode.FAULT else "resume",
             )
             emits.append(Emit("teleop/operator", operator))
+        if asked.episode is not None:
+            emits.append(Emit("teleop/episode", EpisodeControl(action=asked.episode, name="", issued_ns=now_ns)))
         return emits
 
     def _lost(self, now_ns: int, why: str) -> Emit:

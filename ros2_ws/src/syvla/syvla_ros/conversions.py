@@ -119,8 +119,13 @@ def depth_image_of(frame: CameraFrame, clock: RosClock) -> Image | None:
 
 def compressed_image_of(frame: CameraFrame, quality: int, clock: RosClock) -> CompressedImage:
     """A frame's colour image as JPEG of ``quality`` 1..95, as the recorder writes it."""
+    return jpeg_image_of(compress(frame, quality), clock)
+
+
+def jpeg_image_of(frame: CompressedFrame, clock: RosClock) -> CompressedImage:
+    """The colour image of a frame that is a JPEG already."""
     message = CompressedImage(header=_frame_header(frame, clock), format="rgb8; jpeg compressed rgb8")
-    message.data.frombytes(compress(frame, quality).jpeg.tobytes())
+    message.data.frombytes(frame.jpeg.tobytes())
     return message
 
 
@@ -172,7 +177,7 @@ def camera_info_of(frame: CameraFrame, intrinsics: Sequence[float], clock: RosCl
     )
 
 
-def _frame_header(frame: CameraFrame, clock: RosClock) -> Header:
+def _frame_header(frame: CameraFrame | CompressedFrame, clock: RosClock) -> Header:
     return _tagged(frame.exposure_ns, clock, {"camera": frame.camera, "frame_id": frame.frame_id})
 
 

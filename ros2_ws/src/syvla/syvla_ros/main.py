@@ -9,7 +9,7 @@ import tyro
 from rclpy.utilities import remove_ros_args
 
 from syvla.clock import monotonic_ns
-from syvla.errors import SyvlaError
+from syvla.errors import ConfigError, SyvlaError
 from syvla.messages import SimReset
 from syvla.runs import RunFolder
 from syvla_ros.director_node import run_director
@@ -31,6 +31,26 @@ def bench() -> None:
         sys.exit(tyro.extras.subcommand_cli_from_dict(figures, prog="bench", args=arguments))
     except SyvlaError as error:
         sys.exit(f"bench: {error}")
+
+
+def bag() -> None:
+    """Recordings as rosbag2 bags."""
+    from syvla_ros.bag import write_bag
+
+    def run(recordings: tuple[RunPath, ...], out: Path | None = None) -> None:
+        """What has a standard message in a recording, as a rosbag2 bag with ROS 2 schemas; the recording stays.
+
+        Args:
+            recordings: One or several.
+            out: The bag's folder, for one recording; by default NAME.bag beside it.
+        """
+        if not recordings or (out is not None and len(recordings) > 1):
+            raise ConfigError("give one recording, or several without --out")
+        for recording in recordings:
+            folder, count = write_bag(recording, out)
+            sys.stdout.write(f"{folder}: {count} messages\n")
+
+    _main("bag", run)
 
 
 def cameras() -> None:
@@ -61,6 +81,13 @@ def recorder() -> None:
         run_recorder(RunFolder(folder), record)
 
     _main("recorder", run)
+
+
+def record() -> None:
+    """Begin and end episodes from the keyboard."""
+    from syvla_ros.record import record as run
+
+    _main("record", run)
 
 
 def robot() -> None:
@@ -133,5 +160,7 @@ def _stage(name: str) -> Callable[..., None]:
 def _main(name: str, run: Callable[..., Any]) -> None:
     try:
         sys.exit(tyro.cli(run, prog=name, args=remove_ros_args(sys.argv)[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)
     except SyvlaError as error:
         sys.exit(f"{name}: {error}")

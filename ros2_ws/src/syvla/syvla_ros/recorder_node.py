@@ -1,7 +1,10 @@
-"""The recorder's node: the services that begin and end an episode."""
+"""The recorder's node: the services that begin and end an episode, and each episode as a bag when it is over."""
 
-import datetime
+import subprocess
+import sys
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal
 
 from rclpy.node import Node
@@ -11,33 +14,78 @@ from syvla.clock import monotonic_ns
 from syvla.hosts.process import ProcessHost
 from syvla.messages import EpisodeControl
 from syvla.runs import RunFolder
+from syvla.stages.recorder import RecorderStage
+from syvla_ros.bag import bag_folder
 from syvla_ros.ends import Desk
 from syvla_ros.node import run_node
 
-ACTIONS: tuple[Literal["start", "success", "failure", "discard"], ...] = ("start", "success", "failure", "discard")
+Action = Literal["start", "success", "failure", "discard"]
+ACTIONS: tuple[Action, ...] = ("start", "success", "failure", "discard")
+ANSWER_LIMIT_S = 2.0
+LOOK_S = 0.5
+_BAG = "from syvla_ros.main import bag; bag()"
 
 
 def run_recorder(folder: RunFolder, record: bool) -> None:
     """Be the recorder's node of the run in ``folder``; ``record``: begin an episode at once."""
     desk = Desk()
 
-    def control(action: Literal["start", "success", "failure", "discard"]) -> EpisodeControl:
-        name = datetime.datetime.now().astimezone().strftime("%H%M%S")
-        said = EpisodeControl(action=action, name=name, issued_ns=monotonic_ns())
-        desk.say("episode", said)
-        return said
+    def say(action: Action) -> None:
+        desk.say("episode", EpisodeControl(action=action, name="", issued_ns=monotonic_ns()))
 
-    def service(action: Literal["start", "success", "failure", "discard"]) -> Callable[[Any, Any], Any]:
+    def service(action: Action, recorder: RecorderStage) -> Callable[[Any, Any], Any]:
         def answer(_: Any, response: Any) -> Any:
-            response.success, response.message = True, f"{action} {control(action).name}"
+            if action == "start" or recorder.episode:
+                turns = recorder.turns
+                say(action)
+                response.success = _waited(lambda: recorder.turns != turns) and bool(recorder.episode) is (
+                    action == "start"
+                )
+            response.message = recorder.words
             return response
 
         return answer
 
     def furnish(node: Node, host: ProcessHost) -> None:
+        recorder = host.stage
+        assert isinstance(recorder, RecorderStage)  # noqa: S101 - this node's stage
         for action in ACTIONS:
-            node.create_service(Trigger, f"record/{action}", service(action))
+            node.create_service(Trigger, f"record/{action}", service(action, recorder))
+        if bags is not None:
+            node.create_timer(LOOK_S, bags.look)
 
+    bags = _Bags(folder) if folder.load().rig.ros.bags else None
     if record:
-        control("start")
+        say("start")
     run_node("recorder", folder, desk, furnish)
+    if bags is not None:
+        bags.look()
+
+
+class _Bags:
+    """Has every episode that is over written as a bag, by processes that give way to everybody and outlive this one."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._recordings = folder.recordings
+        self._log = folder.logs / "bags.log"
+        self._begun: set[Path] = set()
+
+    def look(self) -> None:
+        """See whether another one is over."""
+        for path in set(self._recordings.glob("*.mcap")) - self._begun:
+            self._begun.add(path)
+            if bag_folder(path).exists():
+                continue
+            with self._log.open("ab") as log:
+                subprocess.Popen(
+                    ["nice", "-n", "19", sys.executable, "-c", _BAG, str(path)],
+                    stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                )  # fmt: skip
+
+
+def _waited(done: Callable[[], bool]) -> bool:
+    """Whether it was done within the time that an answer may take."""
+    until_s = time.monotonic() + ANSWER_LIMIT_S
+    while not done() and time.monotonic() < until_s:
+        time.sleep(0.01)
+    return done()

@@ -108,6 +108,19 @@ def test_repair_writes_a_whole_file_and_leaves_the_original(tmp_path: Path, capl
         repair(path)
 
 
+def test_what_comes_before_a_damaged_chunk_is_repaired_too(tmp_path: Path) -> None:
+    """A power cut may leave a half-written chunk in front of the end; the repair once gave up the whole file."""
+    whole = write(tmp_path / "a.mcap").read_bytes()
+    cut = tmp_path / "b.mcap.partial"
+    cut.write_bytes(whole[: len(whole) // 2] + bytes(5000))
+    path = repair(cut)
+    recording = Recording(path)
+    assert "malformed" in recording.outcome["repaired"] or "corrupt" in recording.outcome["repaired"]
+    numbers = [recorded.header.sequence for recorded in recording]
+    assert numbers == list(range(len(numbers)))
+    assert 20 < len(numbers) < 200
+
+
 WRITER = """
 import sys, time
 from pathlib import Path

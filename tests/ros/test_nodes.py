@@ -25,6 +25,7 @@ from rosbags.highlevel import AnyReader
 from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory
 
+from syvla.apps.replay_verify import verify
 from syvla.control.gamepad import DEADMAN, Button
 from syvla.messages import ActionChunk, JointCommand, Mode, OperatorCommand, SafetyState, Source
 from syvla.recording.mcap_read import Recording, read
@@ -219,12 +220,17 @@ def test_episodes_begin_and_end_by_services_and_become_bags(node: Node, tmp_path
         assert (nothing.success, "nothing is being recorded" in nothing.message) == (False, True)
         begun = robot.call(Trigger, "record/start")
         assert (begun.success, "recording /" in begun.message) == (True, True)
-        wait_s = time.monotonic() + 1.5
-        robot.until(lambda: time.monotonic() > wait_s)
+        for name in ("", "hold", "resume"):  # what is asked is recorded as the robot heard it
+            assert not name or robot.call(Trigger, name).success
+            wait_s = time.monotonic() + 1.5
+            robot.until(lambda: time.monotonic() > wait_s)  # noqa: B023 - called at once
         assert robot.call(Trigger, "record/success").success
         paths = sorted(robot.plan.folder.recordings.glob("*.mcap"))
         assert [Recording(path).outcome["outcome"] for path in paths] == ["failure", "success"]
         robot.until(lambda: all(bag_folder(path).is_dir() for path in paths))
+    (again,) = verify(Recording(paths[1]), ("robot",), lambda _: None)
+    assert (again.gaps, again.differing, again.first) == (0, 0, "")
+    assert again.seconds > 3.0
     with AnyReader([bag_folder(paths[1])]) as reader:
         counts = {connection.topic: connection.msgcount for connection in reader.connections}
     assert counts["/syvla/left/joint_states"] > 200

@@ -77,6 +77,7 @@ class McapLog:
         metadata: Facts about the run, written first under ``run``.
         attachments: Texts by name (the configuration), written next.
         chunk_bytes: A chunk is flushed when it is this large, or ``FLUSH_NS`` old.
+        compressed: Whether chunks are compressed, by zstd.
 
     Raises:
         RecordingError: The name is unsafe or taken, or the file cannot be written.
@@ -88,6 +89,7 @@ class McapLog:
         metadata: Mapping[str, str],
         attachments: Mapping[str, str] | None = None,
         chunk_bytes: int = 262_144,
+        compressed: bool = True,
     ) -> None:
         if path.suffix != ".mcap":
             raise RecordingError(f"{path}: a recording's name ends in .mcap")
@@ -101,7 +103,8 @@ class McapLog:
         self._schemas: dict[str, int] = {}
         self._oldest_ns: int | None = None
         self._file = _WholeWrites(self.path)
-        self._writer = Writer(self._file, chunk_size=chunk_bytes, compression=CompressionType.ZSTD)
+        compression = CompressionType.ZSTD if compressed else CompressionType.NONE
+        self._writer = Writer(self._file, chunk_size=chunk_bytes, compression=compression)
         try:
             self._writer.start(profile=PROFILE, library=LIBRARY)
             self._writer.add_metadata(RUN_METADATA, dict(metadata))
@@ -223,7 +226,7 @@ class _WholeWrites:
         except OSError as error:
             raise RecordingError(f"{path}: {error.strerror}") from error
         with contextlib.suppress(OSError):  # a file system without locks: only a start beside us would mistake it
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._fd, fcntl.LOCK_EX)  # at once, but for whoever just looks whether it is locked
         self._at = 0
         self._committed = 0
 

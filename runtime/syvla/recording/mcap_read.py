@@ -213,6 +213,8 @@ def read(path: Path, topics: Collection[str] | None = None) -> Iterator[Recorded
 def repair(path: Path) -> Path:
     """Write what can be read of a recording without an end to ``<name>.repaired.mcap``; the original stays.
 
+    Where it is damaged, what comes before that is kept.
+
     Raises:
         RecordingError: It is whole already, is no recording, or the repaired file exists.
     """
@@ -221,9 +223,15 @@ def repair(path: Path) -> Path:
         raise RecordingError(f"{path}: is whole, there is nothing to repair")
     name = re.sub(r"(\.incomplete)?\.mcap(\.partial)?$", "", path.name)
     log = McapLog(path.with_name(f"{name}.repaired.mcap"), recording.run, recording.attachments)
-    for raw in recording.records():
+    records, why = recording.records(), recording.ends_early
+    while True:
+        try:
+            raw = next(records, None)
+        except RecordingError as error:
+            raw, why = None, str(error)
+        if raw is None:
+            return log.close({"outcome": "interrupted", "repaired": why})
         log.write_record(raw.topic, raw.kind, raw.data, raw.log_time_ns, raw.sent_ns, raw.sequence)
-    return log.close({"outcome": "interrupted", "repaired": recording.ends_early})
 
 
 def repair_all(folder: Path) -> list[Path]:

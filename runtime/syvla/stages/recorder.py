@@ -12,6 +12,7 @@ it is saved as ``fault-<cause>.mcap``, with the seconds that follow.
 import datetime
 import itertools
 import logging
+import threading
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
@@ -62,7 +63,7 @@ class _Kept(NamedTuple):
 class RecorderStage:
     """Records into ``folder``, which must exist; ``run`` and further ``facts`` go into every file.
 
-    An episode that another process left there without an end is repaired first.
+    An episode that another process left there without an end is repaired meanwhile.
     """
 
     name = "recorder"
@@ -84,7 +85,8 @@ class RecorderStage:
             "images": images_are,
             **(facts or {}),
         }
-        repair_all(folder)
+        self._repair = threading.Thread(target=repair_all, args=(folder,), name="repair", daemon=True)
+        self._repair.start()  # beside: an hour of raw images takes its time, and a respawned recorder has none
         self._attachments = {CONFIG_ATTACHMENT: msgspec.json.format(msgspec.json.encode(run)).decode()}
         self._carried: dict[str, Received] = {}
         self._kept: deque[_Kept] = deque()  # without an episode the newest; in one what is yet to be written
@@ -205,7 +207,10 @@ class RecorderStage:
         try:
             free = _free_name(self._folder, name)
             facts = {**self._facts, "episode": name}
-            self._log = McapLog(self._folder / f"{free}.mcap", facts, self._attachments, self._config.chunk_bytes)
+            # A camera's noise does not compress, and trying takes a fifth of a core.
+            compressed = self._config.image_format == "jpeg"
+            path, chunk_bytes = self._folder / f"{free}.mcap", self._config.chunk_bytes
+            self._log = McapLog(path, facts, self._attachments, chunk_bytes, compressed)
         except RecordingError as error:
             self._outcome = "write_error"
             self._report(error)

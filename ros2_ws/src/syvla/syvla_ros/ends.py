@@ -14,6 +14,7 @@ from syvla.messages import OperatorCommand
 from syvla.protocols import Header, Received
 from syvla.transport.bus import Inlet, Outlet
 from syvla.transport.codec import encode_body
+from syvla_ros.clock import RosClock
 from syvla_ros.conversions import sign, signature
 from syvla_ros.routes import Route
 from syvla_ros.taking import PublisherEventCallbacks, Taker
@@ -25,12 +26,17 @@ POLL_NS = 2_000_000  # a DDS reader has no descriptor to wait for; looking costs
 
 
 class RosInlet:
-    """Reads ``routes``, those that can be read."""
+    """Reads ``routes``, those that can be read.
+
+    A message without a header is placed by the time at which it was sent, so that all who read it, a recorder among
+    them, mean the same one.
+    """
 
     poll_ns = POLL_NS
     sockets: Sequence[Any] = ()
 
-    def __init__(self, node: Node, routes: Iterable[Route]) -> None:
+    def __init__(self, node: Node, routes: Iterable[Route], clock: RosClock) -> None:
+        self._clock = clock
         self.received = 0
         self.refused = 0
         self.dropped = 0
@@ -48,15 +54,16 @@ class RosInlet:
         found: list[Received] = []
         for route, taker in self._takers:
             for message in taker.take():
-                self._accept(route, message, found)
+                self._accept(route, message, taker.sent_ns, found)
         return found
 
-    def _accept(self, route: Route, message: Any, found: list[Received]) -> None:
+    def _accept(self, route: Route, message: Any, wall_ns: int, found: list[Received]) -> None:
         now_ns = monotonic_ns()
         assert route.back is not None  # noqa: S101 - narrows the type
+        said_ns = min(wall_ns - self._clock.offset_ns, now_ns) if wall_ns > 0 else now_ns
         try:
-            ours = route.back(message, now_ns)
-            epoch, sequence = signature(message.header) if hasattr(message, "header") else (0, 0)
+            ours = route.back(message, max(said_ns, 0))
+            epoch, sequence = signature(message.header) if hasattr(message, "header") else (0, max(wall_ns, 0))
         except MessageError as error:
             self.refused += 1
             self.last_refusal = f"{route.ros_name}: {error}"
@@ -153,11 +160,12 @@ class JoinedInlet:
     """The bus, ROS and the desk as one inlet.
 
     When a process of ``held_for`` goes away, or two nodes publish chunks, the arms are to hold. ``heard`` are the
-    topics that came over the bus. ``overhear`` is called with what the desk says, for whoever records it.
+    topics that came over the bus. ``overhear`` is called with what the desk says, for whoever records it, and says under
+    which header it is recorded.
     """
 
     def __init__(
-        self, bus: Inlet, ros: RosInlet, desk: Desk, held_for: Sequence[str], overhear: Callable[[Received], None]
+        self, bus: Inlet, ros: RosInlet, desk: Desk, held_for: Sequence[str], overhear: Callable[[Received], Received]
     ) -> None:
         self._bus, self._ros, self._desk = bus, ros, desk
         self._held_for, self._overhear = held_for, overhear
@@ -196,10 +204,7 @@ class JoinedInlet:
         came += self._ros.drain()
         if self._ros.crowded("chunk"):
             self._hold("more than one node publishes chunks")
-        said = self._desk.drain()
-        for received in said:
-            self._overhear(received)
-        return [*said, *came]
+        return [*map(self._overhear, self._desk.drain()), *came]
 
     def _hold(self, lost: str) -> None:
         now_ns = monotonic_ns()
@@ -236,6 +241,13 @@ class JoinedOutlet:
         self.seen[topic] = message
         self._ros.publish(topic, message, *self._bus.upcoming(topic))
         self._bus.publish(topic, message, sent_ns, step_ns)
+
+    def said(self, received: Received) -> Received:
+        """Publish what was said in this process; ``received`` under the header that it is published with."""
+        header = received.header
+        epoch, sequence = self._bus.upcoming(header.topic)
+        self.publish(header.topic, received.message, header.sent_ns, 0)
+        return received._replace(header=header._replace(epoch=epoch, sequence=sequence))
 
     def relay(self, received: Received) -> None:
         """Pass on what another process sent, on either."""

@@ -55,7 +55,8 @@ def join(
 
     The health of the processes ``watched`` is heard too; if one of ``held_for`` ends, the arms are to hold.
     """
-    table = routes(run_profile(run), RosClock(run.wall_offset_ns), run.rig.ros.jpeg_quality)
+    clock = RosClock(run.wall_offset_ns)
+    table = routes(run_profile(run), clock, run.rig.ros.jpeg_quality)
     over_ros = OVER_ROS_LOSSLESS if stage.lossless else OVER_ROS
     reads = [name for name in stage.reads if name not in over_ros]
     inlet, outlet = open_bus(run, stage.name, [*reads, *(f"health/{name}" for name in watched)], stage.lossless)
@@ -63,11 +64,10 @@ def join(
     written = [route for route in table if route.topic in stage.writes]
     joined = JoinedOutlet(outlet, RosOutlet(node, written))
 
-    def overhear(said: Received) -> None:
-        if topic(said.header.topic).writer == stage.name:
-            joined.publish(said.header.topic, said.message, said.header.sent_ns, 0)
+    def overhear(said: Received) -> Received:
+        return joined.said(said) if topic(said.header.topic).writer == stage.name else said
 
-    return JoinedInlet(inlet, RosInlet(node, read), desk, held_for, overhear), joined
+    return JoinedInlet(inlet, RosInlet(node, read, clock), desk, held_for, overhear), joined
 
 
 @contextlib.contextmanager

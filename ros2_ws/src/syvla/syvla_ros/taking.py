@@ -37,6 +37,7 @@ class Taker:
 
     def __init__(self, node: Node, ros_type: type, name: str, quality: QoSProfile) -> None:
         self.name = name
+        self.sent_ns = 0  # on the wall clock: when the last message that was taken was sent; 0 where DDS does not say
         self._node = node
         # Without event handlers an executor of the node never touches the reader, which may then be destroyed.
         silent = SubscriptionEventCallbacks(use_default_callbacks=False)
@@ -51,7 +52,9 @@ class Taker:
                 taken = self._reader.handle.take_message(self._reader.msg_type, False)
             if taken is None:
                 return
-            yield taken[0]
+            message, info = taken
+            self.sent_ns = int(info["source_timestamp"] if isinstance(info, dict) else info.source_timestamp)
+            yield message
 
     def close(self) -> None:
         """Stop listening."""

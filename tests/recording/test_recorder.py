@@ -17,6 +17,7 @@ from syvla.message import Message
 from syvla.protocols import Header, Inbox, OnNew, Received
 from syvla.recording.images import decompress
 from syvla.recording.mcap_read import Recorded, Recording, read
+from syvla.stages import recorder
 from syvla.stages.recorder import RecorderStage
 from syvla.topics import TOPICS
 from syvla.transport.codec import encode_body
@@ -373,6 +374,19 @@ def test_a_second_fault_has_a_name_of_its_own(tmp_path: Path) -> None:
         for i in range(300):
             feed.send(command(i))
     assert names(tmp_path) == ["fault-clamped-2.mcap", "fault-clamped.mcap"]
+
+
+def test_a_robot_that_trips_all_day_does_not_fill_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(recorder, "MOST_FAULTS", 2)
+    feed = Feed(RecorderStage(tmp_path, run_config()))
+    for _ in range(3):
+        feed.send(safety(m.Mode.ENABLED), safety(m.Mode.HOLD, "clamped"))
+        for i in range(300):
+            feed.send(command(i))
+    assert names(tmp_path) == ["fault-clamped-2.mcap", "fault-clamped.mcap"]
+    assert "2 faults are saved already" in caplog.text
 
 
 def test_what_is_kept_is_bounded_in_memory_and_written_little_by_little(tmp_path: Path) -> None:

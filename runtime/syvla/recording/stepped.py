@@ -15,6 +15,7 @@ from syvla.transport.codec import decode_body, decode_header, unpack_record
 
 LATE_NS = 250_000_000  # by how much two messages of one process may come in another order than they were sent
 KEPT_NS = 2_000_000_000  # what is older than the newest step by so much is no part of a later one
+LONGEST_STEP_NS = 30_000_000_000  # nor what is older than this, if no step is told of
 
 Key = tuple[str, int, int]  # topic, epoch, sequence
 
@@ -55,10 +56,12 @@ def steps_of(recording: Recording, stage: str, reads: Sequence[str], writes: Seq
     Memory stays bounded: nothing is kept for longer than a step and what leads to it.
 
     Raises:
-        RecordingError: the stage is not one whose steps are logged, or the recording is damaged.
+        RecordingError: the stage is not one whose steps are logged, none are in the recording, or it is damaged.
     """
     if stage not in REPLAYED:
         raise RecordingError(f"no steps are recorded of {stage!r}; there are those of {', '.join(REPLAYED)}")
+    if next(recording.records({f"steps/{stage}"}), None) is None:
+        raise RecordingError(f"{recording.path}: holds no steps of the {stage}")
     return _Reader(recording, stage, (*reads, *writes)).run()
 
 
@@ -72,6 +75,7 @@ class _Reader:
         self._newest: dict[str, Key] = {}
         self._memories: dict[tuple[int, int], StageMemory] = {}  # by epoch and number of the step after it
         self._waiting: deque[tuple[int, int, Steps]] = deque()  # log time, epoch
+        self._forgot_ns = 0
 
     def run(self) -> Iterator[Stepped]:
         for raw in self._records:
@@ -88,6 +92,8 @@ class _Reader:
                 key = (raw.topic, epoch, one.header.sequence)
                 self._known[key] = one
                 self._newest[raw.topic] = key
+            if raw.log_time_ns - self._forgot_ns > 2 * LONGEST_STEP_NS:
+                self._forget(raw.log_time_ns - LONGEST_STEP_NS)
             while self._waiting and raw.log_time_ns - self._waiting[0][0] > LATE_NS:
                 yield from self._tell(*self._waiting.popleft()[1:])
         while self._waiting:
@@ -125,6 +131,7 @@ class _Reader:
         return Memory(memory.data.data, {one.header.topic: one for one in latest})
 
     def _forget(self, before_ns: int) -> None:
+        self._forgot_ns = max(before_ns, self._forgot_ns)
         newest = set(self._newest.values())
         old = [key for key, one in self._known.items() if one.received_ns < before_ns and key not in newest]
         for key in old:

@@ -41,6 +41,7 @@ MOVING = (Mode.ENABLED, Mode.OVERRIDE)
 # A person's wish, or arms that were enabled and given nothing to do: nothing is to be explained.
 WISHES = ("stopping", "operator_hold", "operator_soft_stop", "teleop_hold", "chunk_missing")
 AFTER_FAULT_NS = 5_000_000_000
+MOST_FAULTS = 50  # recordings of them in one folder: a robot that trips all day must not fill the disk
 CATCH_UP_BYTES = 2 * 2**20  # of what is kept are written in a step, so that a minute of it delays nobody
 _OUTCOMES = {"success": "success", "failure": "failure", "discard": "discarded"}
 _log = logging.getLogger(__name__)
@@ -179,6 +180,9 @@ class RecorderStage:
         cause = state.reasons[0].code if state.reasons else ""
         held = before in MOVING and state.mode not in MOVING and cause not in WISHES
         if not held or self._log is not None or self._ring_ns == 0:
+            return
+        if len(list(self._folder.glob("fault-*"))) >= MOST_FAULTS:
+            _log.warning("%s held the arms between episodes; %d faults are saved already", cause, MOST_FAULTS)
             return
         _log.warning("%s held the arms while no episode was recorded: what led to it is saved", cause)
         begins_ns = self._kept[0].log_time_ns

@@ -160,8 +160,8 @@ class JoinedInlet:
     """The bus, ROS and the desk as one inlet.
 
     When a process of ``held_for`` goes away, or two nodes publish chunks, the arms are to hold. ``heard`` are the
-    topics that came over the bus. ``overhear`` is called with what the desk says, for whoever records it, and says under
-    which header it is recorded.
+    topics that came over the bus. ``overhear`` is called with what the desk says, for whoever records it, and gives it
+    back under the header that it is recorded with.
     """
 
     def __init__(

@@ -1,6 +1,7 @@
 """A recording as a rosbag2 bag, read back by the package ``rosbags``."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_bag_holds_what_was_recorded_with_the_schemas_of_ros(recording: Path, tmp_path: Path) -> None:
-    out, count = write_bag(recording, tmp_path / "one.bag")
+    out, count = write_bag(recording, tmp_path / "one.rosbag2")
     recorded = list(Recording(recording).messages())
     with AnyReader([out], default_typestore=get_typestore(Stores.EMPTY)) as reader:  # by the bag's own definitions
         assert reader.message_count == count
@@ -37,7 +38,7 @@ def test_a_bag_holds_what_was_recorded_with_the_schemas_of_ros(recording: Path, 
         assert types["/syvla/chunk"] == "trajectory_msgs/msg/JointTrajectory"
         assert types["/diagnostics"] == "diagnostic_msgs/msg/DiagnosticArray"
         assert {"/syvla/thought", "/syvla/task", "/syvla/right/joint_command"} <= set(types)
-        told = {topic: [] for topic in types}
+        told: dict[str, list[Any]] = {topic: [] for topic in types}
         for connection, _, data in reader.messages():
             told[connection.topic].append(reader.deserialize(data, connection.msgtype))
     arm = [r.message for r in recorded if isinstance(r.message, ArmState) and r.message.arm == "left"]
@@ -54,7 +55,7 @@ def test_a_bag_holds_what_was_recorded_with_the_schemas_of_ros(recording: Path, 
 
 
 def test_nothing_is_overwritten_and_what_is_no_recording_is_refused(recording: Path, tmp_path: Path) -> None:
-    out, _ = write_bag(recording, tmp_path / "one.bag")
+    out, _ = write_bag(recording, tmp_path / "one.rosbag2")
     with pytest.raises(ConfigError, match="exists already"):
         write_bag(recording, out)
     foreign = tmp_path / "foreign.mcap"
@@ -66,10 +67,10 @@ def test_nothing_is_overwritten_and_what_is_no_recording_is_refused(recording: P
 
 
 def test_a_bag_that_was_cut_short_is_begun_anew(recording: Path, tmp_path: Path) -> None:
-    half = tmp_path / "one.bag.partial"
+    half = tmp_path / "one.rosbag2.partial"
     half.mkdir()
     (half / "leftover").touch()
-    out, count = write_bag(recording, tmp_path / "one.bag")
+    out, count = write_bag(recording, tmp_path / "one.rosbag2")
     assert count > 0
     assert not (out / "leftover").exists()
     assert not half.exists()

@@ -3,11 +3,12 @@
 The recording stays as it is, and stays the whole: intents, splices and provenance have no standard message.
 """
 
+import array
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from rclpy.serialization import serialize_message
+import numpy as np
 from sensor_msgs.msg import CompressedImage, Image
 
 from syvla.apps.replay_verify import configuration
@@ -20,13 +21,13 @@ from syvla_ros.node import run_profile
 from syvla_ros.profiles import TopicProfile
 from syvla_ros.routes import Route, routes
 
-VERSION = 8  # of the bag's metadata: what Humble reads too
+VERSION: Literal[8] = 8  # of the bag's metadata: what Humble reads too
 PARTIAL = ".partial"
 
 
 def bag_folder(recording: Path) -> Path:
     """Where the bag of a recording lies: beside it."""
-    return recording.with_name(recording.name.split(".mcap")[0] + ".bag")
+    return recording.with_name(recording.name.split(".mcap")[0] + ".rosbag2")
 
 
 def write_bag(path: Path, out: Path | None = None) -> tuple[Path, int]:
@@ -60,7 +61,7 @@ def write_bag(path: Path, out: Path | None = None) -> tuple[Path, int]:
                 if ros_name not in connections:
                     connections[ros_name] = writer.add_connection(ros_name, ros_type(message), typestore=types)
                 at_ns = recorded.log_time_ns + clock.offset_ns
-                writer.write(connections[ros_name], at_ns, serialize_message(message))
+                writer.write(connections[ros_name], at_ns, serialised(message, types))
                 count += 1
     if count == 0:
         shutil.rmtree(half)
@@ -89,6 +90,23 @@ def ros_messages(recorded: Recorded, table: list[Route], names: TopicProfile, cl
         if made is not None:
             told.append((route.ros_name, made))
     return told
+
+
+def serialised(message: Any, types: Any) -> bytes:
+    """The CDR of a message; rclpy's own ends with whatever stood in memory, which strict readers refuse."""
+    return bytes(types.serialize_cdr(_plain(message, types), ros_type(message)))
+
+
+def _plain(value: Any, types: Any) -> Any:
+    """A ROS message as the one of ``rosbags``."""
+    if hasattr(value, "get_fields_and_field_types"):
+        fields = value.get_fields_and_field_types()
+        return types.types[ros_type(value)](**{name: _plain(getattr(value, name), types) for name in fields})
+    if isinstance(value, array.array):
+        return np.array(value, value.typecode)
+    if isinstance(value, list):
+        return [_plain(each, types) for each in value]
+    return ord(value) if isinstance(value, bytes) else value  # ROS's type byte
 
 
 def ros_type(message: Any) -> str:

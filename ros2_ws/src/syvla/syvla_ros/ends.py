@@ -160,14 +160,21 @@ class JoinedInlet:
     """The bus, ROS and the desk as one inlet.
 
     When a process of ``held_for`` goes away, or two nodes publish chunks, the arms are to hold. ``heard`` are the
-    topics that came over the bus. ``overhear`` is called with what the desk says, for whoever records it, and gives it
-    back under the header that it is recorded with.
+    topics that came over the bus; those that are only ``watched`` are not handed on. ``overhear`` is called with what
+    the desk says, for whoever records it, and gives it back under the header that it is recorded with.
     """
 
     def __init__(
-        self, bus: Inlet, ros: RosInlet, desk: Desk, held_for: Sequence[str], overhear: Callable[[Received], Received]
+        self,
+        bus: Inlet,
+        ros: RosInlet,
+        desk: Desk,
+        held_for: Sequence[str],
+        overhear: Callable[[Received], Received],
+        watched: Sequence[str] = (),
     ) -> None:
         self._bus, self._ros, self._desk = bus, ros, desk
+        self._watched = frozenset(watched)
         self._held_for, self._overhear = held_for, overhear
         self.heard: set[str] = set()
         self.sockets = bus.sockets
@@ -201,6 +208,7 @@ class JoinedInlet:
                 self._hold(f"{name} has ended")
         came = self._bus.drain()
         self.heard.update(received.header.topic for received in came)
+        came = [received for received in came if received.header.topic not in self._watched]
         came += self._ros.drain()
         if self._ros.crowded("chunk"):
             self._hold("more than one node publishes chunks")

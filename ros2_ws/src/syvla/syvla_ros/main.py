@@ -37,12 +37,12 @@ def bag() -> None:
     """Recordings as rosbag2 bags."""
     from syvla_ros.bag import write_bag
 
-    def run(recordings: tuple[RunPath, ...], out: Path | None = None) -> None:
+    def run(recordings: tyro.conf.Positional[tuple[Path, ...]], out: Path | None = None) -> None:
         """What has a standard message in a recording, as a rosbag2 bag with ROS 2 schemas; the recording stays.
 
         Args:
             recordings: One or several.
-            out: The bag's folder, for one recording; by default NAME.bag beside it.
+            out: The bag's folder, for one recording; by default NAME.rosbag2 beside it.
         """
         if not recordings or (out is not None and len(recordings) > 1):
             raise ConfigError("give one recording, or several without --out")

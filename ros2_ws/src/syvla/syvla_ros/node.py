@@ -59,7 +59,8 @@ def join(
     table = routes(run_profile(run), clock, run.rig.ros.jpeg_quality)
     over_ros = OVER_ROS_LOSSLESS if stage.lossless else OVER_ROS
     reads = [name for name in stage.reads if name not in over_ros]
-    inlet, outlet = open_bus(run, stage.name, [*reads, *(f"health/{name}" for name in watched)], stage.lossless)
+    health = [f"health/{name}" for name in watched]
+    inlet, outlet = open_bus(run, stage.name, [*reads, *health], stage.lossless)
     read = [route for route in table if route.topic in over_ros and route.topic in stage.reads]
     written = [route for route in table if route.topic in stage.writes]
     joined = JoinedOutlet(outlet, RosOutlet(node, written))
@@ -67,7 +68,7 @@ def join(
     def overhear(said: Received) -> Received:
         return joined.said(said) if topic(said.header.topic).writer == stage.name else said
 
-    return JoinedInlet(inlet, RosInlet(node, read, clock), desk, held_for, overhear), joined
+    return JoinedInlet(inlet, RosInlet(node, read, clock), desk, held_for, overhear, health), joined
 
 
 @contextlib.contextmanager

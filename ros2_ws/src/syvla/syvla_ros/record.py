@@ -1,9 +1,10 @@
 """``ros2 run syvla record``: begins and ends episodes from the keyboard of a terminal."""
 
 import time
+from typing import Any
 
 import rclpy
-from rclpy.client import Client
+from rclpy.node import Node
 from std_srvs.srv import Trigger
 
 from syvla.apps.terminal import GONE, pressed_keys
@@ -20,7 +21,7 @@ def record() -> None:
     """Ask the recorder's services for what is typed, until q."""
     init_ros()
     node = rclpy.create_node("record", namespace=NAMESPACE)
-    services = {action: node.create_client(Trigger, f"record/{action}") for action in ACTIONS}
+    services: dict[Action, Any] = {action: node.create_client(Trigger, f"record/{action}") for action in ACTIONS}
     with pressed_keys() as keys:
         if keys is None:
             raise ConfigError("record reads keys: start it in a terminal, in its foreground")
@@ -35,7 +36,7 @@ def record() -> None:
     rclpy.try_shutdown()
 
 
-def _answer(node: rclpy.node.Node, client: Client) -> str:
+def _answer(node: Node, client: Any) -> str:
     if not client.wait_for_service(ANSWER_LIMIT_S):
         return "no recorder answers; is bringup.launch.py running?"
     future = client.call_async(Trigger.Request())

@@ -122,7 +122,7 @@ def _train(
 
     loaded = load_config(config, stage, changes)
     rig = load_rig(loaded.rig)
-    from syvla_models.train.memory import keep_freed_memory
+    from syvla.allocator import keep_freed_memory
     from syvla_models.train.trainer import train  # late: a misspelt key is answered before torch is imported
 
     keep_freed_memory()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
+from syvla.allocator import keep_freed_memory
 from syvla.clock import monotonic_ns
 from syvla.config import RealtimeConfig, RemotePlannerConfig, RunConfig
 from syvla.control.kinematics import Base, arm_distance_m
@@ -343,6 +344,7 @@ def ask_realtime(name: str, config: RealtimeConfig) -> str:
         return go_realtime(RealtimeConfig(fifo_priority=priority, lock_memory=False))
     if name == "recorder":  # on nobody's path
         os.nice(RECORDER_NICE)
+        keep_freed_memory()  # of images, a hundred in a second
         return f"SCHED_OTHER, nice {RECORDER_NICE}"
     return "SCHED_OTHER"
 

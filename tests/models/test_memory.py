@@ -8,7 +8,7 @@ import pytest
 _HELD_MIB = """
 import sys, torch
 from pathlib import Path
-from syvla_models.train.memory import keep_freed_memory
+from syvla.allocator import keep_freed_memory
 
 def resident_mib():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20

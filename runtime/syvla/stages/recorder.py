@@ -211,7 +211,7 @@ class RecorderStage:
         try:
             free = _free_name(self._folder, name)
             facts = {**self._facts, "episode": name}
-            # A camera's noise does not compress, and trying takes a fifth of a core.
+            # A camera's noise does not compress, and trying took a fifth of a core.
             compressed = self._config.image_format == "jpeg"
             path, chunk_bytes = self._folder / f"{free}.mcap", self._config.chunk_bytes
             self._log = McapLog(path, facts, self._attachments, chunk_bytes, compressed)

@@ -88,6 +88,7 @@ class ProcessHost:
         self.signalled = False  # whether a signal asked for the end
         self._ending_ns: int | None = None
         self._stop_asked_ns: int | None = None
+        self._stop_told = False  # whether the stage knows
         self._missed_ticks = 0
         self._meter = HealthMeter(stage.name, realtime)
         self._log = StepLog(stage)
@@ -103,6 +104,7 @@ class ProcessHost:
             else:
                 self._run_woken()
         finally:
+            self._tell_stop()
             self.stage.close()
             farewell_ns = time.monotonic_ns() + to_ns(FAREWELL_S)
             while time.monotonic_ns() < farewell_ns:
@@ -123,7 +125,7 @@ class ProcessHost:
             self._mailbox.put(self._inlet.drain())
             self._outlet.poll()
             inbox = self._mailbox.take()
-            self._log.begin(now_ns, inbox, self._stop_asked_ns is not None)
+            self._log.begin(now_ns, inbox, self._tell_stop())
             for emit in self.stage.step(now_ns, inbox):
                 self._publish(emit, time.monotonic_ns() - now_ns)
             self._meter.add_step(time.monotonic_ns() - now_ns, lateness_ns)
@@ -170,7 +172,7 @@ class ProcessHost:
                 if not step.running and (stopping or (now_ns >= not_before_ns and self._mailbox.has_new(topics))):
                     started_ns = now_ns
                     inbox = self._mailbox.take()
-                    self._log.begin(now_ns, inbox, self._stop_asked_ns is not None)
+                    self._log.begin(now_ns, inbox, self._tell_stop())
                     step.start(worker, now_ns, inbox)
                 self._report_health(now_ns)
             self._tell_rest(under_way=step.running)
@@ -216,10 +218,17 @@ class ProcessHost:
             self._ending_ns = time.monotonic_ns()
 
     def request_stop(self) -> None:
-        """Let the stage come to rest, then end."""
+        """Let the stage come to rest, then end. A signal may come in the middle of a step: the next one knows of it."""
         if self._stop_asked_ns is None:
             self._stop_asked_ns = time.monotonic_ns()
+
+    def _tell_stop(self) -> bool:
+        """Before a step: whether the stage is to come to rest, which it is told once."""
+        asked = self._stop_asked_ns is not None
+        if asked and not self._stop_told:
+            self._stop_told = True
             self.stage.request_stop()
+        return asked
 
     def _at_rest(self) -> bool:
         if self._ending_ns is not None and time.monotonic_ns() - self._ending_ns >= self._linger_ns:

@@ -104,14 +104,10 @@ class Recording:
         """Every message in the order it was received, of these topics only if given."""
         for raw in self.records(topics):
             try:
-                frames = unpack_record(raw.data)
-                header, _ = decode_header(frames[0])
-                message = decode_body(raw.kind, frames[1:])
+                recorded = unpacked(raw)
             except MessageError as error:
                 raise RecordingError(f"{self.path}: message {raw.sequence} of {raw.topic}: {error}") from error
-            if header.topic != raw.topic:
-                raise RecordingError(f"{self.path}: a message of {header.topic!r} stands in channel {raw.topic!r}")
-            yield Recorded(raw.topic, header, message, raw.log_time_ns)
+            yield recorded
 
     def records(self, topics: Collection[str] | None = None) -> Iterator[RawRecord]:
         """As ``messages``, but packed: for copying."""
@@ -200,6 +196,15 @@ class _OneLine:
             raise RecordingError(f"{self._path}: {error}") from None
         if isinstance(error, self._PROVOKED):
             raise RecordingError(f"{self._path}: malformed ({type(error).__name__}: {error})") from error
+
+
+def unpacked(raw: RawRecord) -> Recorded:
+    """The message of a record; MessageError if it is not well formed."""
+    frames = unpack_record(raw.data)
+    header, _ = decode_header(frames[0])
+    if header.topic != raw.topic:
+        raise MessageError(f"a message of {header.topic!r} stands in channel {raw.topic!r}")
+    return Recorded(raw.topic, header, decode_body(raw.kind, frames[1:]), raw.log_time_ns)
 
 
 def read(path: Path, topics: Collection[str] | None = None) -> Iterator[Recorded]:

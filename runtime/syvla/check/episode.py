@@ -17,7 +17,7 @@ from syvla.config import RunConfig
 from syvla.errors import MessageError, RecordingError
 from syvla.recording.mcap_log import is_being_written
 from syvla.recording.mcap_read import Recording, unpacked
-from syvla.report.episode import configuration
+from syvla.report.episode import known_configuration
 
 # how an episode ended that was not brought to its end; what the operator said about a whole one is no fault
 _OUTCOMES = {
@@ -43,7 +43,7 @@ def shown(path: Path) -> str:
 
 
 def _checked(recording: Recording) -> EpisodeCheck:
-    run = configuration(recording)
+    run = known_configuration(recording)
     images, task, values = ImagesRule(run), TaskRule(run), ValuesRule()
     rules: tuple[Rule, ...] = (task, StampsRule(run), images, ArmsRule(run), values, ToldRule())
     count, start_ns, end_ns = 0, 0, 0

@@ -129,14 +129,15 @@ def test_what_is_not_there_is_one_line(ran: Any, tmp_path: Path, name: str, said
     assert err.count("\n") == 1
 
 
-def _foreign() -> Iterator[tuple[str, bytes]]:
-    yield "text", b"hello\n" * 100
-    yield "nothing", b""
-    yield "pickle", b"\x80\x04cos\nsystem\n(S'touch owned'\ntR."
-    yield "claims", b"\x89MCAP0\r\n" + b"\x01" + (2**60).to_bytes(8, "little")
+FOREIGN = [
+    ("text", b"hello\n" * 100),
+    ("nothing", b""),
+    ("pickle", b"\x80\x04cos\nsystem\n(S'touch owned'\ntR."),
+    ("claims", b"\x89MCAP0\r\n" + b"\x01" + (2**60).to_bytes(8, "little")),
+]
 
 
-@pytest.mark.parametrize(("name", "data"), _foreign())
+@pytest.mark.parametrize(("name", "data"), FOREIGN)
 def test_a_foreign_file_is_one_finding_and_the_rest_is_checked(
     ran: Any, tmp_path: Path, name: str, data: bytes
 ) -> None:

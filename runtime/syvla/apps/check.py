@@ -48,10 +48,13 @@ def check(
             check_ours(target, mark)
     quiet = json == STDOUT
     checked: dict[Path, EpisodeCheck] = {}
-    for path, result in zip(paths, in_order(check_episode, paths, jobs), strict=True):
-        checked[path] = result
-        if not quiet:
-            _tell(console, result, len(checked), len(paths))
+    with console.status("") as status_line:
+        results = in_order(check_episode, paths, jobs)
+        for number, path in enumerate(paths, 1):
+            status_line.update(Text(f"{number}/{len(paths)} {shown(path)}"))
+            checked[path] = result = next(results)
+            if not quiet:
+                _tell(console, result, number, len(paths))
     everything = list(checked.values())
     status = _status(everything, strict)
     if not quiet:

@@ -28,6 +28,8 @@ class _Camera:
 
     def __init__(self, name: str, config: CamerasConfig | None) -> None:
         self.name = name
+        # what the rig file says a camera is late by is in its stamps, and known
+        self.delay_ns = to_ns(config.delay_s.get(name, 0.0)) if config is not None else 0
         self.stamp_ns, self.sent_ns = 0, 0
         self.apart = 0  # pictures in a row that are too far from the others'
         self.frozen, self.skewed, self.unreadable = Tally(), Tally(), Tally()
@@ -95,7 +97,7 @@ class ImagesRule:
             if camera is None:
                 camera = self._cameras[name] = _Camera(name, self._config)
             camera.see(message, recorded.log_time_ns, np.concatenate([self._pose[arm] for arm in _SEES[name]]))
-            camera.stamp_ns, camera.sent_ns = message.exposure_ns, recorded.header.sent_ns
+            camera.stamp_ns, camera.sent_ns = message.exposure_ns + camera.delay_ns, recorded.header.sent_ns
             self._compare(camera, recorded.log_time_ns)
 
     def findings(self, span: Span) -> Iterator[Finding]:

@@ -133,7 +133,8 @@ class StampsRule:
         stream = self._streams.get(topic)
         if stream is None:
             stream = self._streams[topic] = _Stream(topic, self._run)
-        if stream.number is not None and stream.number[0] != header.epoch:
+        periodic = TOPICS[topic].rate_hz is not None  # an event may be anybody's word
+        if periodic and stream.number is not None and stream.number[0] != header.epoch:
             known = self._epochs.setdefault(topic, {stream.number[0]})
             tallies = self._rivals if header.epoch in known else self._restarts
             tallies.setdefault(TOPICS[topic].writer, Tally()).add(recorded.log_time_ns)
@@ -152,6 +153,8 @@ class StampsRule:
                 if topic in _SENSED:
                     yield from _edges(topic, stream, stream.expected, span)
         for writer, tally in self._restarts.items():
+            if writer in self._rivals:
+                continue
             yield from tally.told(
                 span, Severity.WARNING, "sender.restarted", writer, "its process began anew in the episode",
                 "see that process's log; leave the episode out if the arms were meant to move then",

@@ -25,7 +25,8 @@ class TaskRule:
         self._played = run is not None and run.playback != ""  # nobody thinks then
         self._tasks = 0
         self._strange = Tally()
-        self._intents = self._chunks = self._by_person = 0
+        self._intents = self._chunks = 0
+        self._by_person = self._by_policy = False
 
     def see(self, recorded: Recorded) -> None:
         """Take in one message."""
@@ -41,7 +42,8 @@ class TaskRule:
         elif isinstance(message, ActionChunk):
             self._chunks += 1
         elif isinstance(message, JointCommand):
-            self._by_person += message.provenance.source is Source.TELEOP
+            self._by_person |= message.provenance.source is Source.TELEOP
+            self._by_policy |= message.provenance.source is Source.POLICY
 
     def findings(self, span: Span) -> Iterator[Finding]:
         """What is wrong; an empty task at the end only says that nothing is wanted any more."""
@@ -57,7 +59,7 @@ class TaskRule:
             f"the text has blanks at its ends, or what cannot be printed: {plain(repr(self.instruction))}",
             "mend what enters the task",
         )  # fmt: skip
-        if self._by_person == 0:
+        if self._by_policy or not self._by_person:
             if self._intents == 0 and not self._played:
                 yield Finding(
                     name="intent.none", severity=error, where="intent", seen="the planner wanted nothing",

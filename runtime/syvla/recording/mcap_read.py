@@ -34,6 +34,7 @@ from syvla.transport.codec import decode_body, decode_header, unpack_record
 MAX_RECORD_BYTES = 64 * 2**20
 MAX_CHUNK_BYTES = 64 * 2**20  # uncompressed
 MAX_TEXT_BYTES = 2**20  # metadata, attachments, schemas and channels
+MAX_ATTACHMENTS = 16
 MAX_CHANNELS = 1024
 _MAGIC = b"\x89MCAP0\r\n"
 _RECORD = struct.Struct("<BQ")
@@ -96,6 +97,8 @@ class Recording:
                 elif opcode == Opcode.ATTACHMENT:
                     attachment = Attachment.read(_bounded(file, length, MAX_TEXT_BYTES))
                     self.attachments[attachment.name] = attachment.data.decode()
+                    if len(self.attachments) > MAX_ATTACHMENTS:
+                        raise _Lie(f"it has more than {MAX_ATTACHMENTS} attachments")
 
     def __iter__(self) -> Iterator[Recorded]:
         return self.messages()

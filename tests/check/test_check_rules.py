@@ -259,7 +259,7 @@ def test_a_joint_at_its_limit(tmp_path: Path) -> None:
 
     finding = only(checked(tmp_path, changed(fault, "command")), "joint.saturated", "left joint 5", WARNING)
     assert "1.5 s" in finding.seen
-    assert finding.at_s == pytest.approx(1.0, abs=0.01)
+    assert finding.at_s == pytest.approx(1.0, abs=0.02)
 
 
 @pytest.mark.parametrize("limited", [0, 1 << 4])
@@ -390,9 +390,9 @@ def test_dropped_messages_that_a_process_tells(tmp_path: Path) -> None:
 
 
 def test_faults_that_devices_tell(tmp_path: Path) -> None:
-    told = changed(lambda t: t.but(faults=("joint 3 <b>hot</b>",)) if t.header.sequence == 9 else t, "arm/left")
+    told = changed(lambda t: t.but(faults=("joint 3 <b>hot</b>",)) if t.header.sequence == 99 else t, "arm/left")
     assert "hot" in only(checked(tmp_path, told), "arm.fault", "arm/left").seen
     lost = (m.CameraFault(camera="cam_high", what="lost", for_s=0.4),)
-    told = changed(lambda t: t.but(faults=lost) if t.header.sequence == 9 else t, "cameras")
+    told = changed(lambda t: t.but(faults=lost) if t.header.sequence == 15 else t, "cameras")
     (tmp_path / "b").mkdir()
     only(checked(tmp_path / "b", told), "camera.told_lost", "cam_high", WARNING)

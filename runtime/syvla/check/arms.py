@@ -76,7 +76,7 @@ class _Quantities:
         least_m = limits.gripper_min_m - limits.gripper_max_m * GRIPPER_SHARE
         if self.gripper_m.seen and not self.gripper_m.within(np.array(least_m), np.array(most_m)):
             top = float(self.gripper_m.high.max())
-            scales = {"shares of the whole way": most_m / 1.05, "mm": 1e-3, "thousandths of a mm": 1e-6}
+            scales = {"shares of the whole way": most_m / 1.5, "mm": 1e-3, "thousandths of a mm": 1e-6}
             like = _first(unit for unit, scale in scales.items() if 0 < top * scale <= most_m)
             yield _units(topic, f"grippers reach {top:.4g} and are no metres{like}", "metres between the fingers")
 
@@ -148,14 +148,15 @@ class ArmsRule:
     def findings(self, span: Span) -> Iterator[Finding]:
         """What is wrong."""
         senders = {**{f"arm/{arm}": told for arm, told in self._measured.items()}, "command": self._commanded}
-        strange = [f for topic, told in senders.items() for f in told.findings(topic, self._limits)]
+        strange = [finding for topic, told in senders.items() for finding in told.findings(topic, self._limits)]
         yield from strange
         yield from self._asked.findings("chunk", self._limits)
         for arm in ARMS:
             yield from self._rates(arm)
+        yield from self._absent()
+        if strange:  # in other units nothing can be said about motion and limits
+            return
         yield from self._motion()
-        if any(finding.where == "command" for finding in strange):
-            return  # in another unit nothing can be said about limits
         self._saturation.end(span.end_ns)
         for joint, tally in enumerate(self._saturation.tallies):
             yield from tally.told(
@@ -171,33 +172,35 @@ class ArmsRule:
         if effort.seen and (effort.high > LARGEST_NM).any():
             yield _units(topic, f"efforts reach {effort.high.max():.4g}, which no motor can in Nm", "Nm")
 
-    def _motion(self) -> Iterator[Finding]:
-        error, commanded = Severity.ERROR, self._commanded
-        if not commanded.position_rad.seen:
+    def _absent(self) -> Iterator[Finding]:
+        if not self._commanded.position_rad.seen:
             yield Finding(
-                name="command.none", severity=error, where="command", seen="nothing was commanded",
+                name="command.none", severity=Severity.ERROR, where="command", seen="nothing was commanded",
                 fix="record from when the arms are enabled",
             )  # fmt: skip
-            return
-        went = commanded.position_rad.width
-        if went.max() < STILL_RAD and commanded.gripper_m.width.max() < STILL_M:
+        for arm in ARMS:
+            if not self._measured[arm].position_rad.seen:
+                yield Finding(
+                    name="arm.missing", severity=Severity.ERROR, where=f"arm/{arm}", seen="it measured nothing",
+                    fix="syvla doctor says whether the arm is heard",
+                )  # fmt: skip
+
+    def _motion(self) -> Iterator[Finding]:
+        went = self._commanded.position_rad.width
+        grippers_m = self._commanded.gripper_m.width.max()
+        if self._commanded.position_rad.seen and went.max() < STILL_RAD and grippers_m < STILL_M:
             yield Finding(
-                name="command.never_moved", severity=error, where="command",
-                seen=f"no joint was commanded further than {went.max():.4f} rad, and no gripper",
+                name="command.never_moved", severity=Severity.ERROR, where="command",
+                seen=f"no joint was commanded further than {went.max():.4f} rad, and no gripper than {grippers_m:.4f} m",
                 fix="leave the episode out; syvla report says what held the arms",
             )  # fmt: skip
         for k, arm in enumerate(ARMS):
             measured = self._measured[arm].position_rad
             wanted = went[k * ARM_JOINTS : (k + 1) * ARM_JOINTS]
-            if not measured.seen:
-                yield Finding(
-                    name="arm.missing", severity=error, where=f"arm/{arm}", seen="it measured nothing",
-                    fix="syvla doctor says whether the arm is heard",
-                )  # fmt: skip
-            elif ((wanted > FOLLOWS_FROM_RAD) & (measured.width < FOLLOWS_SHARE * wanted)).any():
+            if measured.seen and ((wanted > FOLLOWS_FROM_RAD) & (measured.width < FOLLOWS_SHARE * wanted)).any():
                 joint = int(np.argmax(wanted - measured.width))
                 yield Finding(
-                    name="arm.not_following", severity=error, where=_JOINTS[k * ARM_JOINTS + joint],
+                    name="arm.not_following", severity=Severity.ERROR, where=_JOINTS[k * ARM_JOINTS + joint],
                     seen=f"commanded over {wanted[joint]:.2f} rad, but measured over {measured.width[joint]:.3f} only",
                     fix="see whether the arm had torque and its feedback came: faults, enabling, cable",
                 )  # fmt: skip

@@ -1,5 +1,6 @@
 """``syvla check``: what is wrong with recorded episodes, as a table, as JSON and as a page."""
 
+import itertools
 import os
 import sys
 import tempfile
@@ -151,8 +152,10 @@ def _tell(console: Console, checked: EpisodeCheck, number: int, of: int) -> None
     if checked.readable:
         line.append(f"{checked.duration_s:.1f} s, {checked.outcome or 'no outcome'}  ")
     console.print(line.append(counts or "ok", style=style), soft_wrap=True)
-    for finding in checked.findings:
+    for finding, after in itertools.zip_longest(checked.findings, checked.findings[1:]):
         console.print(_row(finding))
+        if after is not None and after.fix == finding.fix:
+            continue  # said once for all of them
         console.print(Text(f"            -> {finding.fix}", style="cyan"), soft_wrap=True)
 
 

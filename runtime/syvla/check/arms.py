@@ -191,7 +191,7 @@ class ArmsRule:
         if self._commanded.position_rad.seen and went.max() < STILL_RAD and grippers_m < STILL_M:
             yield Finding(
                 name="command.never_moved", severity=Severity.ERROR, where="command",
-                seen=f"no joint was commanded further than {went.max():.4f} rad, and no gripper than {grippers_m:.4f} m",
+                seen=f"joints were commanded over {went.max():.4f} rad at most, grippers over {grippers_m:.4f} m",
                 fix="leave the episode out; syvla report says what held the arms",
             )  # fmt: skip
         for k, arm in enumerate(ARMS):

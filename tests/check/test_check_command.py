@@ -195,7 +195,11 @@ def test_a_recording_that_is_being_written_is_no_error(tmp_path: Path) -> None:
     log.close({})
 
 
-@pytest.mark.parametrize("configuration", ["{}", '{"rig": 1}', "\x00"])
+@pytest.mark.parametrize(
+    "configuration",
+    ["{}", '{"rig": 1}', "\x00"]
+    + [configured().replace('"rate_hz":200.0', f'"rate_hz":{rate}') for rate in ("0.0", "-1.0", "1e-320", "1e308")],
+)
 def test_a_configuration_that_is_not_understood_is_told(tmp_path: Path, configuration: str) -> None:
     result = check_episode(write(tmp_path / "a.mcap", good(), configuration))
     assert [f.name for f in result.findings] == ["file.no_configuration"]

@@ -25,6 +25,7 @@ from syvla import messages as m
 from syvla.check.episode import check_episode
 from syvla.check.finding import EpisodeCheck, Finding, Severity
 from syvla.protocols import Header
+from syvla.recording.images import decompress
 from syvla.recording.mcap_log import McapLog
 from syvla.transport.codec import encode_body
 
@@ -194,6 +195,16 @@ def test_a_frozen_camera_above_moving_arms(tmp_path: Path) -> None:
     )
     assert finding.count == 1
     assert finding.at_s == pytest.approx(1.5, abs=0.07)
+
+
+def test_raw_images(tmp_path: Path) -> None:
+    def raw(told: Told) -> Told:
+        return told._replace(message=decompress(told.message)) if isinstance(told.message, m.CompressedFrame) else told
+
+    assert checked(tmp_path, map(raw, good())).findings == []
+    (tmp_path / "frozen").mkdir()
+    told = map(raw, frozen("cam_high", MID_NS, LENGTH_NS))
+    only(checked(tmp_path / "frozen", told), "camera.frozen", "cam_high")
 
 
 def test_a_still_scene_is_not_frozen_unless_the_rig_says_so(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def shown(path: Path) -> str:
 
 
 def _checked(recording: Recording) -> EpisodeCheck:
-    run = known_configuration(recording)
+    run = _usable(known_configuration(recording))
     images, task, values = ImagesRule(run), TaskRule(run), ValuesRule()
     rules: tuple[Rule, ...] = (task, StampsRule(run), images, ArmsRule(run), values, ToldRule())
     count, start_ns, end_ns = 0, 0, 0
@@ -76,6 +76,15 @@ def _checked(recording: Recording) -> EpisodeCheck:
         cameras=images.cameras,
         findings=sorted(found, key=_gravest_first),
     )
+
+
+def _usable(run: RunConfig | None) -> RunConfig | None:
+    """The configuration, unless it has numbers in it that no rig has."""
+    if run is None:
+        return None
+    safety = run.rig.safety
+    possible = 1.0 <= run.rig.control.rate_hz <= 10_000.0 and 0.0 <= safety.feedback_stale_s <= 3600.0
+    return run if possible and 0 <= safety.missed_ticks_to_hold <= 1_000_000 else None
 
 
 def _gravest_first(finding: Finding) -> tuple[bool, float, str, str]:

@@ -18,6 +18,7 @@ RATE_OFF = 0.1  # of the configured rate: a device that runs at another setting 
 RATE_BROKEN = 0.3
 SETTLED = 10  # regular messages, after which it is known how old a stamp is when it is sent
 CLOCK_APART_S = 2.0  # nothing is under way so long: such a stamp was made by another clock, or in another unit
+_MOST = 64  # lives of a sender that are told apart
 _STAMPS = ("exposure_ns", "measured_ns", "commanded_ns", "sampled_ns", "stamp_ns")
 _SENSED = (*(f"camera/{camera}" for camera in CAMERAS), "arm/left", "arm/right")
 _PERIODIC = (*_SENSED, "command")
@@ -138,7 +139,8 @@ class StampsRule:
             known = self._epochs.setdefault(topic, {stream.number[0]})
             tallies = self._rivals if header.epoch in known else self._restarts
             tallies.setdefault(TOPICS[topic].writer, Tally()).add(recorded.log_time_ns)
-            known.add(header.epoch)
+            if len(known) < _MOST:
+                known.add(header.epoch)
         stream.see(recorded, _stamp_ns(message))
         if isinstance(message, SafetyState) and message.mode is Mode.DISABLED and "command" in self._streams:
             self._streams["command"].pause()  # arms without torque are commanded nothing

@@ -78,7 +78,7 @@ class ToldRule:
     def __init__(self) -> None:
         self._faults: dict[tuple[str, str], Tally] = {}
         self._cameras: dict[tuple[str, str], Tally] = {}
-        self._counted: dict[tuple[str, str], tuple[int, int]] = {}  # process and what: its pid, and the last count
+        self._counted: dict[tuple[str, str], tuple[int, int]] = {}  # stage and what: its pid, and the last count
         self._counts: dict[tuple[str, str], Tally] = {}
 
     def see(self, recorded: Recorded) -> None:
@@ -92,7 +92,7 @@ class ToldRule:
                 _tally(self._cameras, told.camera, told.what, at_ns, told.for_s)
         elif isinstance(message, Health):
             for what, count in (("dropped", message.dropped), ("refused", message.refused)):
-                key = (plain(message.process), what)
+                key = (recorded.topic.removeprefix("health/"), what)
                 pid, before = self._counted.get(key, (message.pid, count))  # it counts since its process started
                 more = count - (before if pid == message.pid else 0)
                 if more > 0:

@@ -466,7 +466,7 @@ def report(recording: Positional[Path], out: Path | None = None) -> int:
 def check(
     episodes: Positional[tuple[Path, ...]],
     strict: bool = False,
-    json: Json = None,
+    json: Path | None = None,
     html: Path | None = None,
     jobs: int = 1,
 ) -> int:

@@ -9,6 +9,8 @@ import msgspec
 import numpy as np
 
 from syvla import messages as m
+from syvla.check.episode import check_episode
+from syvla.check.finding import EpisodeCheck, Finding, Severity
 from syvla.config import RunConfig
 from syvla.message import Message
 from syvla.protocols import Header
@@ -21,6 +23,7 @@ from syvla.transport.codec import encode_body
 GOLDEN = Path(__file__).parents[1] / "replay" / "golden"
 MS = 1_000_000
 LENGTH_NS = 3_000 * MS
+MID_NS = LENGTH_NS // 2
 FRAME_NS = 66_666_667
 EXPOSED_NS = 4 * MS  # before it is sent
 
@@ -93,3 +96,29 @@ def write(path: Path, told: Iterable[Told], configuration: str | None = None, ou
         frames = encode_body(each.message)
         log.write(each.header, type(each.message), frames, each.log_ns)
     return log.close({"outcome": outcome})
+
+
+def checked(folder: Path, told: Iterable[Told], configuration: str | None = None) -> EpisodeCheck:
+    return check_episode(write(folder / "episode.mcap", told, configuration))
+
+
+def only(result: EpisodeCheck, name: str, where: str, severity: Severity = Severity.ERROR) -> Finding:
+    """The one finding there is."""
+    assert [(f.name, f.where) for f in result.findings] == [(name, where)]
+    finding = result.findings[0]
+    assert finding.severity is severity
+    assert finding.seen
+    assert finding.fix
+    return finding
+
+
+def late(told: Told, from_ns: int = MID_NS) -> bool:
+    return told.log_ns >= from_ns
+
+
+def moved_stamp(by_ns: int, field: str, from_ns: int, to_ns: int, topic: str) -> list[Told]:
+    def fault(told: Told) -> Told:
+        hit = from_ns <= told.log_ns < to_ns
+        return told.but(**{field: getattr(told.message, field) + by_ns}) if hit else told
+
+    return changed(fault, topic)

@@ -120,16 +120,17 @@ def replace_ours(path: Path, text: str, mark: str) -> str:
     check_ours(path, mark)
     again = path.exists()
     try:
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
+        ) as file:
             part = Path(file.name)
             try:
                 file.write(text)
                 file.flush()
                 part.chmod(0o644)
-                if again:
-                    part.replace(path)
-                else:
-                    os.link(part, path)  # never onto what came meanwhile
+                if not again:
+                    path.touch(exist_ok=False)  # ours to replace
+                part.replace(path)
             finally:
                 part.unlink(missing_ok=True)
     except OSError as error:

@@ -123,6 +123,7 @@ class StampsRule:
         self._run = run
         self._streams: dict[str, _Stream] = {}
         self._epochs: dict[str, set[int]] = {}  # by topic
+        self._lives: set[tuple[str, int]] = set()
         self._restarts: dict[str, Tally] = {}  # by the stage that writes it
         self._rivals: dict[str, Tally] = {}
         # a planner elsewhere is overtaken by its own newer words, which keep their numbers
@@ -137,10 +138,14 @@ class StampsRule:
         periodic = TOPICS[topic].rate_hz is not None  # an event may be anybody's word
         if periodic and stream.number is not None and stream.number[0] != header.epoch:
             known = self._epochs.setdefault(topic, {stream.number[0]})
-            tallies = self._rivals if header.epoch in known else self._restarts
-            tallies.setdefault(TOPICS[topic].writer, Tally()).add(recorded.log_time_ns)
-            if len(known) < _MOST:
+            writer = TOPICS[topic].writer
+            if header.epoch in known:
+                self._rivals.setdefault(writer, Tally()).add(recorded.log_time_ns)
+            elif len(known) < _MOST:
                 known.add(header.epoch)
+                if (writer, header.epoch) not in self._lives:  # it began anew once, not once on each of its topics
+                    self._lives.add((writer, header.epoch))
+                    self._restarts.setdefault(writer, Tally()).add(recorded.log_time_ns)
         stream.see(recorded, _stamp_ns(message))
         if isinstance(message, SafetyState) and message.mode is Mode.DISABLED and "command" in self._streams:
             self._streams["command"].pause()  # arms without torque are commanded nothing

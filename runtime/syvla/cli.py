@@ -463,6 +463,35 @@ def report(recording: Positional[Path], out: Path | None = None) -> int:
     return 0
 
 
+def check(
+    episodes: Positional[tuple[Path, ...]],
+    strict: bool = False,
+    json: Path | None = None,
+    html: Path | None = None,
+    jobs: int = 1,
+) -> int:
+    """Say what is wrong with recorded episodes, and what to do about it (exit status 1 if anything is).
+
+    It looks for stamps that are missing, jump, run backwards or repeat, messages that were lost, rates, frozen and
+    desynchronised cameras, joints at their limits, units, NaN, the task's text, and what devices and processes
+    complained of. Nothing that is recorded is changed.
+
+    Args:
+        episodes: MCAP files, also ones that were cut short, and folders of them.
+        strict: exit status 1 also if there are warnings only.
+        json: also write the result to this file; -: print it, and no table.
+        html: write one page about all of them to this file; by default each folder gets a check.html about its own.
+        jobs: how many are checked at a time, each in a process of its own.
+    """
+    from rich.console import Console
+
+    from syvla.apps.check import check as run_check
+
+    _at_least_one("episodes", len(episodes))
+    _at_least_one("jobs", jobs)
+    return run_check(episodes, strict, json, html, jobs, Console())
+
+
 def replay_verify(recording: Positional[Path], stages: Tasks = (), json: Json = None) -> int:
     """Run stages of a recorded episode as they were: each must send what it sent, to the bit (exit status 1 if not).
 
@@ -572,6 +601,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "scenes": scenes,
     "bench": bench,
     "report": report,
+    "check": check,
     "replay": replay,
     "doctor": doctor,
     "setup-can": setup_can,

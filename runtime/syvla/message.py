@@ -12,6 +12,7 @@ import numpy.typing as npt
 from syvla.errors import MessageError
 
 MAX_ITEMS = 64  # of a list or a map
+NOT_FINITE = "must be finite"  # of an array with a NaN or an infinity in it
 
 Array = npt.NDArray[np.generic]
 Float64 = npt.NDArray[np.float64]
@@ -42,7 +43,7 @@ class ArraySpec(NamedTuple):
             if not least <= size <= most:
                 return f"must have shape {self._shape_text()}, not {value.shape}"
         if self.finite and value.dtype.kind == "f" and not np.isfinite(value).all():
-            return "must be finite"
+            return NOT_FINITE
         return None
 
     def _shape_text(self) -> str:
@@ -69,8 +70,8 @@ class _ArrayCheck(NamedTuple):
             if not self.finite:
                 return None
             if value.ndim == 1 and len(value) <= _SHORT:  # a list is quicker than numpy here
-                return None if all(map(isfinite, value.tolist())) else "must be finite"
-            return None if np.isfinite(value).all() else "must be finite"
+                return None if all(map(isfinite, value.tolist())) else NOT_FINITE
+            return None if np.isfinite(value).all() else NOT_FINITE
         refusal = self.spec.refusal(value)
         if refusal is None and len(self.known_shapes) < _KNOWN_SHAPES:
             self.known_shapes.add(value.shape)

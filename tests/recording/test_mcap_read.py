@@ -19,7 +19,7 @@ from syvla import messages as m
 from syvla.errors import RecordingError
 from syvla.protocols import Header
 from syvla.recording.mcap_log import McapLog
-from syvla.recording.mcap_read import Recording, read, repair
+from syvla.recording.mcap_read import MAX_ATTACHMENTS, Recording, read, repair
 from syvla.transport.codec import encode_body
 
 MAGIC = b"\x89MCAP0\r\n"
@@ -68,6 +68,13 @@ def test_a_cut_anywhere_gives_a_prefix_and_says_so(tmp_path: Path) -> None:
         assert len(got) >= longest
         longest = len(got)
     assert longest == 200
+
+
+def test_no_file_fills_the_memory_with_attachments(tmp_path: Path) -> None:
+    log = McapLog(tmp_path / "a.mcap", {}, {f"{k}.txt": "x" for k in range(MAX_ATTACHMENTS + 1)})
+    path = log.close({})
+    with pytest.raises(RecordingError, match="more than 16 attachments"):
+        Recording(path)
 
 
 def test_a_tail_of_zeros_is_a_cut(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ from syvla.transport.codec import decode_body, decode_header, unpack_record
 MAX_RECORD_BYTES = 64 * 2**20
 MAX_CHUNK_BYTES = 64 * 2**20  # uncompressed
 MAX_TEXT_BYTES = 2**20  # metadata, attachments, schemas and channels
+MAX_ATTACHMENTS = 16
 MAX_CHANNELS = 1024
 _MAGIC = b"\x89MCAP0\r\n"
 _RECORD = struct.Struct("<BQ")
@@ -96,6 +97,8 @@ class Recording:
                 elif opcode == Opcode.ATTACHMENT:
                     attachment = Attachment.read(_bounded(file, length, MAX_TEXT_BYTES))
                     self.attachments[attachment.name] = attachment.data.decode()
+                    if len(self.attachments) > MAX_ATTACHMENTS:
+                        raise _Lie(f"it has more than {MAX_ATTACHMENTS} attachments")
 
     def __iter__(self) -> Iterator[Recorded]:
         return self.messages()
@@ -104,14 +107,10 @@ class Recording:
         """Every message in the order it was received, of these topics only if given."""
         for raw in self.records(topics):
             try:
-                frames = unpack_record(raw.data)
-                header, _ = decode_header(frames[0])
-                message = decode_body(raw.kind, frames[1:])
+                recorded = unpacked(raw)
             except MessageError as error:
                 raise RecordingError(f"{self.path}: message {raw.sequence} of {raw.topic}: {error}") from error
-            if header.topic != raw.topic:
-                raise RecordingError(f"{self.path}: a message of {header.topic!r} stands in channel {raw.topic!r}")
-            yield Recorded(raw.topic, header, message, raw.log_time_ns)
+            yield recorded
 
     def records(self, topics: Collection[str] | None = None) -> Iterator[RawRecord]:
         """As ``messages``, but packed: for copying."""
@@ -200,6 +199,15 @@ class _OneLine:
             raise RecordingError(f"{self._path}: {error}") from None
         if isinstance(error, self._PROVOKED):
             raise RecordingError(f"{self._path}: malformed ({type(error).__name__}: {error})") from error
+
+
+def unpacked(raw: RawRecord) -> Recorded:
+    """The message of a record; MessageError if it is not well formed."""
+    frames = unpack_record(raw.data)
+    header, _ = decode_header(frames[0])
+    if header.topic != raw.topic:
+        raise MessageError(f"a message of {header.topic!r} stands in channel {raw.topic!r}")
+    return Recorded(raw.topic, header, decode_body(raw.kind, frames[1:]), raw.log_time_ns)
 
 
 def read(path: Path, topics: Collection[str] | None = None) -> Iterator[Recorded]:

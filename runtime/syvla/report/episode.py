@@ -175,7 +175,7 @@ def assembled(recording: Recording, messages: Iterable[Recorded]) -> Episode:
     return Episode(
         path=recording.path,
         recording=recording,
-        config=_config(recording),
+        config=known_configuration(recording),
         start_ns=first_ns,
         end_ns=last_ns,
         stamps={topic: _stamps(messages) for topic, messages in found.items() if messages},
@@ -193,7 +193,8 @@ def assembled(recording: Recording, messages: Iterable[Recorded]) -> Episode:
     )
 
 
-def _config(recording: Recording) -> RunConfig | None:
+def known_configuration(recording: Recording) -> RunConfig | None:
+    """What the run was configured with, None if the recording does not say so that it is understood."""
     try:
         return msgspec.json.decode(recording.attachments[CONFIG_ATTACHMENT], type=RunConfig)
     except (KeyError, msgspec.MsgspecError):  # of another version: the figures do without

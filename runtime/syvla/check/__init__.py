@@ -1,0 +1,1 @@
+"""The quality check of recorded episodes."""

@@ -13,6 +13,7 @@ from syvla.bench import (
     lockstep,
     loop,
     planner,
+    policy,
     reaction,
     recorder,
     seams,
@@ -35,6 +36,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "disk": disk.run,
     "expert": expert.run,
     "planner": planner.run,
+    "policy": policy.run,
     "reaction": reaction.run,
     "seams": seams.run,
 }

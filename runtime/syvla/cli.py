@@ -538,10 +538,36 @@ def replay_actions(
     return play_actions(recording, rig, speed, runs, functools.partial(print, flush=True))
 
 
+def replay_view(
+    recording: Positional[Path],
+    out: Path | None = None,
+    at: float = 0.0,
+    seconds: float = 600.0,
+    video_height: int = 240,
+) -> int:
+    """Make one HTML file of a recording, to look into: timeline, thoughts beside the film, holds and their causes.
+
+    It needs no network. On a time of day (14:03) or a second the page shows what was seen, thought and commanded then.
+
+    Args:
+        recording: an MCAP file; also one that was cut short.
+        out: the folder for the page; by default beside the recording.
+        at: from when on, in seconds since the recording began.
+        seconds: how much of it is shown at most.
+        video_height: of a camera's picture in the film [pixels]; 0: no film.
+    """
+    from syvla.apps.replay_view import view
+
+    path = view(recording, out or recording.parent, at, seconds, video_height, functools.partial(print, flush=True))
+    print(f"{path}  ({path.stat().st_size / 1e6:.1f} MB)")
+    return 0
+
+
 Replay = (
     Annotated[int, tyro.conf.subcommand(name="verify", constructor=replay_verify)]
     | Annotated[int, tyro.conf.subcommand(name="policy", constructor=replay_policy)]
     | Annotated[int, tyro.conf.subcommand(name="actions", constructor=replay_actions)]
+    | Annotated[int, tyro.conf.subcommand(name="view", constructor=replay_view)]
 )
 
 

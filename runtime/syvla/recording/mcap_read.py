@@ -100,9 +100,11 @@ class Recording:
     def __iter__(self) -> Iterator[Recorded]:
         return self.messages()
 
-    def messages(self, topics: Collection[str] | None = None) -> Iterator[Recorded]:
-        """Every message in the order it was received, of these topics only if given."""
+    def messages(self, topics: Collection[str] | None = None, since_ns: int = 0) -> Iterator[Recorded]:
+        """Every message in the order it was received, of these topics only if given, none received before."""
         for raw in self.records(topics):
+            if raw.log_time_ns < since_ns:
+                continue
             try:
                 frames = unpack_record(raw.data)
                 header, _ = decode_header(frames[0])

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from syvla import messages as m
 from syvla.clock import NS_PER_S
 from syvla.config import IntentPolicy, RunConfig
+from syvla.errors import RecordingError
 from syvla.message import Float64, Message
 from syvla.recording.mcap_read import Recorded, Recording
 from syvla.topics import TOPICS
@@ -85,6 +86,9 @@ class Commands(NamedTuple):
     chunk_id: Int64
     chunk_row: Int64
     override_id: Int64  # -1 where no person commands
+    splice_id: Int64
+    intent_id: Int64
+    observation_ns: Int64  # what the chunk was made from, -1 where there is none
     intent_age_s: Float64  # -1 where no intent is behind the command
     limited: Int64
 
@@ -162,6 +166,13 @@ def load(path: Path) -> Episode:
 
 def assembled(recording: Recording, messages: Iterable[Recorded]) -> Episode:
     """As :func:`load`, of these ``messages`` instead of those in the recording."""
+    try:
+        return _assembled(recording, messages)
+    except OverflowError as error:  # an instant or a number of more than 63 bits
+        raise RecordingError(f"{recording.path}: malformed ({error})") from error
+
+
+def _assembled(recording: Recording, messages: Iterable[Recorded]) -> Episode:
     found: dict[str, list[Recorded]] = {topic: [] for topic in TOPICS}
     first_ns, last_ns = -1, 0
     for recorded in messages:
@@ -216,6 +227,9 @@ def _commands(messages: list[Message]) -> Commands:
         chunk_id=np.array([c.provenance.chunk_id for c in rows], np.int64),
         chunk_row=np.array([c.provenance.chunk_row for c in rows], np.int64),
         override_id=np.array([c.provenance.override_id for c in rows], np.int64),
+        splice_id=np.array([c.provenance.splice_id for c in rows], np.int64),
+        intent_id=np.array([c.provenance.intent_id for c in rows], np.int64),
+        observation_ns=np.array([c.provenance.observation_ns for c in rows], np.int64),
         intent_age_s=np.array([c.intent_age_s for c in rows], np.float64),
         limited=np.array([c.limited_joints for c in rows], np.int64),
     )

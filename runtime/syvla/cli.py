@@ -544,6 +544,7 @@ def replay_view(
     at: float = 0.0,
     seconds: float = 600.0,
     video_height: int = 240,
+    rerun: Path | None = None,
 ) -> int:
     """Make one HTML file of a recording, to look into: timeline, thoughts beside the film, holds and their causes.
 
@@ -555,10 +556,15 @@ def replay_view(
         at: from when on, in seconds since the recording began.
         seconds: how much of it is shown at most.
         video_height: of a camera's picture in the film [pixels]; 0: no film.
+        rerun: instead of the page, write this file (.rrd) for the rerun viewer.
     """
-    from syvla.apps.replay_view import view
+    from syvla.apps.replay_view import to_rerun, view
 
-    path = view(recording, out or recording.parent, at, seconds, video_height, functools.partial(print, flush=True))
+    tell = functools.partial(print, flush=True)
+    if rerun is not None:
+        path = to_rerun(recording, rerun, at, seconds, tell)
+    else:
+        path = view(recording, out or recording.parent, at, seconds, video_height, tell)
     print(f"{path}  ({path.stat().st_size / 1e6:.1f} MB)")
     return 0
 
@@ -573,7 +579,7 @@ Replay = (
 
 @tyro.conf.configure(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
 def replay(how: Replay) -> int:
-    """Run a recorded episode again: as it was, as it would have been, or its actions on the arms."""
+    """Look into a recorded episode, or run it again: as it was, as it would have been, or its actions on the arms."""
     return how
 
 

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from syvla.errors import ConfigError, RecordingError
+from syvla.extras import check_rerun
 from syvla.recording.mcap_read import Recording
 from syvla.report.page import page
 from syvla.report.video import Film, Style, film
-from syvla.report.view_data import Shown, page_data, read
+from syvla.report.view_data import Shown, notes_of, page_data, read
 
 MOST_FILM_BYTES = 48_000_000
 LEAST_HEIGHT, MOST_HEIGHT = 60, 720
@@ -38,6 +39,27 @@ def view(recording: Path, out: Path, at_s: float, for_s: float, video_height: in
         tell(f"  {note}")
     write_new(path, page(data, mp4).encode())
     return path
+
+
+def to_rerun(recording: Path, rrd: Path, at_s: float, for_s: float, tell: Tell) -> Path:
+    """Write ``for_s`` seconds from ``at_s`` on as rerun's own recording ``rrd``; errors as :func:`view`."""
+    check_rerun()
+    if rrd.suffix != ".rrd":
+        raise ConfigError(f"--rerun {rrd}: the file's name must end in .rrd")
+    _check_free(rrd, "another file")
+    shown = read(Recording(recording), at_s, for_s)
+    tell(f"{recording}: {shown.episode.duration_s:.1f} s from {at_s:g} s on")
+    for note in notes_of(shown):
+        tell(f"  {note}")
+    from syvla.report.rerun_log import log_all
+
+    write_new(rrd, b"")  # the name is ours from here on
+    try:
+        log_all(shown, rrd)
+    except BaseException:
+        rrd.unlink()
+        raise
+    return rrd
 
 
 def _filmed(shown: Shown, height: int, tell: Tell) -> tuple[Film | None, bytes, list[str]]:

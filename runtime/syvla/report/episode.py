@@ -77,7 +77,7 @@ class Stamps(NamedTuple):
 
 
 class Commands(NamedTuple):
-    """What was sent to the arms, N rows."""
+    """What was sent to the arms, N rows in the order of time."""
 
     at_ns: Int64
     position_rad: Float64  # (N, 12)
@@ -94,7 +94,7 @@ class Commands(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """What one arm measured, N rows."""
+    """What one arm measured, N rows in the order of time."""
 
     at_ns: Int64
     position_rad: Float64  # (N, 6)
@@ -218,7 +218,7 @@ def _stamps(messages: list[Recorded]) -> Stamps:
 
 
 def _commands(messages: list[Message]) -> Commands:
-    rows = [c for c in messages if isinstance(c, m.JointCommand)]
+    rows = sorted((c for c in messages if isinstance(c, m.JointCommand)), key=lambda c: c.commanded_ns)
     return Commands(
         at_ns=np.array([c.commanded_ns for c in rows], np.int64),
         position_rad=np.array([c.position_rad for c in rows]).reshape(-1, m.BOTH_ARMS_JOINTS),
@@ -236,7 +236,7 @@ def _commands(messages: list[Message]) -> Commands:
 
 
 def _measured(messages: list[Message]) -> Measured:
-    rows = [s for s in messages if isinstance(s, m.ArmState)]
+    rows = sorted((s for s in messages if isinstance(s, m.ArmState)), key=lambda s: s.measured_ns)
     return Measured(
         at_ns=np.array([s.measured_ns for s in rows], np.int64),
         position_rad=np.array([s.position_rad for s in rows]).reshape(-1, m.ARM_JOINTS),

@@ -4,9 +4,11 @@ from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from syvla import messages as m
 from syvla.clock import NS_PER_S, to_s
+from syvla.message import Float64
 from syvla.recording.mcap_read import Recorded
 from syvla.report.episode import STOPPED_MODES, Commands, Episode, Int64
 from syvla.report.plot import JUMP_RAD
@@ -61,7 +63,7 @@ def _holds(episode: Episode) -> Iterator[Finding]:
         yield Finding(taken.start_ns, taken.end_ns, "note", "mode", title, "")
 
 
-def speed(commands: Commands) -> tuple[np.ndarray, np.ndarray]:
+def speed(commands: Commands) -> tuple[Float64, Float64]:
     """Greatest speed of a joint [rad/s] and of a gripper [m/s] at each command, over the last ``SPEED_NS``."""
     at_ns = commands.at_ns
     if not len(at_ns):
@@ -106,12 +108,13 @@ def _why(episode: Episode, still: Stretch) -> str:
     return "; ".join(words)
 
 
-def _past_end(episode: Episode) -> np.ndarray:
+def _past_end(episode: Episode) -> npt.NDArray[np.bool_]:
     """Which commands (N,) are of a chunk's last row: there is nothing newer to execute."""
     last = {chunk.chunk_id: chunk.rows - 1 for chunk in episode.chunks}
     commands = episode.commands
     ends = np.array([last.get(number, -2) for number in commands.chunk_id.tolist()], np.int64)
-    return (commands.chunk_row == ends) & (commands.source == m.Source.POLICY.value)
+    at_end: npt.NDArray[np.bool_] = (commands.chunk_row == ends) & (commands.source == m.Source.POLICY.value)
+    return at_end
 
 
 def _stale(episode: Episode) -> Iterator[Finding]:

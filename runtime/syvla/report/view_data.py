@@ -22,7 +22,7 @@ from syvla.recording.mcap_read import Recorded, Recording
 from syvla.report.episode import CONFIG_ATTACHMENT, Episode, assembled
 from syvla.report.findings import JOINT_NAMES, findings, speed
 from syvla.report.plot import JUMP_RAD
-from syvla.report.summary import summarise_episode
+from syvla.report.summary import summarise_episode, tracking_error_rad
 from syvla.report.video import Film
 from syvla.topics import TOPICS
 
@@ -33,7 +33,7 @@ HEARD = frozenset(
     for row in TOPICS.values()
     if row.type in (m.Health, m.CamerasState, m.OperatorCommand, m.EpisodeControl, m.PlaybackControl, m.Intent)
 )
-MOST_COMMANDS = 400_000
+MOST_MESSAGES = 3_000_000  # in memory; ten minutes of a robot are 700 000
 
 
 class Shown(NamedTuple):
@@ -50,7 +50,7 @@ def read(recording: Recording, at_s: float, for_s: float) -> Shown:
 
     Raises:
         ConfigError: The numbers make no sense.
-        RecordingError: There is nothing in that time.
+        RecordingError: There is nothing in that time, or far more than a robot says.
     """
     for name, value in (("--at", at_s), ("--seconds", for_s)):
         if not (math.isfinite(value) and value >= 0.0) or (name == "--seconds" and value == 0.0):
@@ -62,7 +62,7 @@ def read(recording: Recording, at_s: float, for_s: float) -> Shown:
     until_ns = since_ns + to_ns(for_s)
     topics = {name for name in TOPICS if name in ALWAYS or not name.startswith(UNSHOWN)}
     heard: list[Recorded] = []
-    beyond = False
+    beyond, count = False, 0
 
     def inside(recorded: Recorded) -> bool:
         nonlocal beyond
@@ -70,10 +70,14 @@ def read(recording: Recording, at_s: float, for_s: float) -> Shown:
         return not beyond
 
     def shown() -> Iterator[Recorded]:
+        nonlocal count
         if at_s > 0:  # what was asked for before, and still is
             earlier = takewhile(lambda r: r.log_time_ns < since_ns, recording.messages({"task"}))
             yield from (r._replace(log_time_ns=since_ns) for r in list(earlier)[-1:])
         for recorded in takewhile(inside, recording.messages(topics, since_ns)):
+            count += 1
+            if count > MOST_MESSAGES:
+                raise RecordingError(f"{recording.path}: more than {MOST_MESSAGES} messages in {for_s:g} s")
             if recorded.topic in HEARD:
                 heard.append(recorded)
             yield recorded
@@ -109,7 +113,7 @@ def page_data(shown: Shown, film: Film | None, notes: Sequence[str]) -> dict[str
         "title": episode.path.name,
         "instruction": episode.instruction,
         "facts": _facts(episode),
-        "notes": [*_notes(shown, offset_ns), *notes],
+        "notes": [*notes_of(shown), *notes],
         "at_s": shown.at_s,
         "duration_s": _number(episode.duration_s),
         "wall_ms": None if offset_ns is None else (episode.start_ns + offset_ns) / 1e6,
@@ -145,7 +149,7 @@ def page_data(shown: Shown, film: Film | None, notes: Sequence[str]) -> dict[str
         "findings": [[*_span(episode, f.start_ns, f.end_ns), *f[2:]] for f in found],
         "film": None if film is None else [episode.second(film.start_ns), film.rate_hz, film.frames],
         "sources": [source.value for source in m.Source],
-        "columns": {name: packed(column) for name, column in _columns(episode, shown.heard).items()},
+        "columns": {name: packed(column) for name, column in _columns(episode).items()},
     }  # fmt: skip
 
 
@@ -159,10 +163,8 @@ def packed(column: npt.NDArray[Any]) -> dict[str, str]:
     return {"type": kind, "data": base64.b64encode(data).decode()}
 
 
-def _columns(episode: Episode, heard: Sequence[Recorded]) -> dict[str, npt.NDArray[Any]]:
+def _columns(episode: Episode) -> dict[str, npt.NDArray[Any]]:
     commands = episode.commands
-    order = np.argsort(commands.at_ns, kind="stable")
-    commands = type(commands)(*(column[order] for column in commands))
     sources = [source.value for source in m.Source]
     joints, grippers = speed(commands)
     columns: dict[str, npt.NDArray[Any]] = {
@@ -182,17 +184,11 @@ def _columns(episode: Episode, heard: Sequence[Recorded]) -> dict[str, npt.NDArr
     }
     for k, arm in enumerate(m.ARMS):
         measured = episode.measured[arm]
-        order = np.argsort(measured.at_ns, kind="stable")
-        position = np.concatenate((measured.position_rad, 1e3 * measured.gripper_m[:, None]), axis=1)[order]
-        columns[f"{arm}.t"] = episode.seconds(measured.at_ns[order])
+        columns[f"{arm}.t"] = episode.seconds(measured.at_ns)
+        position = np.concatenate((measured.position_rad, 1e3 * measured.gripper_m[:, None]), axis=1)
         columns[f"{arm}.position"] = _small(position)
-        row = np.searchsorted(commands.at_ns, measured.at_ns[order], side="right") - 1
-        wanted = commands.position_rad[np.maximum(row, 0), 6 * k : 6 * k + 6] if len(commands.at_ns) else None
-        error = np.zeros(0) if wanted is None else np.abs(wanted - position[:, :6]).max(axis=1, initial=0.0)
-        columns[f"{arm}.error"] = _small(np.where(row >= 0, error, np.nan) if len(error) else np.zeros(len(order)))
+        columns[f"{arm}.error"] = _small(tracking_error_rad(episode, k, arm))
     columns["lateness.t"], columns["lateness.ms"] = _lateness(episode)
-    columns["safety.t"] = episode.seconds(np.array([s.stamp_ns for s in episode.safety], np.int64))
-    columns["safety.distance"] = _small(np.array([s.arm_distance_m for s in episode.safety], np.float64))
     for topic, stamps in episode.stamps.items():
         if topic.startswith("camera/"):
             columns[topic] = episode.seconds(np.sort(stamps.sent_ns))
@@ -208,7 +204,8 @@ def _lateness(episode: Episode) -> tuple[Float64, npt.NDArray[np.float32]]:
         late = health.lateness_s
         if late is not None and len(late):
             share = (np.arange(len(late)) + 1) / len(late)
-            instants.append(episode.seconds(before_ns + np.asarray(share * (health.stamp_ns - before_ns))))
+            until_s = episode.second(health.stamp_ns)
+            instants.append(until_s - (1 - share) * (until_s - episode.second(before_ns)))
             values.append(1e3 * late)
         before_ns = health.stamp_ns
     if not values:
@@ -289,7 +286,7 @@ def _facts(episode: Episode) -> list[list[str]]:
     return [[str(name), str(value)] for name, value in facts]
 
 
-def _notes(shown: Shown, offset_ns: int | None) -> list[str]:
+def notes_of(shown: Shown) -> list[str]:
     """What is not to be seen, and why."""
     episode, recording = shown.episode, shown.episode.recording
     notes = []
@@ -299,7 +296,7 @@ def _notes(shown: Shown, offset_ns: int | None) -> list[str]:
         end_s = shown.at_s + episode.duration_s
         after = f"; it goes on: --at {end_s:.0f} shows what follows" if shown.goes_on else ""
         notes.append(f"Only seconds {shown.at_s:g} to {end_s:.1f} of the recording are shown{after}.")
-    if offset_ns is None:
+    if wall_ns(recording) is None:
         notes.append("It does not say what time of day it was: a virtual clock, or an older recording.")
     absent = [
         name

@@ -44,6 +44,7 @@ def findings(episode: Episode, heard: Sequence[Recorded]) -> list[Finding]:
         *_starved(episode),
         *_seams(episode),
         *_limited(episode),
+        *_warned(episode),
         *_refused(episode),
         *_gaps(episode),
         *_processes(heard),
@@ -166,12 +167,30 @@ def _limited(episode: Episode) -> Iterator[Finding]:
         yield Finding(each.start_ns, each.end_ns, "warn", "gate", title, f"{count} commands")
 
 
+def _warned(episode: Episode) -> Iterator[Finding]:
+    """What the gate warned of while it let the arms move."""
+    states = [state for state in episode.safety if state.mode not in STOPPED_MODES]
+    at_ns = np.array([state.stamp_ns for state in states], np.int64)
+    for code in sorted({reason.code for state in states for reason in state.reasons}):
+        named = np.array([any(reason.code == code for reason in state.reasons) for state in states], np.bool_)
+        for each in stretches(at_ns, named, JOIN_NS):
+            reason = next(r for r in states[each.first].reasons if r.code == code)
+            yield Finding(
+                each.start_ns, each.end_ns, "warn", "mode", code, f"{reason.detail}. Next: {reason.next_step}"
+            )
+
+
 def _refused(episode: Episode) -> Iterator[Finding]:
-    for before, state in zip(episode.safety, episode.safety[1:], strict=False):
-        if (count := state.refused_count - before.refused_count) > 0:
-            title = f"the gate refused {count} chunk{'s' * (count > 1)} or commands"
-            reasons = "; ".join(f"{r.code}: {r.detail}" for r in state.reasons)
-            yield Finding(before.stamp_ns, state.stamp_ns, "bad", "gate", title, reasons)
+    states = episode.safety
+    at_ns = np.array([state.stamp_ns for state in states], np.int64)
+    more = np.diff(np.array([state.refused_count for state in states], np.int64), prepend=0)
+    more[:1] = 0
+    for each in stretches(at_ns, more > 0, JOIN_NS):
+        count = int(more[each.rows].sum())
+        reasons = {r.code: r.detail for state in states[each.rows] for r in state.reasons}
+        detail = "; ".join(f"{code}: {said}" for code, said in reasons.items())
+        title = f"the robot refused {count}: void, too old or not safe"
+        yield Finding(each.start_ns, each.end_ns, "warn", "gate", title, detail)
 
 
 def _gaps(episode: Episode) -> Iterator[Finding]:

@@ -65,7 +65,7 @@ function scaled(v, box, least, most, unit) {
 function curve(v, t, values, y, colour, width, alpha) {
   const ctx = v.ctx;
   ctx.globalAlpha = alpha || 1;
-  ctx.strokeStyle = v.colour[colour];
+  ctx.strokeStyle = v.colour[colour] || colour;
   ctx.lineWidth = width;
   ctx.lineJoin = "round";
   ctx.beginPath();

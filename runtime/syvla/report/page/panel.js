@@ -52,7 +52,11 @@ function build() {
   }
   for (const note of v.data.notes) $("notes").append(made("div", note));
   const [bad, all] = [v.data.findings.filter((f) => f[2] === "bad").length, v.data.findings.length];
-  $("count").textContent = all ? `${all}, ${bad} of them bad; n and p go through them` : "nothing stands out";
+  $("count").textContent = all ? "" : "nothing stands out";
+  $("filter").hidden = !bad || bad === all;
+  const filtered = (only) => { $("findings").className = only ? "bad" : ""; $("filter").textContent = only ? `show all ${all}` : `only the ${bad} bad of ${all}`; };
+  $("filter").addEventListener("click", () => filtered(!$("findings").className));
+  filtered(false);
   v.data.findings.forEach(([from, to, grade, , title, detail]) => {
     const item = made("li", undefined, grade);
     item.append(made("time", stamp(from, 2)), made("span", title));
@@ -109,6 +113,11 @@ function tell() {
   for (const [code, detail, next] of mode && STOPPED.has(mode[2]) ? mode[3] : []) {
     const line = made("div");
     line.append(made("b", code), ` ${detail}. Next: ${next}`);
+    reasons.append(line);
+  }
+  for (const [, , , , code, detail] of v.data.findings.filter((f) => f[3] === "mode" && f[2] === "warn" && f[0] <= v.at && f[1] >= v.at)) {
+    const line = made("div");
+    line.append(made("b", code, "warned"), ` ${detail}`);
     reasons.append(line);
   }
   tellThoughts(c);

@@ -241,7 +241,7 @@ function listen() {
   $("zone").addEventListener("click", zone);
   $("help").addEventListener("click", () => { $("keys").hidden = !$("keys").hidden; });
   const span = () => v.t1 - v.t0, finding = (by) => {
-    const all = v.data.findings, next = by > 0 ? all.findIndex((f) => f[0] > v.at + 1e-6) : all.findLastIndex((f) => f[0] < v.at - 1e-6);
+    const all = v.data.findings.filter((f) => !$("findings").className || f[2] === "bad"), next = by > 0 ? all.findIndex((f) => f[0] > v.at + 1e-6) : all.findLastIndex((f) => f[0] < v.at - 1e-6);
     if (next >= 0) show(all[next][0], all[next][1]);
   };
   const keys = {

@@ -169,15 +169,14 @@ def _limited(episode: Episode) -> Iterator[Finding]:
 
 def _warned(episode: Episode) -> Iterator[Finding]:
     """What the gate warned of while it let the arms move."""
-    states = [state for state in episode.safety if state.mode not in STOPPED_MODES]
+    states = episode.safety
     at_ns = np.array([state.stamp_ns for state in states], np.int64)
-    for code in sorted({reason.code for state in states for reason in state.reasons}):
-        named = np.array([any(reason.code == code for reason in state.reasons) for state in states], np.bool_)
-        for each in stretches(at_ns, named, JOIN_NS):
-            reason = next(r for r in states[each.first].reasons if r.code == code)
-            yield Finding(
-                each.start_ns, each.end_ns, "warn", "mode", code, f"{reason.detail}. Next: {reason.next_step}"
-            )
+    moving = [{r.code: r for r in state.reasons} if state.mode not in STOPPED_MODES else {} for state in states]
+    for code in sorted({code for reasons in moving for code in reasons}):
+        for each in stretches(at_ns, np.array([code in reasons for reasons in moving], np.bool_), JOIN_NS):
+            reason = moving[each.first][code]
+            detail = f"{reason.detail}. Next: {reason.next_step}"
+            yield Finding(each.start_ns, each.end_ns, "warn", "mode", code, detail)
 
 
 def _refused(episode: Episode) -> Iterator[Finding]:

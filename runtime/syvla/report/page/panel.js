@@ -92,7 +92,7 @@ function buildJoints() {
     row.title = "click: this line; with alt: this one alone of its arm";
     row.addEventListener("click", (event) => {
       const group = v.data.joints.map((_, k) => k).filter((k) => (k < 12 ? Math.floor(k / 6) : 2) === (j < 12 ? Math.floor(j / 6) : 2));
-      if (event.altKey) { group.forEach((k) => v.chosen.delete(k)); v.chosen.add(j); buildJoints(); }
+      if (event.altKey) { group.forEach((k) => v.chosen.delete(k)); v.chosen.add(j); v.told = null; buildJoints(); }
       else { if (v.chosen.has(j)) v.chosen.delete(j); else v.chosen.add(j); dressed(); }
       redraw();
     });

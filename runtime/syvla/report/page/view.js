@@ -121,7 +121,7 @@ function draw() {
 
 let asked = false;
 function redraw() {
-  if (!asked) { asked = true; requestAnimationFrame(() => { asked = false; draw(); tell(); }); }
+  if (!asked) { asked = true; requestAnimationFrame(() => { asked = false; draw(); if (v.told !== v.at) { v.told = v.at; tell(); } }); }
 }
 
 // ------------------------------------------------------------------ looking
@@ -237,7 +237,7 @@ function listen() {
     $("when").title = known ? "" : "not a time in this recording";
     if (known) { moveTo(wanted); const half = Math.min(3, (v.t1 - v.t0) / 2); look(v.at - half, v.at + half); }
   });
-  const zone = () => { v.utc = !v.utc; said(); redraw(); };
+  const zone = () => { v.utc = !v.utc; v.told = null; said(); redraw(); };
   $("zone").addEventListener("click", zone);
   $("help").addEventListener("click", () => { $("keys").hidden = !$("keys").hidden; });
   const span = () => v.t1 - v.t0, finding = (by) => {
@@ -259,7 +259,7 @@ function listen() {
     if (!["a", "d", "0", "+", "=", "-"].includes(event.key)) follow();
   });
   addEventListener("resize", () => { layout(); redraw(); });
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { dress(); buildJoints(); redraw(); });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { dress(); v.told = null; buildJoints(); redraw(); });
 }
 
 derive(); dress(); build(); startFilm(); layout(); listen(); moveTo(0);

@@ -12,7 +12,6 @@ import numpy.typing as npt
 from syvla import messages as m
 from syvla.clock import NS_PER_S
 from syvla.config import IntentPolicy, RunConfig
-from syvla.errors import RecordingError
 from syvla.message import Float64, Message
 from syvla.recording.mcap_read import Recorded, Recording
 from syvla.topics import TOPICS
@@ -166,13 +165,6 @@ def load(path: Path) -> Episode:
 
 def assembled(recording: Recording, messages: Iterable[Recorded]) -> Episode:
     """As :func:`load`, of these ``messages`` instead of those in the recording."""
-    try:
-        return _assembled(recording, messages)
-    except OverflowError as error:  # an instant or a number of more than 63 bits
-        raise RecordingError(f"{recording.path}: malformed ({error})") from error
-
-
-def _assembled(recording: Recording, messages: Iterable[Recorded]) -> Episode:
     found: dict[str, list[Recorded]] = {topic: [] for topic in TOPICS}
     first_ns, last_ns = -1, 0
     for recorded in messages:

@@ -80,9 +80,7 @@ class _Log:
     def images(self) -> None:
         """Each as the JPEG that it was recorded as."""
         topics = [f"camera/{camera}" for camera in CAMERAS]
-        for recorded in self._episode.recording.messages(topics, self._episode.start_ns):
-            if recorded.log_time_ns > self._episode.end_ns:
-                break
+        for recorded in self._episode.recording.messages(topics, self._episode.start_ns, self._episode.end_ns):
             frame = recorded.message
             small = images.compress(frame, JPEG_QUALITY) if isinstance(frame, m.CameraFrame) else frame
             if isinstance(small, m.CompressedFrame):

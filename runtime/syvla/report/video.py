@@ -1,7 +1,7 @@
 """The film of one episode: the three cameras side by side, with what was asked, thought and done under them."""
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
@@ -105,7 +105,8 @@ def film(
         for at_ns, shots in _instants(episode, rate):
             if painter is None:
                 start_ns = at_ns
-                painter = _Painter(next(shot for shot in shots.values()).rgb.shape, style)
+                there = [name for name in CAMERAS if style.captions or f"camera/{name}" in episode.stamps]
+                painter = _Painter(next(shot for shot in shots.values()).rgb.shape, style, there)
                 stream.width, stream.height = painter.size
             caption = _caption(episode, at_ns) if style.captions else None
             picture = av.VideoFrame.from_ndarray(painter.paint(at_ns, shots, caption), "rgb24")
@@ -129,9 +130,7 @@ def _instants(episode: Episode, rate: int) -> Iterator[tuple[int, dict[str, _Sho
     shots: dict[str, _Shot] = {}
     start_ns, count = -1, 0
     topics = [f"camera/{camera}" for camera in CAMERAS]
-    for recorded in episode.recording.messages(topics, episode.start_ns):
-        if recorded.log_time_ns > episode.end_ns:
-            break
+    for recorded in episode.recording.messages(topics, episode.start_ns, episode.end_ns):
         frame = recorded.message
         if isinstance(frame, m.CompressedFrame):
             frame = images.decompress(frame)
@@ -169,11 +168,12 @@ def _caption(episode: Episode, at_ns: int) -> _Caption:
 class _Painter:
     """Lays out one frame; panels are all as the first camera's image, scaled to one height."""
 
-    def __init__(self, shape: tuple[int, ...], style: Style) -> None:
+    def __init__(self, shape: tuple[int, ...], style: Style, cameras: Sequence[str]) -> None:
+        self._cameras = cameras
         wide = min(shape[1] / shape[0], WIDEST)
         self._panel = (max(2, round(style.panel_height * wide / 2) * 2), style.panel_height)
-        width = len(CAMERAS) * self._panel[0] + (len(CAMERAS) + 1) * GAP
-        self._caption_height = 128 if style.captions else -GAP
+        width = len(cameras) * self._panel[0] + (len(cameras) + 1) * GAP
+        self._caption_height = 128 if style.captions else 0
         height = self._panel[1] + 2 * GAP + self._caption_height
         self.size = (width + width % 2, height + height % 2)
         self._bold = ImageFont.truetype(str(_FONTS / "DejaVuSans-Bold.ttf"), 21)
@@ -184,7 +184,7 @@ class _Painter:
         """The frame (H, W, 3)."""
         canvas = Image.new("RGB", self.size, BACKGROUND)
         brush = ImageDraw.Draw(canvas)
-        for i, camera in enumerate(CAMERAS):
+        for i, camera in enumerate(self._cameras):
             x = GAP + i * (self._panel[0] + GAP)
             shot = shots.get(camera)
             if shot is None:

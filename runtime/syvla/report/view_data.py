@@ -72,8 +72,8 @@ def read(recording: Recording, at_s: float, for_s: float) -> Shown:
     def shown() -> Iterator[Recorded]:
         nonlocal count
         if at_s > 0:  # what was asked for before, and still is
-            earlier = takewhile(lambda r: r.log_time_ns < since_ns, recording.messages({"task"}))
-            yield from (r._replace(log_time_ns=since_ns) for r in list(earlier)[-1:])
+            earlier = list(recording.messages({"task"}, until_ns=since_ns - 1))
+            yield from (r._replace(log_time_ns=since_ns) for r in earlier[-1:])
         for recorded in takewhile(inside, recording.messages(topics, since_ns)):
             count += 1
             if count > MOST_MESSAGES:
@@ -281,9 +281,13 @@ def _facts(episode: Episode) -> list[list[str]]:
         ("lateness", control["lateness_s"]),
     ):
         if figures["n"] and figures["p99"] is not None:
-            facts.append([f"{name} p50 / p99", f"{1e3 * figures['p50']:.3g} / {1e3 * figures['p99']:.3g} ms"])
+            facts.append([f"{name} p50 / p99", f"{_ms(figures['p50'])} / {_ms(figures['p99'])} ms"])
     facts.append(["real time", control["realtime"] or "-"])
     return [[str(name), str(value)] for name, value in facts]
+
+
+def _ms(seconds: float) -> str:
+    return f"{1e3 * seconds:.0f}" if seconds >= 0.1 else f"{1e3 * seconds:.3g}"
 
 
 def notes_of(shown: Shown) -> list[str]:

@@ -46,7 +46,7 @@ function scaled(v, box, least, most, unit) {
   if (!(most > least)) { const middle = Number.isFinite(least) ? least : 0; least = middle - 0.5; most = middle + 0.5; }
   const room = 0.06 * (most - least), low = least - room, high = most + room;
   const y = (value) => box.top + box.height - 3 - (value - low) / (high - low) * (box.height - 6);
-  const step = niceStep(high - low, Math.max(1, box.height / 26));
+  const step = niceStep(high - low, Math.max(2, box.height / 24));
   v.ctx.font = `10px ${v.font}`;
   v.ctx.textAlign = "right";
   v.ctx.textBaseline = "middle";
@@ -224,7 +224,7 @@ const drawCameras = (v, box) => {
     v.ctx.textAlign = "right";
     v.ctx.textBaseline = "middle";
     v.ctx.fillStyle = v.colour.muted;
-    v.ctx.fillText(`${name.slice(7).replace("cam_", "")} ${rate.toFixed(0)} Hz`, v.left - 5, top + each / 2);
+    v.ctx.fillText(`${name.slice(7).replace("cam_", "")}  ${rate.toFixed(1)} Hz`, v.left - 5, top + each / 2);
   });
 };
 
@@ -239,8 +239,8 @@ const LANES = [
   { key: "left", words: "left arm\nrad", least: 90, share: 3, draw: drawJoints("left", [0, 1, 2, 3, 4, 5]), there: (v) => v.has("command.t") || v.has("left.t") },
   { key: "right", words: "right arm\nrad", least: 90, share: 3, draw: drawJoints("right", [6, 7, 8, 9, 10, 11]), there: (v) => v.has("command.t") || v.has("right.t") },
   { key: "gripper", words: "grippers\nmm", least: 44, share: 1, draw: drawJoints("", [12, 13]), there: (v) => v.has("command.t") || v.has("left.t") },
-  { key: "error", words: "command -\nmeasured\nrad", least: 44, share: 1, draw: drawError, there: (v) => v.has("left.t") || v.has("right.t") },
+  { key: "error", words: "tracking\nerror\nrad", least: 44, share: 1, draw: drawError, there: (v) => v.has("left.t") || v.has("right.t") },
   { key: "gate", words: "limited by\nthe gate", least: 34, share: 0.4, draw: drawGate, there: (v) => v.has("command.t") },
   { key: "loop", words: "lateness\nms", least: 36, share: 0.6, draw: drawLateness, there: (v) => v.has("lateness.t") },
-  { key: "cameras", words: "cameras", least: 40, share: 0, draw: drawCameras, there: (v) => v.cameras.length },
+  { key: "cameras", words: "", least: 40, share: 0, draw: drawCameras, there: (v) => v.cameras.length },
 ];

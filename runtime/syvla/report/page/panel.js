@@ -157,7 +157,7 @@ function tellJoints(c) {
     const seen = v.column(`${side}.t`), i = indexAt(seen, v.at), fresh = i >= 0 && v.at - seen[i] < STALE_S;
     const command = c ? v.column("command.position")[j * length + c.i] : NaN;
     const measured = fresh ? v.column(`${side}.position`)[(j < 12 ? j % 6 : 6) * seen.length + i] : NaN;
-    [command, measured, command - measured].forEach((value, k) => { row.cells[k + 1].textContent = Number.isNaN(value) ? "-" : value.toFixed(unit) + (j < 12 ? "" : " mm"); });
+    [command, measured, command - measured].forEach((value, k) => { row.cells[k + 1].textContent = Number.isNaN(value) ? "-" : value.toFixed(unit).replace(/^-(0\.0+)$/, "$1") + (j < 12 ? "" : " mm"); });
     row.cells[3].className = j < 12 && Math.abs(command - measured) > 0.1 ? "late" : "";
     row.cells[0].style.fontWeight = c && c.limited >> j & 1 ? "700" : "";
   });

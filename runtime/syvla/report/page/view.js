@@ -3,7 +3,7 @@
 // Words of the recording only ever become text, never markup.
 
 const $ = (id) => document.getElementById(id);
-const GUTTER = 92, RULER = 40, GAP = 5, STALE_S = 0.1;
+const GUTTER = 104, RULER = 40, GAP = 5, STALE_S = 0.1;
 
 const v = {
   data: JSON.parse($("data").textContent), t0: 0, t1: 1, at: 0, hover: null, utc: false, playing: 0,
@@ -153,7 +153,7 @@ const film = $("film");
 let sought = null;
 
 function startFilm() {
-  if (!v.data.film) { $("stage").className = "none"; $("missing").textContent = "no film"; return; }
+  if (!v.data.film) { $("top").className = "blind"; return; }
   film.src = URL.createObjectURL(new Blob([bytesOf($("mp4").textContent)], { type: "video/mp4" }));
   film.addEventListener("play", () => { v.playing = 1; requestAnimationFrame(playOn); });
   film.addEventListener("pause", () => { v.playing = 0; });

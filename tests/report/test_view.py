@@ -210,7 +210,7 @@ def test_after_the_end_there_is_nothing(blind: Path, tmp_path: Path) -> None:
 def test_a_film_that_would_be_too_large_is_left_out_and_that_is_said(
     two_cameras: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replay_view, "MOST_FILM_BYTES", 20_000)
+    monkeypatch.setattr(replay_view, "MOST_FILM_BYTES", 2_000)
     path, data = made(two_cameras, tmp_path)
     assert data["film"] is None
     assert any(note.startswith("The film was left out:") for note in data["notes"])

@@ -55,7 +55,8 @@ def to_rerun(recording: Path, rrd: Path, at_s: float, for_s: float, tell: Tell) 
 
     write_new(rrd, b"")  # the name is ours from here on
     try:
-        log_all(shown, rrd)
+        if unread := log_all(shown, rrd):
+            tell(f"  {unread} images could not be read and are left out")
     except BaseException:
         rrd.unlink()
         raise

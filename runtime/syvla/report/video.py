@@ -111,14 +111,20 @@ def film(
             caption = _caption(episode, at_ns) if style.captions else None
             picture = av.VideoFrame.from_ndarray(painter.paint(at_ns, shots, caption), "rgb24")
             picture.pts, picture.time_base = frames, Fraction(1, rate)
-            packets = stream.encode(picture)
-            size += sum(packet.size for packet in packets)
+            size += _mux(container, stream.encode(picture))
             if most_bytes is not None and size > most_bytes:
-                raise RecordingError(f"{path}: the film of it has more than {most_bytes / 1e6:.0f} MB")
-            container.mux(packets)
+                break
             frames += 1
-        container.mux(stream.encode())
+        size += _mux(container, stream.encode())
+    if most_bytes is not None and size > most_bytes:
+        raise RecordingError(f"{path}: the film of it has more than {most_bytes / 1e6:g} MB")
     return Film(start_ns, rate, frames)
+
+
+def _mux(container: av.container.OutputContainer, packets: Sequence[av.Packet]) -> int:
+    """Write the packets; their bytes."""
+    container.mux(packets)
+    return sum(packet.size for packet in packets)
 
 
 def _rate_hz(sent_ns: np.ndarray[tuple[int], np.dtype[np.int64]]) -> float:

@@ -310,7 +310,7 @@ def test_arms_that_stand_because_the_gate_limits_them(tmp_path: Path) -> None:
 
 def test_arms_that_stand_because_the_policy_wants_to(tmp_path: Path) -> None:
     (still,) = standing(tmp_path, [5] * 400)
-    assert still[5] == "the 1 chunks executed meanwhile wanted no motion themselves"
+    assert still[5] == "1 chunk executed meanwhile wanted no motion"
 
 
 def test_arms_that_move_are_not_found(tmp_path: Path) -> None:

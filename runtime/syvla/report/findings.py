@@ -53,6 +53,10 @@ def findings(episode: Episode, heard: Sequence[Recorded]) -> list[Finding]:
     return sorted(found, key=lambda each: (each.start_ns, each.end_ns))
 
 
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
 def _holds(episode: Episode) -> Iterator[Finding]:
     for span in episode.modes:
         if span.mode in STOPPED_MODES:
@@ -100,7 +104,7 @@ def _why(episode: Episode, still: Stretch) -> str:
         words.append(f"the gate limited {_joints(commands.limited[still.rows])}")
     chunks = np.unique(commands.chunk_id[still.rows])
     if not words:
-        words.append(f"the {len(chunks)} chunks executed meanwhile wanted no motion themselves")
+        words.append(f"{_many(len(chunks), 'chunk')} executed meanwhile wanted no motion")
     intents = np.unique(commands.intent_id[still.rows])
     thoughts = {t.intent_id: " ".join(t.text.split()) for t in episode.thinking if t.arrived and t.text}
     thought = next((thoughts[i] for i in reversed(intents.tolist()) if i in thoughts), "")
@@ -164,7 +168,7 @@ def _limited(episode: Episode) -> Iterator[Finding]:
     for each in stretches(commands.at_ns, commands.limited != 0, JOIN_NS):
         count = int((commands.limited[each.rows] != 0).sum())
         title = f"the gate limited {_joints(commands.limited[each.rows])}"
-        yield Finding(each.start_ns, each.end_ns, "warn", "gate", title, f"{count} commands")
+        yield Finding(each.start_ns, each.end_ns, "warn", "gate", title, _many(count, "command"))
 
 
 def _warned(episode: Episode) -> Iterator[Finding]:
@@ -214,7 +218,7 @@ def _gaps(episode: Episode) -> Iterator[Finding]:
         lost = np.where(np.diff(stamps.epoch) == 0, np.diff(stamps.sequence) - 1, 0)
         for row in np.flatnonzero(lost > 0).tolist():
             start, end = stamps.sent_ns[row : row + 2].tolist()
-            title = f"{topic}: {lost[row]} message{'s' * (lost[row] > 1)} not in the recording"
+            title = f"{topic}: {_many(lost[row], 'message')} not in the recording"
             yield Finding(start, end, "note", "events", title, "by the sender's numbers")
 
 
@@ -230,15 +234,15 @@ def _processes(heard: Sequence[Recorded]) -> Iterator[Finding]:
         if last is None:
             continue
         counts = (
-            ("missed", now.missed_ticks - last.missed_ticks, "ticks"),
-            ("refused", now.refused - last.refused, "messages"),
-            ("dropped", now.dropped - last.dropped, "messages"),
+            ("missed", now.missed_ticks - last.missed_ticks, "tick"),
+            ("refused", now.refused - last.refused, "message"),
+            ("dropped", now.dropped - last.dropped, "message"),
         )
         for did, count, what in counts:
             if count > 0:
                 detail = now.last_refusal if did == "refused" else ""
                 kind = "loop" if did == "missed" else "events"
-                title = f"{now.process} {did} {count} {what}"
+                title = f"{now.process} {did} {_many(count, what)}"
                 yield Finding(last.stamp_ns, now.stamp_ns, "warn", kind, title, detail)
 
 

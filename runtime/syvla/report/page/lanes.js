@@ -46,7 +46,7 @@ function scaled(v, box, least, most, unit) {
   if (!(most > least)) { const middle = Number.isFinite(least) ? least : 0; least = middle - 0.5; most = middle + 0.5; }
   const room = 0.06 * (most - least), low = least - room, high = most + room;
   const y = (value) => box.top + box.height - 3 - (value - low) / (high - low) * (box.height - 6);
-  const step = niceStep(high - low, Math.max(2, box.height / 24));
+  const step = niceStep(high - low, Math.max(3, box.height / 24));
   v.ctx.font = `10px ${v.font}`;
   v.ctx.textAlign = "right";
   v.ctx.textBaseline = "middle";

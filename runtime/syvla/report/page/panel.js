@@ -63,7 +63,7 @@ function build() {
     if (to - from > 0.005) item.append(made("small", ` ${(to - from).toFixed(2)} s`));
     if (detail) item.append(made("p", detail));
     item.title = clockAt(from, 1);
-    item.addEventListener("click", () => show(from, to));
+    item.addEventListener("click", () => showSpan(from, to));
     $("findings").append(item);
   });
   $("keys").textContent = "wheel: zoom, with shift: move\ndrag: move; click: playhead\nspace: play or pause\n← →: a picture, with shift a second\n, . : a tick of 5 ms\n" +

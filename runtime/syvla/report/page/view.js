@@ -8,7 +8,8 @@ const GUTTER = 104, RULER = 40, GAP = 5, STALE_S = 0.1;
 const v = {
   data: JSON.parse($("data").textContent), t0: 0, t1: 1, at: 0, hover: null, utc: false, playing: 0,
   left: GUTTER, right: 100, chosen: new Set([...Array(14).keys()]), columns: {}, colour: {},
-  font: '"Segoe UI", "DejaVu Sans", system-ui, sans-serif', ctx: $("chart").getContext("2d"), boxes: [],
+  font: '"Segoe UI", "DejaVu Sans", system-ui, sans-serif', boxes: [],
+  base: document.createElement("canvas"), ctx: null, stale: true, // the lanes as they were drawn last; the playhead goes above them
   column(name) { return (this.columns[name] ||= this.data.columns[name] ? unpack(this.data.columns[name]) : new Float64Array(0)); },
   has(name) { return this.column(name).length > 0; },
   x(t) { return v.left + (t - v.t0) / (v.t1 - v.t0) * (v.right - v.left); },
@@ -71,8 +72,9 @@ function layout() {
   });
   v.right = width - 8; v.width = width; v.height = Math.max(top, host.clientHeight - 2);
   const canvas = $("chart");
-  canvas.width = Math.round(width * ratio); canvas.height = Math.round(v.height * ratio);
+  for (const each of [canvas, v.base]) { each.width = Math.round(width * ratio); each.height = Math.round(v.height * ratio); }
   canvas.style.width = `${width}px`; canvas.style.height = `${v.height}px`;
+  v.ctx = v.base.getContext("2d");
   v.ctx.setTransform(ratio, 0, 0, ratio, 0, 0);
 }
 
@@ -99,7 +101,7 @@ function drawRuler() {
   }
 }
 
-function draw() {
+function drawLanes() {
   const ctx = v.ctx;
   ctx.fillStyle = v.colour.lane; ctx.fillRect(0, 0, v.width, v.height);
   drawRuler();
@@ -114,15 +116,24 @@ function draw() {
     box.lane.words.split("\n").forEach((word, i) => ctx.fillText(word, 6, box.top + 2 + 13 * i));
     ctx.fillStyle = v.colour.rule; ctx.fillRect(0, box.top + box.height + 2, v.width, 1);
   }
+}
+
+function draw() {
+  if (v.stale) { v.stale = false; drawLanes(); }
+  const ctx = $("chart").getContext("2d"), ratio = devicePixelRatio || 1;
+  ctx.setTransform(1, 0, 0, 1, 0, 0);
+  ctx.drawImage(v.base, 0, 0);
+  ctx.setTransform(ratio, 0, 0, ratio, 0, 0);
   const head = (t, colour, width) => { ctx.fillStyle = colour; if (t >= v.t0 && t <= v.t1) ctx.fillRect(v.x(t) - width / 2, 10, width, v.height); };
   if (v.hover !== null) head(v.hover, v.colour.muted, 1);
   head(v.at, v.colour.red, 2);
+  if (v.told !== v.at) { v.told = v.at; tell(); }
 }
 
 let asked = false;
-function redraw() {
-  if (!asked) { asked = true; requestAnimationFrame(() => { asked = false; draw(); if (v.told !== v.at) { v.told = v.at; tell(); } }); }
-}
+function show() { if (!asked) { asked = true; requestAnimationFrame(() => { asked = false; draw(); }); } }
+
+function redraw() { v.stale = true; show(); }
 
 // ------------------------------------------------------------------ looking
 
@@ -137,12 +148,12 @@ function zoom(by, about) { look(about - (about - v.t0) * by, about + (v.t1 - abo
 function moveTo(at, fromFilm) {
   v.at = Math.min(Math.max(at, 0), v.data.duration_s);
   if (!fromFilm) seekFilm();
-  redraw();
+  show();
 }
 
 function follow() { if (v.at < v.t0 || v.at > v.t1) look(v.at - (v.t1 - v.t0) * 0.1, v.at + (v.t1 - v.t0) * 0.9); }
 
-function show(from, to) {
+function showSpan(from, to) {
   const room = Math.max(0.6, 0.6 * (to - from));
   look(from - room, to + room); moveTo(from);
 }
@@ -219,7 +230,7 @@ function listen() {
       else if (drag.moved) { canvas.className = "dragging"; look(drag.t0 + by, drag.t1 + by); }
     }
     hint(event.clientX, event.clientY, y);
-    redraw();
+    show();
   });
   canvas.addEventListener("pointerup", (event) => {
     const [x] = place(event);
@@ -227,7 +238,7 @@ function listen() {
     else if (drag && !drag.moved) moveTo(v.t(x));
     drag = null; canvas.className = "";
   });
-  canvas.addEventListener("pointerleave", () => { v.hover = null; $("tip").hidden = true; redraw(); });
+  canvas.addEventListener("pointerleave", () => { v.hover = null; $("tip").hidden = true; show(); });
   canvas.addEventListener("dblclick", () => look(0, v.data.duration_s));
   $("go").addEventListener("submit", (event) => {
     event.preventDefault();
@@ -242,7 +253,7 @@ function listen() {
   $("help").addEventListener("click", () => { $("keys").hidden = !$("keys").hidden; });
   const span = () => v.t1 - v.t0, finding = (by) => {
     const all = v.data.findings.filter((f) => !$("findings").className || f[2] === "bad"), next = by > 0 ? all.findIndex((f) => f[0] > v.at + 1e-6) : all.findLastIndex((f) => f[0] < v.at - 1e-6);
-    if (next >= 0) show(all[next][0], all[next][1]);
+    if (next >= 0) showSpan(all[next][0], all[next][1]);
   };
   const keys = {
     " ": playOrPause, ArrowLeft: (e) => moveTo(v.at - (e.shiftKey ? 1 : 1 / 30)), ArrowRight: (e) => moveTo(v.at + (e.shiftKey ? 1 : 1 / 30)),

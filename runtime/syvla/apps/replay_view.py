@@ -74,7 +74,7 @@ def _filmed(shown: Shown, height: int, tell: Tell) -> tuple[Film | None, bytes, 
     with tempfile.TemporaryDirectory(prefix="syvla-view-") as folder:
         mp4 = Path(folder) / "film.mp4"
         try:
-            made = film(shown.episode, mp4, style=style, most_bytes=MOST_FILM_BYTES)
+            made = film(shown.episode, mp4, None, style, MOST_FILM_BYTES, lambda s: tell(f"  {s:.0f} s filmed"))
         except RecordingError as error:
             return None, b"", [f"The film was left out: {error}. Less --seconds or --video-height makes it smaller."]
         return made, mp4.read_bytes(), []

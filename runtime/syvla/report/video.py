@@ -1,7 +1,7 @@
 """The film of one episode: the three cameras side by side, with what was asked, thought and done under them."""
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +22,8 @@ from syvla.topics import CAMERAS
 PANEL_HEIGHT = 360
 GAP = 6
 WIDEST = 4.0  # a panel is at most so much wider than high
+MOST_HZ = 120
+TELL_S = 20  # of the film, between two words of progress
 STALE_S = 0.5  # a picture older than this is marked
 BACKGROUND, INK, MUTED, ACCENT = (18, 24, 32), (240, 244, 248), (150, 162, 176), (242, 193, 78)
 MODE_COLOURS = {
@@ -82,9 +84,16 @@ def video(path: Path, mp4: Path, rate_hz: int | None = None) -> int:
 
 
 def film(
-    episode: Episode, mp4: Path, rate_hz: int | None = None, style: Style = _CAPTIONED, most_bytes: int | None = None
+    episode: Episode,
+    mp4: Path,
+    rate_hz: int | None = None,
+    style: Style = _CAPTIONED,
+    most_bytes: int | None = None,
+    filmed: Callable[[float], None] | None = None,
 ) -> Film:
     """As :func:`video`, of an episode that is loaded already, of its instants alone.
+
+    Every 20 s of it ``filmed`` is told the second that has been reached.
 
     Raises:
         RecordingError: There is no image, or the film would have more than ``most_bytes``.
@@ -93,7 +102,7 @@ def film(
     stamps = [s.sent_ns for topic, s in episode.stamps.items() if topic.startswith("camera/")]
     if not stamps:
         raise RecordingError(f"{path}: has no camera image to film")
-    rate = rate_hz or max(1, round(max(_rate_hz(sent_ns) for sent_ns in stamps)))
+    rate = rate_hz or min(max(1, round(max(_rate_hz(sent_ns) for sent_ns in stamps))), MOST_HZ)
     options = {"crf": str(style.crf), "preset": "veryfast"}
     if style.keyframe_s is not None:
         options["g"] = str(max(1, round(style.keyframe_s * rate)))
@@ -115,6 +124,8 @@ def film(
             if most_bytes is not None and size > most_bytes:
                 break
             frames += 1
+            if filmed is not None and frames % (TELL_S * rate) == 0:
+                filmed(frames / rate)
         size += _mux(container, stream.encode())
     if most_bytes is not None and size > most_bytes:
         raise RecordingError(f"{path}: the film of it has more than {most_bytes / 1e6:g} MB")
@@ -128,7 +139,8 @@ def _mux(container: av.container.OutputContainer, packets: Sequence[av.Packet]) 
 
 
 def _rate_hz(sent_ns: np.ndarray[tuple[int], np.dtype[np.int64]]) -> float:
-    return NS_PER_S / float(np.median(np.diff(sent_ns))) if len(sent_ns) > 1 else 1.0
+    gap_ns = float(np.median(np.diff(sent_ns))) if len(sent_ns) > 1 else 0.0
+    return NS_PER_S / gap_ns if gap_ns > 0 else 1.0
 
 
 def _instants(episode: Episode, rate: int) -> Iterator[tuple[int, dict[str, _Shot]]]:

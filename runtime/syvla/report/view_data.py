@@ -282,6 +282,9 @@ def _facts(episode: Episode) -> list[list[str]]:
     ):
         if figures["n"] and figures["p99"] is not None:
             facts.append([f"{name} p50 / p99", f"{_ms(figures['p50'])} / {_ms(figures['p99'])} ms"])
+    gate = summary["gate"]
+    if gate["refused"] is not None:
+        facts.append(["gate", f"{gate['clamped']} clamped, {gate['refused']} refused"])
     facts.append(["real time", control["realtime"] or "-"])
     return [[str(name), str(value)] for name, value in facts]
 

@@ -50,8 +50,8 @@ function scaled(v, box, least, most, unit) {
   v.ctx.font = `10px ${v.font}`;
   v.ctx.textAlign = "right";
   v.ctx.textBaseline = "middle";
-  for (let value = Math.ceil(low / step) * step; value <= high; value += step) {
-    const at = Math.round(y(value)) + 0.5;
+  for (let k = Math.ceil(low / step), n = 0; k * step <= high && n < 40; k++, n++) {
+    const value = k * step, at = Math.round(y(value)) + 0.5;
     v.ctx.strokeStyle = v.colour.rule;
     v.ctx.beginPath(); v.ctx.moveTo(v.left, at); v.ctx.lineTo(v.right, at); v.ctx.stroke();
     v.ctx.fillStyle = v.colour.muted;
@@ -135,7 +135,17 @@ const drawAge = (v, box) => {
   const y = scaled(v, box, 0, Math.max(1.08 * live, Number.isFinite(most) ? Math.min(most, 4 * live) : 0), " s");
   level(v, y, live, "red");
   level(v, y, v.data.limits.warn_s, "amber", true);
-  v.clip(box, () => curve(v, t, age, y, "blue", 1.3));
+  v.clip(box, () => {
+    const came = v.arrived, ctx = v.ctx;  // pale: of the newest intent, whether or not a command is of it
+    ctx.strokeStyle = v.colour.muted;
+    ctx.beginPath();
+    came.forEach(([, seen, at], i) => {
+      const until = i + 1 < came.length ? came[i + 1][2] : v.data.duration_s;
+      if (visible(v, at, until)) { ctx.moveTo(v.x(at), y(at - seen)); ctx.lineTo(v.x(until), y(until - seen)); }
+    });
+    ctx.globalAlpha = 0.55; ctx.stroke(); ctx.globalAlpha = 1;
+    curve(v, t, age, y, "blue", 1.5);
+  });
 };
 
 const drawSpeed = (v, box) => {

@@ -132,7 +132,7 @@ function tell() {
 }
 
 function tellThoughts(c) {
-  const newest = v.data.thoughts.filter((x) => x[3] && x[2] <= v.at).pop();
+  const newest = v.arrived.findLast((x) => x[2] <= v.at);
   const inForce = c && c.intent >= 0 ? v.thoughts.get(c.intent) || [c.intent, NaN, NaN, true, "", "", []] : null;
   const shown = inForce || newest, head = clear($("intent")), limits = v.data.limits;
   if (shown) {

@@ -37,6 +37,7 @@ function runs(t, values, keep) {
 function derive() {
   const t = v.column("command.t"), thoughts = new Map(v.data.thoughts.filter((x) => x[3]).map((x) => [x[0], x]));
   v.thoughts = thoughts;
+  v.arrived = v.data.thoughts.filter((x) => x[3]).sort((a, b) => a[2] - b[2]);
   v.byId = { chunk: new Map(v.data.chunks.map((c) => [c[0], c])), splice: new Map(v.data.splices.map((s) => [s[1], s])) };
   v.sourceSpans = runs(t, v.column("command.source"), () => true).map(([a, b, k]) => [a, b, v.data.sources[k]]);
   v.limitedSpans = runs(t, v.column("command.limited"), (bits) => bits !== 0);
@@ -167,7 +168,7 @@ function startFilm() {
   if (!v.data.film) { $("top").className = "blind"; return; }
   film.src = URL.createObjectURL(new Blob([bytesOf($("mp4").textContent)], { type: "video/mp4" }));
   film.addEventListener("play", () => { v.playing = 1; requestAnimationFrame(playOn); });
-  film.addEventListener("pause", () => { v.playing = 0; });
+  film.addEventListener("pause", () => { v.playing = 0; if (sought === null) moveTo(v.data.film[0] + film.currentTime, true); });
   for (const name of ["seeked", "timeupdate"]) film.addEventListener(name, () => {
     if (sought === null) moveTo(v.data.film[0] + film.currentTime, true);
     else if (!film.seeking) sought = null;

@@ -24,6 +24,7 @@ from syvla.errors import ConfigError, RecordingError
 from syvla.recording.mcap_read import Recording
 from syvla.report import page as page_folder
 from syvla.report.episode import load
+from syvla.report.spans import stretches
 from syvla.report.view_data import page_data, read
 
 HOSTILE = "</script><script>alert(1)</script><!-- <img src=x onerror=alert(1)> $data ${film} & \u2028 \u202e"
@@ -341,20 +342,38 @@ def test_the_script_draws_least_and_most_and_knows_times() -> None:
     assert said["column"] == [1, -1]
 
 
-def test_a_browser_draws_it_without_a_complaint(episode: Path, tmp_path: Path) -> None:
+def browsed(page: Path, profile: Path) -> tuple[Parsed, str]:
+    """The page as a browser has made it, and what the browser said."""
     if (browser := shutil.which("chromium")) is None:
         pytest.skip("no chromium here")
-    path, _ = made(episode, tmp_path)
     done = subprocess.run(
         [browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
-         f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr", "--virtual-time-budget=4000",
-         "--window-size=1600,1200", "--dump-dom", path.as_uri()],
+         f"--user-data-dir={profile}", "--enable-logging=stderr", "--virtual-time-budget=4000",
+         "--window-size=1600,1200", "--dump-dom", page.as_uri()],
         capture_output=True, text=True, timeout=120, check=True,
     )  # fmt: skip
-    assert "CONSOLE" not in done.stderr
-    shown = Parsed(done.stdout)
-    items = [text for (tag, _), text in zip(shown.elements, shown.inside, strict=True) if tag == "span"]
-    assert "HOLD: intent_stale" in items
+    return Parsed(done.stdout), done.stderr
+
+
+def test_a_browser_draws_it_without_a_complaint(episode: Path, tmp_path: Path) -> None:
+    path, _ = made(episode, tmp_path)
+    shown, said = browsed(path, tmp_path / "profile")
+    assert "CONSOLE" not in said
+    assert "HOLD: intent_stale" in shown.texts("span")
+
+
+def test_the_film_and_the_playhead_lead_each_other(two_cameras: Path, tmp_path: Path) -> None:
+    path, data = made(two_cameras, tmp_path)
+    text = re.sub("<meta http-equiv[^>]*>", "", path.read_text())  # the test's own script may run
+    steps = (
+        "setTimeout(() => { moveTo(1.5); setTimeout(() => { const sought = film.currentTime; film.currentTime = 0.5; "
+        "setTimeout(() => { document.title = JSON.stringify([sought, v.at]); }, 600); }, 600); }, 300);"
+    )
+    (tmp_path / "led.html").write_text(text.replace("</body>", f"<script>{steps}</script></body>"))
+    shown, _ = browsed(tmp_path / "led.html", tmp_path / "profile")
+    sought, at = json.loads(shown.texts("title")[0])
+    assert sought == pytest.approx(1.5 - data["film"][0], abs=0.01)
+    assert at == pytest.approx(0.5 + data["film"][0], abs=0.01)
 
 
 def test_the_data_can_be_had_without_a_page(episode: Path) -> None:
@@ -363,3 +382,13 @@ def test_the_data_can_be_had_without_a_page(episode: Path) -> None:
     assert data["notes"][-1] == "a note"
     assert shown.goes_on
     assert shown.episode.end_ns - shown.episode.start_ns <= to_ns(5.0)
+
+
+def test_stretches_join_what_is_near_and_leave_out_what_is_short() -> None:
+    at_ns = np.array([0, 10, 20, 30, 100, 110, 200, 300, 310, 320])
+    holds = np.array([True, True, False, True, False, False, True, True, False, True])
+    assert [each[2:] for each in stretches(at_ns, holds)] == [(0, 10), (30, 30), (200, 300), (320, 320)]
+    assert [each[2:] for each in stretches(at_ns, holds, join_ns=20)] == [(0, 30), (200, 320)]
+    assert [each[2:] for each in stretches(at_ns, holds, least_ns=50)] == [(200, 300)]
+    assert stretches(at_ns, np.zeros(10, np.bool_)) == []
+    assert stretches(at_ns[:0], holds[:0]) == []

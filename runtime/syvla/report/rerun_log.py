@@ -14,7 +14,7 @@ from syvla.message import Float64
 from syvla.recording import images
 from syvla.report.episode import STOPPED_MODES, Episode, Int64
 from syvla.report.findings import findings
-from syvla.report.view_data import Shown, wall_ns
+from syvla.report.view_data import Shown, wall_offset_ns
 from syvla.topics import CAMERAS
 
 SECONDS, WALL = "recording", "time of day"
@@ -49,7 +49,7 @@ class _Log:
 
     def __init__(self, shown: Shown, rrd: Path) -> None:
         self._shown, self._episode = shown, shown.episode
-        self._offset_ns = wall_ns(shown.episode.recording)
+        self._offset_ns = wall_offset_ns(shown.episode.recording)
         self._rr = rr.RecordingStream("syvla", recording_id=shown.episode.path.name)
         self._rr.save(rrd, default_blueprint=_blueprint(shown.episode))
 

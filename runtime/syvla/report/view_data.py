@@ -88,7 +88,7 @@ def read(recording: Recording, at_s: float, for_s: float) -> Shown:
     return Shown(episode, heard, at_s, beyond)
 
 
-def wall_ns(recording: Recording) -> int | None:
+def wall_offset_ns(recording: Recording) -> int | None:
     """The wall clock minus the monotonic one when the run began; None under a virtual clock, or if it is not told."""
     try:
         run = msgspec.json.decode(recording.attachments[CONFIG_ATTACHMENT], type=_Clock)
@@ -107,7 +107,7 @@ def page_data(shown: Shown, film: Film | None, notes: Sequence[str]) -> dict[str
     """Everything, fit for JSON."""
     episode = shown.episode
     recording, policy = episode.recording, episode.intent_policy
-    offset_ns = wall_ns(recording)
+    offset_ns = wall_offset_ns(recording)
     found = findings(episode, shown.heard)
     return {
         "title": episode.path.name,
@@ -286,7 +286,7 @@ def _facts(episode: Episode) -> list[list[str]]:
     if gate["refused"] is not None:
         facts.append(["gate", f"{gate['clamped']} clamped, {gate['refused']} refused"])
     facts.append(["real time", control["realtime"] or "-"])
-    return [[str(name), str(value)] for name, value in facts]
+    return [[name, str(value)[: m.MAX_NAME]] for name, value in facts]
 
 
 def _ms(seconds: float) -> str:
@@ -303,7 +303,7 @@ def notes_of(shown: Shown) -> list[str]:
         end_s = shown.at_s + episode.duration_s
         after = f"; it goes on: --at {end_s:.0f} shows what follows" if shown.goes_on else ""
         notes.append(f"Only seconds {shown.at_s:g} to {end_s:.1f} of the recording are shown{after}.")
-    if wall_ns(recording) is None:
+    if wall_offset_ns(recording) is None:
         notes.append("It does not say what time of day it was: a virtual clock, or an older recording.")
     absent = [
         name

@@ -104,7 +104,12 @@ class _Clock(msgspec.Struct):
 
 
 def page_data(shown: Shown, film: Film | None, notes: Sequence[str]) -> dict[str, Any]:
-    """Everything, fit for JSON."""
+    """Everything, fit for JSON; numbers without measure become what they overflow to, in silence."""
+    with np.errstate(all="ignore"):
+        return _page_data(shown, film, notes)
+
+
+def _page_data(shown: Shown, film: Film | None, notes: Sequence[str]) -> dict[str, Any]:
     episode = shown.episode
     recording, policy = episode.recording, episode.intent_policy
     offset_ns = wall_offset_ns(recording)
@@ -214,8 +219,7 @@ def _lateness(episode: Episode) -> tuple[Float64, npt.NDArray[np.float32]]:
 
 
 def _small(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    with np.errstate(over="ignore"):
-        return values.astype(np.float32)
+    return values.astype(np.float32)
 
 
 def _number(value: float) -> float | None:

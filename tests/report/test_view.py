@@ -365,10 +365,7 @@ def test_a_browser_draws_it_without_a_complaint(episode: Path, tmp_path: Path) -
 def test_the_film_and_the_playhead_lead_each_other(two_cameras: Path, tmp_path: Path) -> None:
     path, data = made(two_cameras, tmp_path)
     text = re.sub("<meta http-equiv[^>]*>", "", path.read_text())  # the test's own script may run
-    steps = (
-        "setTimeout(() => { moveTo(1.5); setTimeout(() => { const sought = film.currentTime; film.currentTime = 0.5; "
-        "setTimeout(() => { document.title = JSON.stringify([sought, v.at]); }, 600); }, 600); }, 300);"
-    )
+    steps = (Path(__file__).parent / "film_check.js").read_text()
     (tmp_path / "led.html").write_text(text.replace("</body>", f"<script>{steps}</script></body>"))
     shown, _ = browsed(tmp_path / "led.html", tmp_path / "profile")
     sought, at = json.loads(shown.texts("title")[0])

@@ -56,3 +56,17 @@ def test_without_its_packages_a_learned_policy_says_what_to_install(tmp_path: Pa
     assert done.returncode == 2
     (said,) = done.stderr.splitlines()
     assert said == "syvla: transformers is missing; a learned policy needs: pip install 'syvla[learn]'"
+
+
+def test_without_its_package_a_recording_for_rerun_says_what_to_install(tmp_path: Path) -> None:
+    program = (
+        "import importlib.util as u; found = u.find_spec; "
+        "u.find_spec = lambda name, *a: None if name == 'rerun' else found(name, *a); import sys; "
+        f"sys.argv[1:] = ['replay', 'view', {__file__!r}, '--rerun', 'a.rrd']; from syvla.cli import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path
+    )
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == ["syvla: rerun is missing; --rerun needs: pip install 'syvla[rerun]'"]
+    assert not list(tmp_path.iterdir())

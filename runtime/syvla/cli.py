@@ -567,16 +567,48 @@ def replay_actions(
     return play_actions(recording, rig, speed, runs, functools.partial(print, flush=True))
 
 
+def replay_view(
+    recording: Positional[Path],
+    out: Path | None = None,
+    at: float = 0.0,
+    seconds: float = 600.0,
+    video_height: int = 240,
+    rerun: Path | None = None,
+) -> int:
+    """Make one HTML file of a recording, to look into: timeline, thoughts beside the film, holds and their causes.
+
+    It needs no network. On a time of day (14:03) or a second the page shows what was seen, thought and commanded then.
+
+    Args:
+        recording: an MCAP file; also one that was cut short.
+        out: the folder for the page; by default beside the recording.
+        at: from when on, in seconds since the recording began.
+        seconds: how much of it is shown at most.
+        video_height: of a camera's picture in the film [pixels]; 0: no film.
+        rerun: instead of the page, write this file (.rrd) for the rerun viewer.
+    """
+    from syvla.apps.replay_view import to_rerun, view
+
+    tell = functools.partial(print, flush=True)
+    if rerun is not None:
+        path = to_rerun(recording, rerun, at, seconds, tell)
+    else:
+        path = view(recording, out or recording.parent, at, seconds, video_height, tell)
+    print(f"{path}  ({path.stat().st_size / 1e6:.1f} MB)")
+    return 0
+
+
 Replay = (
     Annotated[int, tyro.conf.subcommand(name="verify", constructor=replay_verify)]
     | Annotated[int, tyro.conf.subcommand(name="policy", constructor=replay_policy)]
     | Annotated[int, tyro.conf.subcommand(name="actions", constructor=replay_actions)]
+    | Annotated[int, tyro.conf.subcommand(name="view", constructor=replay_view)]
 )
 
 
 @tyro.conf.configure(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
 def replay(how: Replay) -> int:
-    """Run a recorded episode again: as it was, as it would have been, or its actions on the arms."""
+    """Look into a recorded episode, or run it again: as it was, as it would have been, or its actions on the arms."""
     return how
 
 

@@ -20,6 +20,11 @@ def check_teleop() -> None:
     _check(TELEOP_PACKAGES, "a joystick needs: pip install 'syvla[teleop]'")
 
 
+def check_rerun() -> None:
+    """ConfigError if rerun's SDK is missing."""
+    _check(("rerun",), "--rerun needs: pip install 'syvla[rerun]'")
+
+
 def _check(packages: Sequence[str], needs: str) -> None:
     for package in packages:
         if importlib.util.find_spec(package) is None:

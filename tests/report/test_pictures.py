@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from matplotlib.text import Text
 from PIL import Image
+from tests.report.conftest import MS, T0, realistic, record, run_config
 
+from syvla import messages as m
 from syvla.errors import RecordingError
 from syvla.recording.mcap_log import McapLog
 from syvla.report.episode import load
@@ -62,6 +64,19 @@ def test_the_film_may_have_another_rate(two_cameras: Path, tmp_path: Path) -> No
 def test_no_image_is_no_film(blind: Path, tmp_path: Path) -> None:
     with pytest.raises(RecordingError, match="no camera image"):
         video(blind, tmp_path / "a.mp4")
+
+
+def test_stamps_that_lie_make_no_endless_film(tmp_path: Path) -> None:
+    """Images that claim to be of next year, or to have come all at once."""
+    script = realistic(2.0, ())
+    for i in range(6):
+        frame = m.CameraFrame(
+            camera="cam_high", frame_id=i, exposure_ns=T0 + i * 10**16, rgb=np.full((8, 8, 3), 40 * i, np.uint8)
+        )
+        script.send(T0 + 5 * MS, "camera/cam_high", frame)
+    record(tmp_path, script, run_config()).close()
+    count = video(tmp_path / "snack_loading-7.mcap", tmp_path / "a.mp4")
+    assert 1 <= count <= 4
 
 
 def test_the_plot_names_what_happened(episode: Path, tmp_path: Path) -> None:

@@ -103,16 +103,23 @@ class Recording:
     def __iter__(self) -> Iterator[Recorded]:
         return self.messages()
 
-    def messages(self, topics: Collection[str] | None = None) -> Iterator[Recorded]:
-        """Every message in the order it was received, of these topics only if given."""
-        for raw in self.records(topics):
+    def messages(
+        self, topics: Collection[str] | None = None, since_ns: int = 0, until_ns: int | None = None
+    ) -> Iterator[Recorded]:
+        """Every message in the order it was received, of these topics and received in this time only if given.
+
+        What stands behind the first message that was received later is not read.
+        """
+        for raw in self.records(topics, since_ns, until_ns):
             try:
                 recorded = unpacked(raw)
             except MessageError as error:
                 raise RecordingError(f"{self.path}: message {raw.sequence} of {raw.topic}: {error}") from error
             yield recorded
 
-    def records(self, topics: Collection[str] | None = None) -> Iterator[RawRecord]:
+    def records(
+        self, topics: Collection[str] | None = None, since_ns: int = 0, until_ns: int | None = None
+    ) -> Iterator[RawRecord]:
         """As ``messages``, but packed: for copying."""
         schemas: dict[int, str] = {}
         channels: dict[int, tuple[str, type[Message]] | None] = {}
@@ -124,7 +131,9 @@ class Recording:
                     if kind == Opcode.MESSAGE:
                         channel_id, sequence, log_ns, sent_ns = _MESSAGE.unpack_from(body)
                         channel = channels[channel_id]
-                        if channel is not None:
+                        if until_ns is not None and log_ns > until_ns:
+                            return
+                        if channel is not None and log_ns >= since_ns:
                             yield RawRecord(*channel, bytes(body[_MESSAGE.size :]), log_ns, sent_ns, sequence)
                     elif kind == Opcode.SCHEMA:
                         schema = Schema.read(_stream(body))

@@ -76,7 +76,7 @@ class Stamps(NamedTuple):
 
 
 class Commands(NamedTuple):
-    """What was sent to the arms, N rows."""
+    """What was sent to the arms, N rows in the order of time."""
 
     at_ns: Int64
     position_rad: Float64  # (N, 12)
@@ -85,12 +85,15 @@ class Commands(NamedTuple):
     chunk_id: Int64
     chunk_row: Int64
     override_id: Int64  # -1 where no person commands
+    splice_id: Int64
+    intent_id: Int64
+    observation_ns: Int64  # what the chunk was made from, -1 where there is none
     intent_age_s: Float64  # -1 where no intent is behind the command
     limited: Int64
 
 
 class Measured(NamedTuple):
-    """What one arm measured, N rows."""
+    """What one arm measured, N rows in the order of time."""
 
     at_ns: Int64
     position_rad: Float64  # (N, 6)
@@ -208,7 +211,7 @@ def _stamps(messages: list[Recorded]) -> Stamps:
 
 
 def _commands(messages: list[Message]) -> Commands:
-    rows = [c for c in messages if isinstance(c, m.JointCommand)]
+    rows = sorted((c for c in messages if isinstance(c, m.JointCommand)), key=lambda c: c.commanded_ns)
     return Commands(
         at_ns=np.array([c.commanded_ns for c in rows], np.int64),
         position_rad=np.array([c.position_rad for c in rows]).reshape(-1, m.BOTH_ARMS_JOINTS),
@@ -217,13 +220,16 @@ def _commands(messages: list[Message]) -> Commands:
         chunk_id=np.array([c.provenance.chunk_id for c in rows], np.int64),
         chunk_row=np.array([c.provenance.chunk_row for c in rows], np.int64),
         override_id=np.array([c.provenance.override_id for c in rows], np.int64),
+        splice_id=np.array([c.provenance.splice_id for c in rows], np.int64),
+        intent_id=np.array([c.provenance.intent_id for c in rows], np.int64),
+        observation_ns=np.array([c.provenance.observation_ns for c in rows], np.int64),
         intent_age_s=np.array([c.intent_age_s for c in rows], np.float64),
         limited=np.array([c.limited_joints for c in rows], np.int64),
     )
 
 
 def _measured(messages: list[Message]) -> Measured:
-    rows = [s for s in messages if isinstance(s, m.ArmState)]
+    rows = sorted((s for s in messages if isinstance(s, m.ArmState)), key=lambda s: s.measured_ns)
     return Measured(
         at_ns=np.array([s.measured_ns for s in rows], np.int64),
         position_rad=np.array([s.position_rad for s in rows]).reshape(-1, m.ARM_JOINTS),

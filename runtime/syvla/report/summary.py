@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from syvla import messages as m
 from syvla.clock import NS_PER_S
+from syvla.message import Float64
 from syvla.report.episode import STOPPED_MODES, Episode, Int64, Stamps, load
 
 MISSED_TICKS = 3  # a gap of more periods than this is not jitter any more
@@ -136,15 +137,18 @@ def _control(episode: Episode) -> dict[str, Any]:
 
 
 def _tracking(episode: Episode) -> dict[str, float | int | None]:
-    """Largest joint difference of each measurement from the command in force at its instant."""
-    commands, errors = episode.commands, []
-    for k, arm in enumerate(m.ARMS):
-        measured = episode.measured[arm]
-        row = np.searchsorted(commands.at_ns, measured.at_ns, side="right") - 1
-        known = row >= 0
-        wanted = commands.position_rad[row[known], 6 * k : 6 * k + 6]
-        errors.append(np.abs(wanted - measured.position_rad[known]).max(axis=1, initial=0.0))
-    return quantiles(np.concatenate(errors))
+    errors = np.concatenate([tracking_error_rad(episode, k, arm) for k, arm in enumerate(m.ARMS)])
+    return quantiles(errors[~np.isnan(errors)])
+
+
+def tracking_error_rad(episode: Episode, k: int, arm: m.ArmName) -> Float64:
+    """Largest joint difference of each of the arm's N measurements from the command in force then; NaN before any."""
+    commands, measured = episode.commands, episode.measured[arm]
+    row = np.searchsorted(commands.at_ns, measured.at_ns, side="right") - 1
+    errors, known = np.full(len(row), np.nan), row >= 0
+    wanted = commands.position_rad[row[known], 6 * k : 6 * k + 6]
+    errors[known] = np.abs(wanted - measured.position_rad[known]).max(axis=1, initial=0.0)
+    return errors
 
 
 def _waiting(episode: Episode) -> dict[str, Any]:

@@ -111,3 +111,15 @@ def test_every_command_has_help(
 ) -> None:
     assert status(monkeypatch, command, "--help") == 0
     assert "usage" in capsys.readouterr().out
+
+
+def test_the_file_of_a_result_is_no_other_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A result was once written over whatever was there, a recording too."""
+    recording = tmp_path / "episode.mcap"
+    recording.write_bytes(b"\x89MCAP0\r\n")
+    for command in (("bench", "lockstep"), ("eval",), ("replay", "verify", str(recording))):
+        assert status(monkeypatch, *command, "--json", str(recording)) == 2
+        assert "exists, is no result in JSON, and is not overwritten" in capsys.readouterr().err
+    assert recording.read_bytes() == b"\x89MCAP0\r\n"

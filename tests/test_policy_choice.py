@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from syvla import cli, policies, runs
+from syvla import policies, runs
+from syvla.commands.twin import demo
 from syvla.config import ArmConfig, RigConfig
 from syvla.errors import ConfigError
 from syvla.policies import default_policy, find_policy, policy_cameras, policy_model_id
@@ -76,5 +77,5 @@ def test_a_demo_adds_no_latency_to_a_policy_that_computes(
     monkeypatch.setattr(runs, "load_rig", lambda name: twin)
     monkeypatch.setattr(runs, "realtime_run", asked)
     with pytest.raises(AskedError) as found:
-        cli.demo(**arguments)  # type: ignore[arg-type]
+        demo(**arguments)  # type: ignore[arg-type]
     assert found.value.args[0] == expected

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import Positional
 
-from syvla.cli import demonstrate, scenes
+from syvla.commands.twin import demonstrate, scenes
 from syvla.errors import SyvlaError
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "accelerate", "matplotlib", "av", "mujoco")

@@ -1,0 +1,1 @@
+"""What the ``syvla`` command can do: reads its arguments, checks them, and calls the apps."""

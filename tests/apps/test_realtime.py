@@ -51,7 +51,7 @@ class Run(NamedTuple):
         return found
 
     def recording(self) -> Path:
-        (path,) = (self.folder / "recordings").glob("*.mcap*")
+        (path,) = set((self.folder / "recordings").glob("*.mcap*")) - set((self.folder / "recordings").glob("fault-*"))
         return path
 
     def finish(self, timeout_s: float = 60.0) -> int:

@@ -113,7 +113,8 @@ class Robot:
         return name in {known for known, _ in self._node.get_node_names_and_namespaces()}
 
     def recording(self) -> Path:
-        (path,) = self.plan.folder.recordings.glob("*.mcap*")
+        folder = self.plan.folder.recordings
+        (path,) = set(folder.glob("*.mcap*")) - set(folder.glob("fault-*"))  # of a hold before it began
         return path
 
 

@@ -20,6 +20,11 @@ def check_teleop() -> None:
     _check(TELEOP_PACKAGES, "a joystick needs: pip install 'syvla[teleop]'")
 
 
+def check_convert(*packages: str) -> None:
+    """ConfigError if a package is missing that a format needs."""
+    _check(packages, "this format needs: pip install 'syvla[convert]'")
+
+
 def _check(packages: Sequence[str], needs: str) -> None:
     for package in packages:
         if importlib.util.find_spec(package) is None:

@@ -99,7 +99,7 @@ def test_a_bag_becomes_a_recording(tmp_path: Path, storage: StoragePlugin, jpeg:
     assert len(frames) == 90
     assert np.abs(shown(frames[0]).astype(int) - picture(0)).mean() < (3 if jpeg else 1e-9)
     assert [f.exposure_ns for f in frames[:6:3]] == [1_000_000_000, 1_033_333_333]
-    assert assert_same_rows(BagEpisode(bag, "piper_ros2"), McapEpisode(tmp_path / "out/bag.mcap"), GRID, 0.0) == 29
+    assert assert_same_rows(BagEpisode(bag, "piper_ros2"), McapEpisode(tmp_path / "out/bag.mcap"), GRID, 0.0) == 30
 
 
 def test_a_file_alone_and_other_names_and_units(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_a_file_alone_and_other_names_and_units(tmp_path: Path) -> None:
 def test_without_stamps_the_time_of_receipt_counts(tmp_path: Path) -> None:
     bag = write_bag(tmp_path / "bag", stamped=False)
     rows = list(BagEpisode(bag, "piper_ros2").rows(GRID))
-    assert len(rows) == 29
+    assert len(rows) == 30
     assert rows[3].time_ns - rows[0].time_ns == 100_000_000
 
 

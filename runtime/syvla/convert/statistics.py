@@ -5,14 +5,14 @@ those of pixels from a histogram, which is exact for the pixels that were looked
 """
 
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import Any
 
 import numpy as np
 
 from syvla.message import Array, Float64, UInt8
 
 QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
-Stats = dict[str, list[float] | list[list[list[float]]]]
+Stats = dict[str, list[Any]]  # (D,), of images (3, 1, 1)
 _MOST_KEPT = 8192
 _PIXEL_STRIDE = 4
 _FRAME_STRIDE = 10
@@ -120,6 +120,6 @@ def _combined(parts: Sequence[Stats]) -> Stats:
     result["std"] = np.sqrt(variance)
     for name, quantile in QUANTILES.items():
         result[name] = stacked(name).min(axis=0) if quantile <= 0.5 else stacked(name).max(axis=0)
-    stats: Stats = {key: cast("list[float]", value.tolist()) for key, value in result.items()}
+    stats: Stats = {key: value.tolist() for key, value in result.items()}
     stats["count"] = [int(counts.sum())]
     return stats

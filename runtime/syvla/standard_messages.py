@@ -3,6 +3,7 @@
 Whatever comes in is hostile until checked: :class:`~syvla.errors.MessageError` names the field.
 """
 
+from array import array
 from collections.abc import Mapping, Sequence
 from math import isfinite
 from typing import NamedTuple, Protocol
@@ -35,14 +36,14 @@ class ImageLike(Protocol):
     encoding: str
     is_bigendian: int
     step: int
-    data: Sequence[int]
+    data: "array[int] | UInt8"  # bytes, in the array of either library
 
 
 class CompressedImageLike(Protocol):
     """sensor_msgs/CompressedImage."""
 
     format: str
-    data: Sequence[int]
+    data: "array[int] | UInt8"  # bytes, in the array of either library
 
 
 class Joints(NamedTuple):
@@ -95,7 +96,7 @@ def jpeg_of(message: CompressedImageLike) -> tuple[UInt8, int, int]:
         raise MessageError(f"CompressedImage.format must be jpeg, not {message.format[:32]!r}")
     if not 0 < len(message.data) <= MAX_JPEG:
         raise MessageError(f"CompressedImage.data must be 1..{MAX_JPEG} bytes, not {len(message.data)}")
-    jpeg = np.frombuffer(message.data, np.uint8)  # type: ignore[call-overload]  # an array of bytes in every library
+    jpeg = np.frombuffer(message.data, np.uint8)
     return jpeg, *_jpeg_size(jpeg)
 
 

@@ -37,7 +37,7 @@ def arm_state(arm: m.ArmName, at_ns: int) -> m.ArmState:
     """Something that moves."""
     t = at_ns / 1e9
     return m.ArmState(
-        arm=arm, measured_ns=at_ns, position_rad=np.arange(6) * 0.1 + t / 10, velocity_rad_s=np.full(6, 0.1),
+        arm=arm, measured_ns=at_ns, position_rad=np.linspace(0.0, 0.5, 6) + t / 10, velocity_rad_s=np.full(6, 0.1),
         effort_nm=np.full(6, 0.2), gripper_width_m=0.03 + t / 1000, enabled=True,
     )  # fmt: skip
 
@@ -60,6 +60,7 @@ def record(
     outcome: str = "success",
     without: Sequence[str] = (),
     hole_s: tuple[float, float] = (9e9, 9e9),
+    size: tuple[int, int] = SIZE,
 ) -> Path:
     """A recording at ``path``; camera frames are told 20 ms after they were exposed, none in ``hole_s``."""
     log = McapLog(path, {"rig": "twin", "policy": "made up"}, {"run.json": RUN})
@@ -82,7 +83,9 @@ def record(
         while begin_ns + frames * FRAME_NS + 20_000_000 <= at_ns:
             exposure_ns = begin_ns + frames * FRAME_NS
             for camera in cameras if not hole_s[0] <= frames * FRAME_NS / 1e9 < hole_s[1] else ():
-                frame = m.CameraFrame(camera=camera, frame_id=frames, exposure_ns=exposure_ns, rgb=picture(frames))
+                frame = m.CameraFrame(
+                    camera=camera, frame_id=frames, exposure_ns=exposure_ns, rgb=picture(frames, size)
+                )
                 put(f"camera/{camera}", at_ns, compress(frame, 90) if jpeg else frame)
             frames += 1
     return log.close({"outcome": outcome})

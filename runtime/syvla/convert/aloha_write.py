@@ -59,7 +59,7 @@ class AlohaWriter:
                 for camera in facts.cameras:
                     if not np.array_equal(pixels(self._image(ours.frames[camera])), pixels(theirs.frames[camera])):
                         raise RecordingError(f"{final}: was read back with another {which} image of {camera}")
-        return Made(episode.origin, name, ends.count, facts.outcome)
+        return Made(episode.origin, name, ends.length, facts.outcome)
 
     def finish(self, made: Callable[[], Iterator[Made]]) -> None:
         """There is nothing beside the episodes."""

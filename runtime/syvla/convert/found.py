@@ -33,7 +33,7 @@ class Reading(NamedTuple):
 
 def checked_cameras(given: Sequence[str]) -> dict[str, str] | None:
     """Ours to theirs, of texts as cam_high=top; ConfigError if one is anything else."""
-    cameras = {}
+    cameras: dict[str, str] = {}
     for text in given:
         ours, _, theirs = text.partition("=")
         if ours not in CAMERAS or not theirs:

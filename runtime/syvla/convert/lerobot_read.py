@@ -148,15 +148,9 @@ class LeRobotEpisode:
                         raise RecordingError(f"{place.videos[camera][0]}: it ends before row {i} of {place.length}")
                     frames[camera] = CameraFrame(camera=camera, frame_id=i, exposure_ns=row.time_ns, rgb=rgb)
                 else:
-                    shape = data.info.features[key].shape
-                    frames[camera] = jpeg_or_pixels(
-                        camera,
-                        i,
-                        row.time_ns,
-                        row.frames[key],
-                        shape[:2],
-                        f"{where}, row {i}: {key}",  # type: ignore[arg-type]
-                    )
+                    height, width, _ = data.info.features[key].shape
+                    told = f"{where}, row {i}: {key}"
+                    frames[camera] = jpeg_or_pixels(camera, i, row.time_ns, row.frames[key], (height, width), told)
             yield in_metres(row._replace(frames=frames), data.gripper_unit_m)
 
     def messages(self, grid: Grid) -> Iterator[Stamped]:

@@ -76,14 +76,14 @@ class LeRobotWriter:
                     f"{episode.origin}: its cameras are {_told(sizes)}, those of the episodes before it "
                     f"{_told(self._sizes)}; a LeRobot data set has the same in all"
                 )
-            back = Watched(data_rows(data_part, number, ends.count, self._fps, list(table.tasks), str(data_part)))
+            back = Watched(data_rows(data_part, number, ends.length, self._fps, list(table.tasks), str(data_part)))
             for _ in back:
                 pass
             check_same(data, ends, back.ends(str(data)))
             for camera, part in zip(videos, video_parts, strict=True):
-                check_video(part, ends.count, sizes[camera], ends.first.frames[camera], ends.last.frames[camera])
+                check_video(part, ends.length, sizes[camera], ends.first.frames[camera], ends.last.frames[camera])
         stats = table.stats() | {layout.IMAGE_PREFIX + camera: film.pixels.result() for camera, film in films.items()}
-        made = Made(episode.origin, name, ends.count, facts.outcome, facts.run, table.used, sizes, stats)
+        made = Made(episode.origin, name, ends.length, facts.outcome, facts.run, table.used, sizes, stats)
         self._count(made)
         return made
 

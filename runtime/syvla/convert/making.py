@@ -60,9 +60,9 @@ def whole_files(*finals: Path) -> Iterator[list[Path]]:
 
 
 class Ends(NamedTuple):
-    """The first and last row, and how many there are: of what was written, or read back."""
+    """The first and last row and how many there are, of what was written or read back."""
 
-    count: int
+    length: int
     first: Row
     last: Row
 
@@ -97,8 +97,8 @@ VECTORS = ("state", "velocity", "effort", "action")
 
 def check_same(path: Path, written: Ends, read: Ends) -> None:
     """RecordingError if what was read back is not what was written, to float32."""
-    if read.count != written.count:
-        raise _different(path, f"{read.count} rows instead of {written.count}")
+    if read.length != written.length:
+        raise _different(path, f"{read.length} rows instead of {written.length}")
     for which in ("first", "last"):
         ours, theirs = getattr(written, which), getattr(read, which)
         for field in VECTORS:

@@ -85,7 +85,7 @@ def stamp_ns(message: Message) -> int:
 class _Seen(NamedTuple):
     """Of one topic: how many messages, and the first and last one's bytes."""
 
-    count: int
+    messages: int
     first: bytes
     last: bytes
 
@@ -125,7 +125,7 @@ class McapWriter:
             frames = encode_body(message)
             data = b"".join(frames)
             before = seen.get(topic)
-            count = before.count if before else 0
+            count = before.messages if before else 0
             log.write(Header(topic, 0, count, at_ns, 0), type(message), frames, at_ns)
             seen[topic] = _Seen(count + 1, before.first if before else data, data)
 
@@ -174,8 +174,8 @@ def _check(path: Path, written: dict[str, _Seen]) -> None:
             data = b"".join(encode_body(recorded.message))
             read[topic] = _Seen(0, data, data)
         before = read[topic]
-        count = before.count + 1
-        ends = count == written[topic].count if topic in written else True
+        count = before.messages + 1
+        ends = count == written[topic].messages if topic in written else True
         newest = b"".join(encode_body(recorded.message)) if ends else before.last
         read[topic] = _Seen(count, before.first, newest)
     for frame in last.values():

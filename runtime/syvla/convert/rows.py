@@ -79,7 +79,11 @@ class Episode(Protocol):
     """One episode of a source. ``origin`` tells it from every other, and is another once its file has changed."""
 
     origin: str
-    facts: Facts
+
+    @property
+    def facts(self) -> Facts:
+        """What is said of it as a whole."""
+        ...
 
     def rows(self, grid: Grid) -> Iterator[Row]:
         """Its rows; RecordingError where it cannot be read or a source of a row is too old."""

@@ -54,9 +54,12 @@ def test_killed_and_asked_for_again_it_is_as_if_nothing_had_happened(tmp_path: P
     assert f"{len(lines) - 1} of 4 are in" in said
     status, _ = run([tmp_path / "in"], tmp_path / "at_once", to)
     assert status == 0
-    assert files(tmp_path / "out").keys() == files(tmp_path / "at_once").keys()
-    if to == "lerobot":
-        assert files(tmp_path / "out") == files(tmp_path / "at_once")
+    taken_up, at_once = files(tmp_path / "out"), files(tmp_path / "at_once")
+    assert taken_up.keys() == at_once.keys()
+    if to == "lerobot":  # x264 does not give the same bytes every time, and HDF5 writes the time
+        assert {name: data for name, data in taken_up.items() if not name.endswith(".mp4")} == {
+            name: data for name, data in at_once.items() if not name.endswith(".mp4")
+        }
 
 
 def test_half_made_files_of_a_killed_conversion_are_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

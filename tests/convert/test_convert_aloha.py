@@ -1,6 +1,9 @@
 """To ALOHA HDF5 and back, raw and compressed, and what a hostile file meets."""
 
+import io
 import os
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +11,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from PIL import Image
 from tests.convert.made import INSTRUCTION, SIZE, assert_same_rows, picture, record, run
 
 from syvla import messages as m
@@ -23,10 +27,6 @@ LENGTH = 12
 
 def foreign(path: Path, change: Callable[[Any], None] = lambda file: None, swap: bool = False) -> Path:
     """An episode as a recorder of others writes it, compressed, without anything of ours."""
-    import io
-
-    from PIL import Image
-
     with h5py.File(path, "w") as file:
         file.attrs["sim"] = False
         file.attrs["compress"] = True
@@ -148,8 +148,6 @@ def _huge_chunks(file: Any) -> None:
 
 def _bomb(file: Any) -> None:
     """Few bytes that say they are an image of 6000x6000."""
-    import struct
-    import zlib
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -162,6 +160,20 @@ def _bomb(file: Any) -> None:
         + chunk(b"IEND", b"")
     )
     _replace("observations/images/cam_high", np.tile(np.frombuffer(png, np.uint8), (LENGTH, 1)))(file)
+
+
+def _packed_bomb(file: Any) -> None:
+    """A chunk of 1344 bytes that unpacks to two million."""
+    del file["action"]
+    action = file.create_dataset("action", (LENGTH, 14), "f8", chunks=(LENGTH, 14), compression="gzip")
+    action.id.write_direct_chunk((0, 0), zlib.compress(bytes(2 * 10**6)))
+
+
+def _packed(file: Any) -> None:
+    """As it should be, packed."""
+    values = file["action"][:]
+    del file["action"]
+    file.create_dataset("action", data=values, chunks=(5, 14), compression="gzip", shuffle=True, fletcher32=True)
 
 
 def _not_finite(file: Any) -> None:
@@ -183,6 +195,7 @@ def _not_finite(file: Any) -> None:
         (_huge_chunks, "action has chunks of more than"),
         (_bomb, "row 0 of cam_high: the image is 6000x6000; up to 3840x2160 are read"),
         (_replace("observations/images/cam_high", np.ones((LENGTH, 99), np.uint8)), "row 0 of cam_high: the image c"),
+        (_packed_bomb, "action: a chunk unpacks to more than the 1360 bytes of a chunk"),
         (_not_finite, "action has a value that is not finite"),
     ],
 )  # fmt: skip
@@ -205,6 +218,11 @@ def test_a_truncated_file_is_refused_and_the_others_are_converted(tmp_path: Path
     assert refusal.startswith(f"refused: {whole}: it cannot be read as HDF5: ")
     assert "truncated" in refusal
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.mcap"]
+
+
+def test_packed_numbers_are_read(tmp_path: Path) -> None:
+    plain, packed = foreign(tmp_path / "plain.hdf5"), foreign(tmp_path / "packed.hdf5", _packed)
+    assert assert_same_rows(AlohaEpisode(plain), AlohaEpisode(packed), Grid(instruction="x"), 0.0) == LENGTH
 
 
 def test_a_plug_in_is_not_loaded(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ def write_bag(
     duration_s: float = 1.0,
     jpeg: bool = False,
     stamped: bool = True,
+    said: str = "somewhere",
 ) -> Path:
     """A bag as a third party records it: 50 Hz joints, 30 Hz images, one topic that nobody knows."""
     names = PROFILES[profile]
@@ -39,7 +40,7 @@ def write_bag(
 
     def header(at_ns: int) -> Any:
         stamp = types["builtin_interfaces/msg/Time"](at_ns // 10**9 if stamped else 0, at_ns % 10**9 if stamped else 0)
-        return types["std_msgs/msg/Header"](stamp, "somewhere")
+        return types["std_msgs/msg/Header"](stamp, said)
 
     with Writer(folder, version=9, storage_plugin=storage) as bag:
         joints = {
@@ -113,6 +114,19 @@ def test_a_file_alone_and_other_names_and_units(tmp_path: Path) -> None:
     assert "it has no command" in said or "nothing in the first" in said or "it has no arm/left" in said
     with pytest.raises(ConfigError, match="no topic profile 'mine'; there are syvla, piper_ros2"):
         BagEpisode(bag, "mine")
+
+
+def test_our_own_nodes_say_who_commanded_and_what_was_asked_for(tmp_path: Path) -> None:
+    bag = write_bag(tmp_path / "bag", profile="syvla", said="source=teleop&override_id=3&chunk_id=-1&command=7")
+    with pytest.raises(RecordingError, match="it does not say what was asked for"):
+        list(BagEpisode(bag, "syvla").rows(Grid()))
+    rows = list(BagEpisode(bag, "syvla").rows(GRID))
+    assert all(row.intervention for row in rows)
+    command = next(each.message for each in BagEpisode(bag, "syvla").messages(GRID) if each.topic == "command")
+    assert isinstance(command, m.JointCommand)
+    assert command.provenance == m.Provenance(source=m.Source.TELEOP, override_id=3)
+    pretended = write_bag(tmp_path / "pretended", said="source=teleop&override_id=3")
+    assert not any(row.intervention for row in BagEpisode(pretended, "piper_ros2").rows(GRID))
 
 
 def test_without_stamps_the_time_of_receipt_counts(tmp_path: Path) -> None:

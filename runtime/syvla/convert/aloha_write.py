@@ -9,7 +9,7 @@ import numpy as np
 
 from syvla.convert import aloha_layout as layout
 from syvla.convert.aloha_read import AlohaEpisode
-from syvla.convert.making import Made, Watched, check_same, whole_files
+from syvla.convert.making import Made, Watched, WriteError, check_same, whole_files, writing
 from syvla.convert.rows import COLUMNS, Episode, Frame, Grid, Row, jpeg, pixels, size
 from syvla.errors import RecordingError
 from syvla.message import Array
@@ -33,22 +33,19 @@ class AlohaWriter:
         facts = episode.facts
         watched = Watched(episode.rows(grid), tick)
         with whole_files(final) as (part,):
-            try:
-                with h5py.File(part, "w", libver=("earliest", "v110")) as file:
-                    self._attributes(file, facts.outcome, name, facts.run, grid.fps)
-                    rows = _Rows(file, facts.cameras, self._quality)
-                    for row in watched:
-                        rows.add(row)
-                    ends = watched.ends(str(final))
-                    rows.finish()
-                    if len(rows.instructions) != 1:
-                        raise RecordingError(
-                            f"{episode.origin}: {len(rows.instructions)} things were asked for in it; an ALOHA episode "
-                            "has one instruction"
-                        )
-                    file.attrs["instruction"] = rows.instructions[0]
-            except OSError as error:
-                raise RecordingError(f"{part}: {error}") from error
+            with writing(part, RuntimeError), h5py.File(part, "w", libver=("earliest", "v110")) as file:
+                self._attributes(file, facts.outcome, name, facts.run, grid.fps)
+                rows = _Rows(file, facts.cameras, self._quality)
+                for row in watched:
+                    rows.add(row)
+                ends = watched.ends(str(final))
+                rows.finish()
+                if len(rows.instructions) != 1:
+                    raise RecordingError(
+                        f"{episode.origin}: {len(rows.instructions)} things were asked for in it; an ALOHA episode "
+                        "has one instruction"
+                    )
+                file.attrs["instruction"] = rows.instructions[0]
             back = AlohaEpisode(part)
             read = Watched(back.rows(Grid(fps=grid.fps)))
             for _ in read:
@@ -58,7 +55,7 @@ class AlohaWriter:
             for which, ours, theirs in (("first", ends.first, found.first), ("last", ends.last, found.last)):
                 for camera in facts.cameras:
                     if not np.array_equal(pixels(self._image(ours.frames[camera])), pixels(theirs.frames[camera])):
-                        raise RecordingError(f"{final}: was read back with another {which} image of {camera}")
+                        raise WriteError(f"{final}: was read back with another {which} image of {camera}")
         return Made(episode.origin, name, ends.length, facts.outcome)
 
     def finish(self, made: Callable[[], Iterator[Made]]) -> None:

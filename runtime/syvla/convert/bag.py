@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, Protocol, cast
+from urllib.parse import parse_qsl
 
+import msgspec
 import numpy as np
 from rosbags.interfaces import Connection
 from rosbags.rosbag2 import Reader, ReaderError
@@ -45,6 +47,9 @@ from syvla.standard_messages import (
     rgb_of,
 )
 
+OURS = "syvla"  # the profile of our own nodes, which say more than the standard messages have fields for
+TASK = "/syvla/task/current"
+MAX_TAGS = 1024  # characters of a frame_id that are looked at
 MAX_MESSAGE_BYTES = 64 * 2**20
 COMPRESSED = "/compressed"
 _LOOK_S = 5.0  # a camera that has not begun by then is none of the episode's
@@ -71,6 +76,11 @@ class _Stamp(Protocol):
 
 class _Header(Protocol):
     stamp: _Stamp
+    frame_id: str
+
+
+class _String(Protocol):
+    data: str
 
 
 class _Stamped(Protocol):
@@ -80,7 +90,7 @@ class _Stamped(Protocol):
 class _Use(NamedTuple):
     """What a topic is to us."""
 
-    what: str  # arm, command, image or jpeg
+    what: str  # arm, command, image, jpeg or task
     which: str  # the arm or the camera
     type: str
 
@@ -108,6 +118,9 @@ class BagEpisode:
         for camera, topic in self._names.image.items():
             self._uses[topic] = _Use("image", camera, "sensor_msgs/msg/Image")
             self._uses[topic + COMPRESSED] = _Use("jpeg", camera, "sensor_msgs/msg/CompressedImage")
+        self._ours = profile_name == OURS
+        if self._ours:
+            self._uses[TASK] = _Use("task", "", "std_msgs/msg/String")
         self._store = get_typestore(Stores.ROS2_HUMBLE)
 
     @cached_property
@@ -138,7 +151,7 @@ class BagEpisode:
 
     def messages(self, grid: Grid) -> Iterator[Stamped]:
         """Its messages by the stamps of their headers, which are shifted so that they begin at a second."""
-        if not grid.instruction:
+        if not grid.instruction and not self._ours:
             raise RecordingError(f"{self._path}: it does not say what was asked for; give --instruction")
         images = set(self._cameras.values())
         shift_ns: int | None = None
@@ -150,21 +163,24 @@ class BagEpisode:
             if use.what in ("image", "jpeg") and raw.topic not in images:
                 continue
             message = self._decoded(raw, use)
-            stamp = cast("_Stamped", message).header.stamp
-            own_ns = stamp.sec * NS_PER_S + stamp.nanosec or raw.log_ns
+            own_ns = raw.log_ns if use.what == "task" else _stamp_ns(message) or raw.log_ns
             if shift_ns is None:
                 shift_ns = FIRST_NS - own_ns
-                yield Stamped("task", FIRST_NS, Task(task_id=1, instruction=grid.instruction, issued_ns=FIRST_NS))
+                if grid.instruction:
+                    yield Stamped("task", FIRST_NS, Task(task_id=1, instruction=grid.instruction, issued_ns=FIRST_NS))
             at_ns = own_ns + shift_ns
             if at_ns < 0:
                 raise RecordingError(f"{self._path}: {raw.topic} is stamped {-at_ns / NS_PER_S:.1f} s before the rest")
-            if use.what != "command":
+            if use.what == "task":
+                yield Stamped("task", at_ns, self._task(message, count, at_ns))
+            elif use.what != "command":
                 yield self._stamped(use, count, at_ns, message)
             else:
                 commanded[use.which] = self._joints(message, raw)
                 newest_ns = max(newest_ns, at_ns)
                 if len(commanded) == len(ARMS):
-                    yield Stamped("command", newest_ns, _command(count, newest_ns, commanded))
+                    who = _provenance(message) if self._ours else Provenance(source=Source.UNKNOWN)
+                    yield Stamped("command", newest_ns, _command(count, newest_ns, commanded, who))
             count += 1
 
     # ------------------------------------------------------------ inside
@@ -211,6 +227,12 @@ class BagEpisode:
         except MessageError as error:
             raise RecordingError(f"{self._path}: {use.which}: {error}") from error
 
+    def _task(self, message: object, number: int, at_ns: int) -> Task:
+        try:
+            return Task(task_id=number, instruction=cast("_String", message).data.strip(), issued_ns=at_ns)
+        except MessageError as error:
+            raise RecordingError(f"{self._path}: {TASK}: {error}") from error
+
     def _joints(self, message: object, raw: Raw) -> Joints:
         try:
             return joints_of(cast("JointStateLike", message), self._names)
@@ -226,14 +248,30 @@ def _frame(use: _Use, number: int, at_ns: int, message: object) -> Frame:
     return CompressedFrame(camera=use.which, frame_id=number, exposure_ns=at_ns, width=width, height=height, jpeg=jpeg)
 
 
-def _command(number: int, at_ns: int, commanded: dict[str, Joints]) -> JointCommand:
+def _stamp_ns(message: object) -> int:
+    stamp = cast("_Stamped", message).header.stamp
+    return stamp.sec * NS_PER_S + stamp.nanosec
+
+
+def _provenance(message: object) -> Provenance:
+    """What our own nodes say of a command in its ``frame_id``."""
+    text = cast("_Stamped", message).header.frame_id
+    tags = dict(parse_qsl(text)) if len(text) <= MAX_TAGS else {}
+    known = {name: tags[name] for name in Provenance.__struct_fields__ if name in tags}
+    try:
+        return msgspec.convert(known, Provenance, strict=False)
+    except msgspec.ValidationError:
+        return Provenance(source=Source.UNKNOWN)
+
+
+def _command(number: int, at_ns: int, commanded: dict[str, Joints], who: Provenance) -> JointCommand:
     left, right = (commanded[arm] for arm in ARMS)
     return JointCommand(
         command_id=number,
         commanded_ns=at_ns,
         position_rad=np.concatenate([left.position_rad, right.position_rad]),
         gripper_width_m=np.array([left.gripper_width_m, right.gripper_width_m]),
-        provenance=Provenance(source=Source.UNKNOWN),
+        provenance=who,
         intent_age_s=-1.0,
         limited_joints=0,
     )

@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from syvla.convert.found import Reading, episodes_of, expanded
 from syvla.convert.journal import Journal, Plan, unique
-from syvla.convert.making import Writer
+from syvla.convert.making import WriteError, Writer, writing
 from syvla.convert.rows import Episode, Grid
 from syvla.digest import text_sha256
 from syvla.errors import RecordingError, SyvlaError
@@ -29,19 +29,19 @@ class Writing(NamedTuple):
     run: str = ""  # the configuration that a recording carries whose source has none
 
 
-def convert(sources: Sequence[Path], out: Path, reading: Reading, writing: Writing, console: Console) -> int:
+def convert(sources: Sequence[Path], out: Path, reading: Reading, wanted: Writing, console: Console) -> int:
     """Convert ``sources`` into the folder ``out``; the exit status: 0, or 2 if an episode was refused.
 
     Raises:
         SyvlaError: A source is nothing known, or ``out`` is taken; nothing was made then.
     """
-    episodes, refused = _opened(sources, reading, writing, console)
+    episodes, refused = _opened(sources, reading, wanted, console)
     if not episodes:
         return 2
     names = unique([each.facts.name for each in episodes])
-    grid = writing.grid._replace(fps=_rate(episodes, writing))
-    journal = Journal(out, Plan(_settings(reading, writing, grid), [each.origin for each in episodes]))
-    writer = _writer(journal, writing, grid.fps)
+    grid = wanted.grid._replace(fps=_rate(episodes, wanted))
+    journal = Journal(out, Plan(_settings(reading, wanted, grid), [each.origin for each in episodes]))
+    writer = _writer(journal, wanted, grid.fps)
     done = {made.origin for made in journal.made()}
     count = len(done)
     if done:
@@ -54,6 +54,8 @@ def convert(sources: Sequence[Path], out: Path, reading: Reading, writing: Writi
             progress.update(bar, what=name, counted=0)
             try:
                 made = writer.write(count, name, episode, grid, _ticker(progress, bar))
+            except WriteError as error:
+                raise WriteError(f"{error}; what is done stays, and the same command goes on with it") from error
             except SyvlaError as error:
                 refused += 1
                 _say(progress.console, f"refused: {error}")
@@ -67,18 +69,19 @@ def convert(sources: Sequence[Path], out: Path, reading: Reading, writing: Writi
     if count == 0:
         journal.discard()
         return 2
-    writer.finish(journal.made)
-    journal.finish()
+    with writing(journal.folder):
+        writer.finish(journal.made)
+        journal.finish()
     _say(console, f"{count} of {len(episodes)} episodes in {out}, read back and the same")
     return 2 if refused else 0
 
 
-def _opened(sources: Sequence[Path], reading: Reading, writing: Writing, console: Console) -> tuple[list["_Told"], int]:
+def _opened(sources: Sequence[Path], reading: Reading, wanted: Writing, console: Console) -> tuple[list["_Told"], int]:
     """The episodes of all sources, and how many sources were refused."""
     episodes, refused = [], 0
     for source in (each for path in sources for each in expanded(path, reading)):
         try:
-            found = [_Told(each, writing.outcome) for each in episodes_of(source, reading, writing.to)]
+            found = [_Told(each, wanted.outcome) for each in episodes_of(source, reading, wanted.to)]
         except RecordingError as error:
             refused += 1
             _say(console, f"refused: {error}")
@@ -97,22 +100,22 @@ class _Told:
         self.messages = episode.messages
 
 
-def _rate(episodes: Sequence[Episode], writing: Writing) -> int:
+def _rate(episodes: Sequence[Episode], wanted: Writing) -> int:
     """The rate of the rows: the one asked for, which must be that of sources that have rows already."""
     own = {episode.facts.fps: episode.origin for episode in episodes if episode.facts.fps is not None}
-    rate = writing.fps or next(iter(own), writing.grid.fps)
+    rate = wanted.fps or next(iter(own), wanted.grid.fps)
     for fps, origin in own.items():
         if fps != rate:
             raise RecordingError(f"{origin}: has {fps} rows a second, not {rate}; rows are not resampled")
     return rate
 
 
-def _writer(journal: Journal, writing: Writing, fps: int) -> Writer:
-    if writing.to == "mcap":
+def _writer(journal: Journal, wanted: Writing, fps: int) -> Writer:
+    if wanted.to == "mcap":
         from syvla.convert.ours import McapWriter
 
-        return McapWriter(journal.folder, writing.jpeg_quality, writing.run)
-    if writing.to == "lerobot":
+        return McapWriter(journal.folder, wanted.jpeg_quality, wanted.run)
+    if wanted.to == "lerobot":
         check_convert("pyarrow", "av")
         from syvla.convert.lerobot_write import LeRobotWriter
 
@@ -120,24 +123,24 @@ def _writer(journal: Journal, writing: Writing, fps: int) -> Writer:
     check_convert("h5py")
     from syvla.convert.aloha_write import AlohaWriter
 
-    return AlohaWriter(journal.folder, writing.jpeg_quality)
+    return AlohaWriter(journal.folder, wanted.jpeg_quality)
 
 
-def _settings(reading: Reading, writing: Writing, grid: Grid) -> dict[str, str]:
+def _settings(reading: Reading, wanted: Writing, grid: Grid) -> dict[str, str]:
     cameras: Mapping[str, str] = reading.cameras or {}
     return {
-        "to": writing.to,
+        "to": wanted.to,
         "from": reading.format or "auto",
         "fps": str(grid.fps),
         "max-age": str(grid.max_age_s),
         "instruction": grid.instruction,
-        "outcome": writing.outcome,
-        "jpeg": str(writing.jpeg_quality),
+        "outcome": wanted.outcome,
+        "jpeg": str(wanted.jpeg_quality),
         "camera": " ".join(f"{ours}={theirs}" for ours, theirs in cameras.items()),
         "profile": reading.profile,
         "gripper-unit": str(reading.gripper_unit_m),
         "swapped-colours": str(reading.swapped),
-        "rig": text_sha256(writing.run) if writing.run else "",
+        "rig": text_sha256(wanted.run) if wanted.run else "",
     }
 
 

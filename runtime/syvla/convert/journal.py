@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import msgspec
 
-from syvla.convert.making import PART, Made
+from syvla.convert.making import PART, Made, writing
 from syvla.errors import RecordingError
 from syvla.recording.mcap_log import PARTIAL
 from syvla.recording.mcap_walk import open_regular
@@ -44,11 +44,9 @@ class Journal:
         if os.path.lexists(self.folder):
             self._take_up(plan)
         else:
-            try:
+            with writing(self.folder):
                 self.folder.mkdir(parents=True)
-                self._append(msgspec.json.encode(plan))
-            except OSError as error:
-                raise RecordingError(f"{self.folder}: {error.strerror}") from error
+            self._append(msgspec.json.encode(plan))
 
     def made(self) -> Iterator[Made]:
         """The episodes that are whole, in their order."""
@@ -103,7 +101,7 @@ class Journal:
             raise RecordingError(f"{self._path}: is not as it was written: {error}") from error
 
     def _append(self, line: bytes) -> None:
-        with self._path.open("ab") as file:
+        with writing(self._path), self._path.open("ab") as file:
             file.write(line + b"\n")
             file.flush()
             os.fsync(file.fileno())

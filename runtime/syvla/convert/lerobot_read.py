@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import av
 import msgspec
 import numpy as np
 import pyarrow as pa
@@ -14,21 +13,20 @@ import pyarrow.parquet as pq
 from syvla.clock import NS_PER_S
 from syvla.convert import lerobot_layout as layout
 from syvla.convert.files import camera_names, identity, read_file, safe_name
+from syvla.convert.lerobot_video import video_frames
 from syvla.convert.pictures import jpeg_or_pixels
-from syvla.convert.rows import COLUMNS, FIRST_NS, Facts, Frame, Grid, Row, Stamped, in_metres, messages_of, pixels
+from syvla.convert.rows import COLUMNS, FIRST_NS, Facts, Frame, Grid, Row, Stamped, in_metres, messages_of
 from syvla.errors import RecordingError
-from syvla.message import Array, UInt8
+from syvla.message import Array
 from syvla.messages import CameraFrame
 from syvla.recording.mcap_walk import open_regular
 
 MAX_META_BYTES = 64 * 2**20
 MAX_SIDES = (2160, 3840)
 MAX_TASK = 1024  # characters, as of a Task
-CODECS = ("h264", "hevc", "av1", "vp9", "mpeg4")
 _BATCH = 64
 _PROVOKED = (pa.ArrowException, OSError, ValueError, KeyError, OverflowError)
 _ZEROS = np.zeros(len(COLUMNS))
-_LOSS = 24.0  # mean difference of pixels that a lossy video may make, of 255
 
 
 class Place(NamedTuple):
@@ -214,59 +212,6 @@ def data_rows(
             count += 1
     if count != length:
         raise RecordingError(f"{where}: it has {count} rows, not {length}")
-
-
-def video_frames(path: Path, from_s: float, fps: int, shape: Sequence[int]) -> Iterator[UInt8]:
-    """The frames (H, W, 3) of a video from ``from_s`` on, each at its due time to half a period."""
-    with open_regular(path) as file:
-        try:
-            with av.open(file, "r", format="mp4") as container:
-                stream = container.streams.video[0]
-                _check_stream(stream, shape, path)
-                if from_s > 0.0:
-                    container.seek(max(0, round((from_s - 1.0 / fps) / stream.time_base)), stream=stream)
-                count = 0
-                for frame in container.decode(stream):
-                    late_s = float(frame.pts * stream.time_base) - (from_s + count / fps)
-                    if late_s < -0.5 / fps:
-                        continue
-                    if late_s > 0.5 / fps:
-                        raise RecordingError(f"{path}: the frame at {from_s + count / fps:.3f} s is missing")
-                    if (frame.height, frame.width) != tuple(shape[:2]):
-                        raise RecordingError(
-                            f"{path}: a frame is {frame.width}x{frame.height}, not {shape[1]}x{shape[0]}"
-                        )
-                    yield frame.to_ndarray(format="rgb24")
-                    count += 1
-        except (av.FFmpegError, IndexError, ValueError, TypeError) as error:
-            raise RecordingError(f"{path}: it cannot be read as a video: {error}") from error
-
-
-def check_video(path: Path, count: int, shape: tuple[int, int], first: Frame, last: Frame) -> None:
-    """RecordingError if the video at ``path`` does not have ``count`` frames, or others first and last."""
-    try:
-        with av.open(str(path), "r", format="mp4") as container:
-            stream = container.streams.video[0]
-            _check_stream(stream, shape, path)
-            packets = sum(packet.size > 0 for packet in container.demux(stream))
-            if packets != count:
-                raise RecordingError(f"{path}: was read back with {packets} frames instead of {count}")
-            for which, frame, at in (("first", first, 0), ("last", last, count - 1)):
-                container.seek(round(at / float(stream.average_rate) / stream.time_base), stream=stream)
-                decoded = container.decode(stream)
-                *_, shown = decoded if at else (next(decoded),)
-                difference = np.abs(shown.to_ndarray(format="rgb24").astype(np.int16) - pixels(frame)).mean()
-                if difference > _LOSS:
-                    raise RecordingError(f"{path}: was read back with another {which} frame")
-    except (av.FFmpegError, IndexError) as error:
-        raise RecordingError(f"{path}: it cannot be read back: {error}") from error
-
-
-def _check_stream(stream: Any, shape: Sequence[int], path: Path) -> None:
-    if stream.codec_context.name not in (*CODECS, "libdav1d", "libaom-av1"):
-        raise RecordingError(f"{path}: its codec is {stream.codec_context.name}; there are {', '.join(CODECS)}")
-    if (stream.height, stream.width) != tuple(shape[:2]):
-        raise RecordingError(f"{path}: it is {stream.width}x{stream.height}, not {shape[1]}x{shape[0]}")
 
 
 # ---------------------------------------------------------------- Parquet

@@ -7,7 +7,6 @@ reader of the format finds it by the same tables.
 import functools
 import json
 from collections.abc import Callable, Iterator, Sequence
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +17,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from syvla.convert import lerobot_layout as layout
-from syvla.convert.lerobot_read import LeRobotDataset, check_video, data_rows
-from syvla.convert.making import Made, Watched, check_same, whole_files
-from syvla.convert.rows import COLUMNS, Episode, Frame, Grid, Row, pixels, size
-from syvla.convert.statistics import Numbers, Pixels, Stats, combined
+from syvla.convert.lerobot_read import LeRobotDataset, data_rows
+from syvla.convert.lerobot_video import Film, check_video
+from syvla.convert.making import Made, Watched, WriteError, check_same, whole_files, writing
+from syvla.convert.rows import COLUMNS, Episode, Grid, Row
+from syvla.convert.statistics import Numbers, Stats, combined
 from syvla.errors import RecordingError
-from syvla.message import UInt8
 
 ROBOT_TYPE = "cobot_magic"
 GROUP_ROWS = 4096  # of a row group, so that a long episode takes no more memory than a short one
-ENCODER = {"crf": "18", "preset": "veryfast", "g": "2", "bf": "0"}  # every second frame can be sought, as LeRobot's own
 _VECTOR = pa.list_(pa.float32(), len(COLUMNS))
 _SCHEMA = pa.schema(
     [(name, _VECTOR) for name in (layout.ACTION, layout.STATE, layout.VELOCITY, layout.EFFORT)]
@@ -58,18 +56,19 @@ class LeRobotWriter:
         watched = Watched(episode.rows(grid), tick)
         with whole_files(data, *videos.values()) as (data_part, *video_parts):
             table = _Table(number, self._rows, dict(self._tasks), self._fps, facts.outcome == "success")
-            films = {camera: _Film(part, self._fps) for camera, part in zip(videos, video_parts, strict=True)}
-            with pq.ParquetWriter(data_part, _SCHEMA, compression="snappy") as file:
-                try:
-                    for row in watched:
-                        for camera, film in films.items():
-                            film.add(row.frames[camera])
-                        table.add(row, file)
-                    ends = watched.ends(str(data))
-                    table.finish(file)
-                finally:
-                    for film in films.values():
-                        film.close()
+            with writing(data, av.FFmpegError, pa.ArrowException):
+                films = {camera: Film(part, self._fps) for camera, part in zip(videos, video_parts, strict=True)}
+                with pq.ParquetWriter(data_part, _SCHEMA, compression="snappy") as file:
+                    try:
+                        for row in watched:
+                            for camera, film in films.items():
+                                film.add(row.frames[camera])
+                            table.add(row, file)
+                        ends = watched.ends(str(data))
+                        table.finish(file)
+                    finally:
+                        for film in films.values():
+                            film.close()
             sizes = {camera: film.size for camera, film in films.items()}
             if self._sizes is not None and sizes != self._sizes:
                 raise RecordingError(
@@ -120,7 +119,7 @@ class LeRobotWriter:
         (self._folder / layout.INFO).write_text(json.dumps(info, indent=4) + "\n")
         found = LeRobotDataset(self._folder).episodes
         if sum(each.length for each in found) != self._rows or len(found) != len(episodes):
-            raise RecordingError(f"{self._folder}: was read back with {len(found)} episodes instead of {len(episodes)}")
+            raise WriteError(f"{self._folder}: was read back with {len(found)} episodes instead of {len(episodes)}")
 
     def _count(self, made: Made) -> None:
         for task in made.tasks:
@@ -230,44 +229,6 @@ class _Table:
         file.write_table(pa.table(self._columns, schema=_SCHEMA))
         for column in self._columns.values():
             column.clear()
-
-
-class _Film:
-    """One camera's video, a frame at each row."""
-
-    def __init__(self, path: Path, fps: int) -> None:
-        self._container = av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"})
-        self._stream = self._container.add_stream("libx264", rate=fps, options=ENCODER)
-        self._stream.pix_fmt = "yuv420p"
-        self._fps = fps
-        self._frames = 0
-        self._shown: tuple[Frame, UInt8] | None = None
-        self._path = path
-        self.size = (0, 0)
-        self.pixels = Pixels()
-
-    def add(self, frame: Frame) -> None:
-        if not self._frames:
-            self.size = size(frame)
-            self._stream.height, self._stream.width = self.size
-            if self.size[0] % 2 or self.size[1] % 2:
-                raise RecordingError(f"{self._path}: images of {_told({'': self.size})} are not even, as video must be")
-        elif size(frame) != self.size:
-            raise RecordingError(f"{self._path}: the images change their size to {_told({'': size(frame)})}")
-        if self._shown is None or self._shown[0] is not frame:
-            self._shown = frame, pixels(frame)
-        rgb = self._shown[1]
-        if self.pixels.wants():
-            self.pixels.add(rgb)
-        picture = av.VideoFrame.from_ndarray(rgb, "rgb24")
-        picture.pts, picture.time_base = self._frames, Fraction(1, self._fps)
-        self._container.mux(self._stream.encode(picture))
-        self._frames += 1
-
-    def close(self) -> None:
-        if self._frames:
-            self._container.mux(self._stream.encode())
-        self._container.close()
 
 
 def _told(sizes: dict[str, tuple[int, int]]) -> str:

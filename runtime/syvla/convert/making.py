@@ -16,6 +16,20 @@ from syvla.message import Array
 PART = ".part"
 
 
+class WriteError(RecordingError):
+    """The data set cannot be written: unlike a bad episode, this ends the conversion, which can go on later."""
+
+
+@contextlib.contextmanager
+def writing(path: Path, *errors: type[Exception]) -> Iterator[None]:
+    """Inside, an OSError or one of ``errors`` becomes a WriteError."""
+    expected: tuple[type[Exception], ...] = (OSError, *errors)
+    try:
+        yield
+    except expected as error:
+        raise WriteError(f"{path}: cannot be written: {error}") from error
+
+
 class Made(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One episode that is whole and was read back: a line of the journal."""
 
@@ -48,7 +62,8 @@ def whole_files(*finals: Path) -> Iterator[list[Path]]:
     """Names to write to; what stands there becomes ``finals`` if nothing was raised, else it is removed."""
     parts = [final.with_name(final.name + PART) for final in finals]
     for final in finals:
-        final.parent.mkdir(parents=True, exist_ok=True)
+        with writing(final):
+            final.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield parts
     except BaseException:
@@ -56,7 +71,8 @@ def whole_files(*finals: Path) -> Iterator[list[Path]]:
             part.unlink(missing_ok=True)
         raise
     for part, final in zip(parts, finals, strict=True):
-        part.replace(final)
+        with writing(final):
+            part.replace(final)
 
 
 class Ends(NamedTuple):
@@ -96,7 +112,7 @@ VECTORS = ("state", "velocity", "effort", "action")
 
 
 def check_same(path: Path, written: Ends, read: Ends) -> None:
-    """RecordingError if what was read back is not what was written, to float32."""
+    """WriteError if what was read back is not what was written, to float32."""
     if read.length != written.length:
         raise _different(path, f"{read.length} rows instead of {written.length}")
     for which in ("first", "last"):
@@ -113,5 +129,5 @@ def same_numbers(ours: Array, theirs: Array) -> bool:
     return np.array_equal(np.asarray(ours, np.float32), np.asarray(theirs, np.float32))
 
 
-def _different(path: Path, what: str) -> RecordingError:
-    return RecordingError(f"{path}: was read back with {what}")
+def _different(path: Path, what: str) -> WriteError:
+    return WriteError(f"{path}: was read back with {what}")

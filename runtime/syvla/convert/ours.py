@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from syvla.clock import NS_PER_S
 from syvla.convert.files import identity, safe_name
-from syvla.convert.making import Made
+from syvla.convert.making import Made, WriteError, writing
 from syvla.convert.rows import Episode, Facts, Frame, Grid, Row, Stamped, aligned, jpeg, pixels
 from syvla.errors import RecordingError
 from syvla.message import Message
@@ -117,7 +117,8 @@ class McapWriter:
             "converted_from": episode.origin,
             "images": f"jpeg {self._quality}" if self._quality else "raw",
         }
-        log = McapLog(path, metadata, {CONFIG_ATTACHMENT: run} if run else None)
+        with writing(path, RecordingError):
+            log = McapLog(path, metadata, {CONFIG_ATTACHMENT: run} if run else None)
         seen: dict[str, _Seen] = {}
         last_ns = 0
 
@@ -126,7 +127,8 @@ class McapWriter:
             data = b"".join(frames)
             before = seen.get(topic)
             count = before.messages if before else 0
-            log.write(Header(topic, 0, count, at_ns, 0), type(message), frames, at_ns)
+            with writing(path, RecordingError):
+                log.write(Header(topic, 0, count, at_ns, 0), type(message), frames, at_ns)
             seen[topic] = _Seen(count + 1, before.first if before else data, data)
 
         try:
@@ -144,7 +146,10 @@ class McapWriter:
                 raise RecordingError(f"{episode.origin}: there is nothing in it")
             if facts.outcome in ("success", "failure"):
                 put("episode", last_ns, EpisodeControl(action=facts.outcome, name=name, issued_ns=last_ns))  # type: ignore[arg-type]
-            log.close({"outcome": facts.outcome or UNKNOWN, "messages": str(log.messages), "ended_ns": str(last_ns)})
+            with writing(path, RecordingError):
+                log.close(
+                    {"outcome": facts.outcome or UNKNOWN, "messages": str(log.messages), "ended_ns": str(last_ns)}
+                )
             _check(path, seen)
         except BaseException:
             for half in (path, log.path):
@@ -160,7 +165,7 @@ class McapWriter:
 
 
 def _check(path: Path, written: dict[str, _Seen]) -> None:
-    """RecordingError if other messages are read back than were written. An image is looked at first and last."""
+    """WriteError if other messages are read back than were written. An image is looked at first and last."""
     recording = Recording(path)
     read: dict[str, _Seen] = {}
     last: dict[str, Frame] = {}
@@ -182,4 +187,4 @@ def _check(path: Path, written: dict[str, _Seen]) -> None:
         pixels(frame)
     if recording.ends_early or read != written:
         topic = next((t for t in written if read.get(t) != written[t]), "")
-        raise RecordingError(f"{path}: was read back with other messages of {topic}")
+        raise WriteError(f"{path}: was read back with other messages of {topic}")

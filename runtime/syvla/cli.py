@@ -558,7 +558,7 @@ def convert(
     fps: int | None = None,
     max_age: float = 0.25,
     instruction: str = "",
-    outcome: Literal["", "success", "failure"] = "",
+    outcome: Literal["success", "failure"] | None = None,
     jpeg: int = 90,
     camera: Tasks = (),
     profile: str = "piper_ros2",
@@ -611,7 +611,7 @@ def convert(
         swapped=swapped_colours,
     )
     grid = Grid(max_age_s=max_age, instruction=instruction)
-    writing = Writing(to, grid, fps, outcome, jpeg, "" if rig is None else _configuration(rig))
+    writing = Writing(to, grid, fps, outcome or "", jpeg, "" if rig is None else _configuration(rig))
     return run(paths[:-1], paths[-1], reading, writing, Console())
 
 

@@ -210,10 +210,10 @@ print(status, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 @pytest.mark.parametrize("to", ["lerobot", "aloha"])
 def test_a_long_episode_takes_no_more_memory_than_a_short_one(tmp_path: Path, to: Target) -> None:
-    """Ten times as long, there and back: within 16 MB, where the pixels alone would be 50 MB more."""
+    """Eight times as long, there and back: within 24 MB, where the pixels alone are 240 MB more."""
     peaks: dict[str, list[int]] = {"there": [], "back": []}
-    for name, duration_s in (("short", 5.0), ("long", 50.0)):
-        record(tmp_path / f"{name}.mcap", duration_s, cameras=["cam_high"], size=(96, 128))
+    for name, duration_s in (("short", 5.0), ("long", 40.0)):
+        record(tmp_path / f"{name}.mcap", duration_s, cameras=["cam_high"], size=(240, 320))
         ways = (("there", f"{name}.mcap", f"{name}-{to}", to), ("back", f"{name}-{to}", f"{name}-back", "mcap"))
         for way, *arguments in ways:
             done = subprocess.run(
@@ -224,4 +224,4 @@ def test_a_long_episode_takes_no_more_memory_than_a_short_one(tmp_path: Path, to
             assert status == "0", done.stdout
             peaks[way].append(int(peak_kb))
     for way, (short_kb, long_kb) in peaks.items():
-        assert long_kb - short_kb < 16_000, (way, short_kb, long_kb)
+        assert long_kb - short_kb < 24_000, (way, short_kb, long_kb)

@@ -114,7 +114,7 @@ class _Rows:
             else:
                 images[self._count] = data
         self._lengths.append(lengths)
-        self._block.append(row)
+        self._block.append(row._replace(frames={}))  # which are written already
         self._count += 1
         if len(self._block) == BLOCK_ROWS:
             self.finish()

@@ -1,5 +1,6 @@
 """The videos of a LeRobotDataset: written one frame a row, read within bounds, each frame at its due time."""
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -107,7 +108,7 @@ def check_video(path: Path, count: int, shape: tuple[int, int], first: Frame, la
             for which, frame, at in (("first", first, 0), ("last", last, count - 1)):
                 container.seek(round(at / float(stream.average_rate) / stream.time_base), stream=stream)
                 decoded = container.decode(stream)
-                *_, shown = decoded if at else (next(decoded),)
+                (shown,) = deque(decoded, maxlen=1) if at else (next(decoded),)
                 difference = np.abs(shown.to_ndarray(format="rgb24").astype(np.int16) - pixels(frame)).mean()
                 if difference > _LOSS:
                     raise WriteError(f"{path}: was read back with another {which} frame")

@@ -27,11 +27,14 @@ from syvla.errors import RecordingError
 ROBOT_TYPE = "cobot_magic"
 GROUP_ROWS = 4096  # of a row group, so that a long episode takes no more memory than a short one
 _VECTOR = pa.list_(pa.float32(), len(COLUMNS))
+_ROW = np.dtype(
+    [(name, "f4", (len(COLUMNS),)) for name in (layout.ACTION, layout.STATE, layout.VELOCITY, layout.EFFORT)]
+    + [(name, "?") for name in (layout.INTERVENTION, layout.DONE, layout.SUCCESS)]
+    + [("timestamp", "f4")]
+    + [(name, "i8") for name in ("frame_index", "episode_index", "index", "task_index")]
+)
 _SCHEMA = pa.schema(
-    [(name, _VECTOR) for name in (layout.ACTION, layout.STATE, layout.VELOCITY, layout.EFFORT)]
-    + [(name, pa.bool_()) for name in (layout.INTERVENTION, layout.DONE, layout.SUCCESS)]
-    + [("timestamp", pa.float32())]
-    + [(name, pa.int64()) for name in ("frame_index", "episode_index", "index", "task_index")]
+    [(name, _VECTOR if _ROW[name].subdtype else pa.from_numpy_dtype(_ROW[name])) for name in _ROW.names or ()]
 )
 
 
@@ -176,12 +179,11 @@ class _Table:
 
     def __init__(self, episode: int, begin: int, tasks: dict[str, int], fps: int, success: bool) -> None:
         self._episode, self._begin, self._fps, self._success = episode, begin, fps, success
-        self._columns: dict[str, list[Any]] = {name: [] for name in _SCHEMA.names}
+        self._group = np.empty(GROUP_ROWS, _ROW)  # made at once: many small arrays would tear the heap to pieces
+        self._grouped = 0
         self._count = 0
         self._used: dict[str, None] = {}
-        self._stats = {
-            name: Numbers(len(COLUMNS) if _SCHEMA.field(name).type == _VECTOR else 1) for name in _SCHEMA.names
-        }
+        self._stats = {name: Numbers(len(COLUMNS) if name in layout.VECTORS else 1) for name in _SCHEMA.names}
         self.tasks = tasks
 
     @property
@@ -190,16 +192,17 @@ class _Table:
         return tuple(self._used)
 
     def add(self, row: Row, file: pq.ParquetWriter) -> None:
+        """The next row, of which nobody knows yet whether it is the last."""
         if self._count:
             self._end_row(False)
-        if len(self._columns["index"]) >= GROUP_ROWS:
+        if self._grouped == GROUP_ROWS:
             self._flush(file)
         self._used[row.instruction] = None
         values = {
-            layout.ACTION: row.action.astype(np.float32),
-            layout.STATE: row.state.astype(np.float32),
-            layout.VELOCITY: row.velocity.astype(np.float32),
-            layout.EFFORT: row.effort.astype(np.float32),
+            layout.ACTION: row.action,
+            layout.STATE: row.state,
+            layout.VELOCITY: row.velocity,
+            layout.EFFORT: row.effort,
             layout.INTERVENTION: row.intervention,
             "timestamp": self._count / self._fps,
             "frame_index": self._count,
@@ -207,14 +210,17 @@ class _Table:
             "index": self._begin + self._count,
             "task_index": self.tasks.setdefault(row.instruction, len(self.tasks)),
         }
+        self._grouped += 1
         self._keep(values)
         self._count += 1
 
     def finish(self, file: pq.ParquetWriter) -> None:
+        """There are no more rows."""
         self._end_row(True)
         self._flush(file)
 
     def stats(self) -> dict[str, Stats]:
+        """Those of the numbers."""
         return {name: numbers.result() for name, numbers in self._stats.items()}
 
     def _end_row(self, done: bool) -> None:
@@ -222,13 +228,18 @@ class _Table:
 
     def _keep(self, values: dict[str, Any]) -> None:
         for name, value in values.items():
-            self._columns[name].append(value)
-            self._stats[name].add(np.asarray(value))
+            self._group[name][self._grouped - 1] = value
+            self._stats[name].add(self._group[name][self._grouped - 1])
 
     def _flush(self, file: pq.ParquetWriter) -> None:
-        file.write_table(pa.table(self._columns, schema=_SCHEMA))
-        for column in self._columns.values():
-            column.clear()
+        columns = []
+        for name in _SCHEMA.names:
+            values = np.ascontiguousarray(self._group[name][: self._grouped])
+            column = pa.array(values.ravel())
+            vector = name in layout.VECTORS
+            columns.append(pa.FixedSizeListArray.from_arrays(column, len(COLUMNS)) if vector else column)
+        file.write_table(pa.table(columns, schema=_SCHEMA))
+        self._grouped = 0
 
 
 def _told(sizes: dict[str, tuple[int, int]]) -> str:

@@ -27,6 +27,7 @@ from syvla.recording.mcap_read import Recording
 from syvla.transport.codec import encode_body
 
 CONFIG_ATTACHMENT = "run.json"
+CHUNK_BYTES = 2**20  # nothing is lost with this process, so chunks may be large; each costs memory for the index
 UNKNOWN = "unknown"  # the outcome of an episode of which nobody says how it ended
 _LOOK_S = 5.0  # a camera that has not begun by then is none of the episode's
 _TAKEN = ("task", "command", "arm/left", "arm/right", *(f"camera/{camera}" for camera in CAMERAS))
@@ -118,7 +119,7 @@ class McapWriter:
             "images": f"jpeg {self._quality}" if self._quality else "raw",
         }
         with writing(path, RecordingError):
-            log = McapLog(path, metadata, {CONFIG_ATTACHMENT: run} if run else None)
+            log = McapLog(path, metadata, {CONFIG_ATTACHMENT: run} if run else None, CHUNK_BYTES, NS_PER_S)
         seen: dict[str, _Seen] = {}
         last_ns = 0
 

@@ -27,16 +27,19 @@ class Numbers:
         self._squares = np.zeros(width)  # of differences from the mean
         self._least = np.full(width, np.inf)
         self._most = np.full(width, -np.inf)
-        self._kept: list[Float64] = []
+        self._kept = np.empty((_MOST_KEPT, width))  # made at once: many small arrays would tear the heap to pieces
+        self._rows_kept = 0
         self._stride = 1
 
     def add(self, values: Array) -> None:
         """One row."""
         row = np.asarray(values, np.float64).reshape(-1)
         if self._count % self._stride == 0:
-            self._kept.append(row)
-            if len(self._kept) == _MOST_KEPT:
-                self._kept = self._kept[::2]
+            self._kept[self._rows_kept] = row
+            self._rows_kept += 1
+            if self._rows_kept == _MOST_KEPT:
+                self._rows_kept //= 2
+                self._kept[: self._rows_kept] = self._kept[::2].copy()
                 self._stride *= 2
         self._count += 1
         difference = row - self._mean
@@ -47,7 +50,7 @@ class Numbers:
 
     def result(self) -> Stats:
         """What was found."""
-        quantiles = np.quantile(np.array(self._kept), list(QUANTILES.values()), axis=0)
+        quantiles = np.quantile(self._kept[: self._rows_kept], list(QUANTILES.values()), axis=0)
         return {
             "min": self._least.tolist(),
             "max": self._most.tolist(),

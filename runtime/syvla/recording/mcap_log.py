@@ -76,7 +76,7 @@ class McapLog:
         path: What the file is called in the end; its name must be safe (see ``checked_name``).
         metadata: Facts about the run, written first under ``run``.
         attachments: Texts by name (the configuration), written next.
-        chunk_bytes: A chunk is flushed when it is this large, or ``FLUSH_NS`` old.
+        chunk_bytes: A chunk is flushed when it is this large, or ``flush_ns`` old.
 
     Raises:
         RecordingError: The name is unsafe or taken, or the file cannot be written.
@@ -88,6 +88,7 @@ class McapLog:
         metadata: Mapping[str, str],
         attachments: Mapping[str, str] | None = None,
         chunk_bytes: int = 262_144,
+        flush_ns: int = FLUSH_NS,
     ) -> None:
         if path.suffix != ".mcap":
             raise RecordingError(f"{path}: a recording's name ends in .mcap")
@@ -97,6 +98,7 @@ class McapLog:
         self.path = path.with_name(path.name + PARTIAL)
         self.messages = 0
         self._final = path
+        self._flush_ns = flush_ns
         self._channels: dict[str, tuple[int, type[Message]]] = {}
         self._schemas: dict[str, int] = {}
         self._oldest_ns: int | None = None
@@ -139,7 +141,7 @@ class McapLog:
             self.messages += 1
             if self._oldest_ns is None:
                 self._oldest_ns = log_time_ns
-            elif log_time_ns - self._oldest_ns >= FLUSH_NS:
+            elif log_time_ns - self._oldest_ns >= self._flush_ns:
                 self.flush()
         except OSError as error:
             raise self._failure(error) from error

@@ -118,6 +118,11 @@ def _replace(path: str, data: Any) -> Callable[[Any], None]:
     return change
 
 
+def _link_images(file: Any) -> None:
+    del file["observations/images/cam_high"]
+    file["observations/images/cam_high"] = h5py.ExternalLink("/etc/passwd", "/x")
+
+
 def _external(file: Any) -> None:
     del file["action"]
     file.create_dataset("action", (LENGTH, 14), "f8", external=[("/etc/passwd", 0, h5py.h5f.UNLIMITED)])
@@ -183,9 +188,10 @@ def _not_finite(file: Any) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (_replace("action", h5py.ExternalLink("/etc/passwd", "/x")), "action is a link to elsewhere"),
-        (_replace("action", h5py.SoftLink("/observations/qpos")), "action is a link to elsewhere"),
-        (_replace("observations", h5py.ExternalLink("/etc/passwd", "/x")), "observations is a link to elsewhere"),
+        (_replace("action", h5py.ExternalLink("/etc/passwd", "/x")), "action of action is a link to elsewhere"),
+        (_replace("action", h5py.SoftLink("/observations/qpos")), "action of action is a link to elsewhere"),
+        (_replace("observations", h5py.ExternalLink("/etc/passwd", "/x")), "observations of observations/qpos is a link to elsewhere"),
+        (_link_images, "cam_high of observations/images/cam_high is a link to elsewhere"),
         (_external, "action has its data in another file"),
         (_virtual, "action has its data in another file"),
         (_objects, "action must be an array of numbers"),

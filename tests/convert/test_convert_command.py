@@ -8,13 +8,13 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.convert.made import record, run
+from tests.convert.made import assert_same_rows, record, run
 
 from syvla.convert.command import Target
 from syvla.convert.journal import NAME, unique
 from syvla.convert.lerobot_read import LeRobotDataset
 from syvla.convert.making import Made
-from syvla.convert.ours import McapWriter
+from syvla.convert.ours import McapEpisode, McapWriter
 from syvla.convert.rows import Grid
 from syvla.errors import RecordingError
 
@@ -189,6 +189,41 @@ def test_a_bad_episode_is_refused_and_the_others_are_converted(tmp_path: Path) -
     assert [name for name, _, _ in found.extra.episodes] == ["a", "d"] if found.extra else False
     assert not list((tmp_path / "out").rglob("*.part*")) + list((tmp_path / "out").rglob("*.jsonl"))
     assert len(list((tmp_path / "out/videos").rglob("*.mp4"))) == 6
+
+
+@pytest.mark.parametrize("to", ["lerobot", "aloha"])
+def test_without_cameras_there_and_back(tmp_path: Path, to: Target) -> None:
+    source = record(tmp_path / "one.mcap", 1.0, cameras=[])
+    assert run([source, source], tmp_path / "out", to)[0] == 0
+    assert run([tmp_path / "out"], tmp_path / "back", "mcap")[0] == 0
+    back = McapEpisode(tmp_path / "back/one.mcap")
+    assert assert_same_rows(McapEpisode(source), back, Grid(), 0.0) == 30
+    assert [path.name for path in (tmp_path / "back").iterdir()] == ["one.mcap"]
+
+
+def test_a_folder_of_data_sets_and_bags_is_looked_into(tmp_path: Path) -> None:
+    run([record(tmp_path / "one.mcap", 1.0)], tmp_path / "all/set", "lerobot")
+    run([record(tmp_path / "two.mcap", 1.0)], tmp_path / "all/more", "lerobot")
+    assert run([tmp_path / "all"], tmp_path / "out", "mcap")[0] == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["one.mcap", "two.mcap"]
+
+
+def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
+    for name, head in (
+        ("a.hdf5", b""),
+        ("b.hdf5", b"\x89HDF\r\n\x1a\n"),
+        ("c.mcap", b"\x89MCAP0\r\n\x01" + b"\xff" * 8),
+    ):
+        path = tmp_path / name
+        path.write_bytes(head)
+        os.truncate(path, 2**36)
+        begun_s = time.monotonic()
+        status, said = run([path], tmp_path / "out", "lerobot") if head else (2, "refused: ")
+        if not head:
+            with pytest.raises(RecordingError, match="is nothing that can be converted"):
+                run([path], tmp_path / "out", "lerobot")
+        assert (status, said[:9], len(said.splitlines())) == (2, "refused: ", 1)
+        assert time.monotonic() - begun_s < 2.0
 
 
 def test_names_that_come_again_are_told_apart() -> None:

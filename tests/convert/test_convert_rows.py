@@ -77,6 +77,12 @@ def test_what_comes_late_is_put_where_it_belongs() -> None:
     assert len(rows) == 57  # the last image was exposed at 1.89 s
 
 
+def test_a_camera_that_begins_late_is_not_left_out_in_silence(tmp_path: Path) -> None:
+    path = record(tmp_path / "one.mcap", 7.0, hole_s=(0.0, 6.0))
+    with pytest.raises(RecordingError, match="camera/cam_high begins late"):
+        list(McapEpisode(path).rows(Grid()))
+
+
 def test_a_recording_without_an_end_is_refused(tmp_path: Path) -> None:
     whole = record(tmp_path / "whole.mcap").read_bytes()
     cut = tmp_path / "cut.mcap"

@@ -67,13 +67,15 @@ class AlohaEpisode:
             self._length = len(_dataset(file, layout.QPOS, path))
             if not 1 <= self._length <= MAX_ROWS:
                 raise RecordingError(f"{path}: it has {self._length} rows; there may be 1..{MAX_ROWS}")
-            self._vectors = [name for name in layout.VECTORS if name in (layout.QPOS, layout.ACTION) or name in file]
+            self._vectors = [
+                name for name in layout.VECTORS if name in (layout.QPOS, layout.ACTION) or _has(file, name, path)
+            ]
             for name in self._vectors:
                 self._check(_dataset(file, name, path), name, "f", (self._length, len(COLUMNS)))
-            self._led = layout.INTERVENTION in file
+            self._led = _has(file, layout.INTERVENTION, path)
             if self._led:
                 self._check(_dataset(file, layout.INTERVENTION, path), layout.INTERVENTION, "bu", (self._length,))
-            images = _group(file, layout.IMAGES, path) if layout.IMAGES in file else {}
+            images = _group(file, layout.IMAGES, path) if _has(file, layout.IMAGES, path) else {}
             if len(images) > MAX_CAMERAS:
                 raise RecordingError(f"{path}: it has {len(images)} cameras; at most {MAX_CAMERAS} are read")
             self._cameras = camera_names(list(images), cameras, str(path))
@@ -186,20 +188,22 @@ def _read(found: Any, begin: int, end: int, where: str) -> Any:
     return found[begin:end]
 
 
-def _linked(file: Any, path: str, where: Path) -> None:
-    """RecordingError if any part of ``path`` is a link out of the file, or to elsewhere in it."""
-    at = ""
+def _has(file: Any, path: str, where: Path) -> bool:
+    """Whether ``path`` is there; RecordingError if a part of it is a link to elsewhere, which is not followed."""
+    group = file
     for part in path.split("/"):
-        at = f"{at}/{part}".lstrip("/")
-        link = file.get(at, getlink=True)
+        link = group.get(part, getlink=True)
         if link is None:
-            raise RecordingError(f"{where}: it has no {path}")
+            return False
         if not isinstance(link, h5py.HardLink):
-            raise RecordingError(f"{where}: {at} is a link to elsewhere, which is not followed")
+            raise RecordingError(f"{where}: {part} of {path} is a link to elsewhere, which is not followed")
+        group = group[part]
+        if not isinstance(group, h5py.Group):
+            return path.endswith(part)
+    return True
 
 
 def _group(file: Any, path: str, where: Path) -> Any:
-    _linked(file, path, where)
     found = file[path]
     if not isinstance(found, h5py.Group):
         raise RecordingError(f"{where}: {path} must be a group")
@@ -208,7 +212,8 @@ def _group(file: Any, path: str, where: Path) -> Any:
 
 def _dataset(file: Any, path: str, where: Path) -> Any:
     """A dataset of plain numbers that lies in the file itself and needs no plug-in."""
-    _linked(file, path, where)
+    if not _has(file, path, where):
+        raise RecordingError(f"{where}: it has no {path}")
     found = file[path]
     if not isinstance(found, h5py.Dataset) or found.dtype.kind not in "biuf" or not found.shape:
         raise RecordingError(f"{where}: {path} must be an array of numbers")
@@ -245,7 +250,7 @@ def _text(file: Any, name: str, most: int, where: Path) -> str:
     if _scalar(file, name, "SO"):
         found = file.attrs[name]
         text = found.decode() if isinstance(found, bytes) else found
-    elif name in file:
+    elif _has(file, name, where):
         data = _dataset(file, name, where)
         if data.dtype != np.uint8 or data.ndim != 1 or len(data) > 4 * most:
             raise RecordingError(f"{where}: {name} must be a text of at most {most} characters")

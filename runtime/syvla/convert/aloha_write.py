@@ -90,7 +90,7 @@ class _Rows:
             file.create_dataset(path, (0, width), "f4", maxshape=(None, width), chunks=(BLOCK_ROWS, width))
         file.create_dataset(layout.BASE_ACTION, (0, 2), "f4", maxshape=(None, 2), chunks=(BLOCK_ROWS, 2))
         file.create_dataset(layout.INTERVENTION, (0,), "?", maxshape=(None,), chunks=(BLOCK_ROWS,))
-        if quality:
+        if quality and cameras:
             shape = (len(cameras), 0)
             file.create_dataset(layout.LENGTHS, shape, "i4", maxshape=(len(cameras), None), chunks=(1, BLOCK_ROWS))
 

@@ -161,7 +161,9 @@ class BagEpisode:
         for raw in self._raw():
             use = self._uses[raw.topic]
             if use.what in ("image", "jpeg") and raw.topic not in images:
-                continue
+                if use.which in self._cameras:  # the same images, in the form that is not read
+                    continue
+                raise RecordingError(f"{self._path}: {raw.topic} begins late; a camera must be there from the start")
             message = self._decoded(raw, use)
             own_ns = raw.log_ns if use.what == "task" else _stamp_ns(message) or raw.log_ns
             if shift_ns is None:

@@ -87,7 +87,7 @@ def _opened(sources: Sequence[Path], reading: Reading, wanted: Writing, console:
             _say(console, f"refused: {error}")
             continue
         episodes += found
-    return episodes, refused
+    return list({each.origin: each for each in episodes}.values()), refused
 
 
 class _Told:

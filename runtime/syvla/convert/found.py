@@ -13,11 +13,12 @@ from syvla.messages import CAMERAS
 from syvla.recording.mcap_walk import open_regular
 
 Format = Literal["mcap", "lerobot", "aloha", "ros2"]
+BAG = "metadata.yaml"
 ALOHA_ENDINGS = (".hdf5", ".h5")
 _MCAP, _HDF5, _SQLITE = b"\x89MCAP0\r\n", b"\x89HDF\r\n\x1a\n", b"SQLite format 3\x00"
 _KINDS = (
     "a recording of ours (.mcap), a LeRobotDataset v3 (a folder with meta/info.json), an ALOHA episode (.hdf5), a "
-    "ROS 2 bag (a folder with metadata.yaml, or a .mcap file), or a folder of recordings or ALOHA episodes"
+    "ROS 2 bag (a folder with metadata.yaml, or a .mcap file), or a folder of several of these"
 )
 
 
@@ -78,7 +79,7 @@ def format_of(path: Path) -> Format | None:
     if path.is_dir():
         if (path / INFO).exists():
             return "lerobot"
-        if (path / "metadata.yaml").exists():
+        if (path / BAG).exists():
             return "ros2"
         return None
     with open_regular(path) as file:
@@ -93,12 +94,13 @@ def format_of(path: Path) -> Format | None:
 
 
 def _files_in(folder: Path) -> list[Path]:
-    """The recordings or ALOHA episodes in a folder; what was discarded or never finished is left out."""
+    """What can be converted in a folder; what was discarded or never finished is left out."""
     left_out = (".discarded.mcap", ".incomplete.mcap")
     files = [
         path
         for path in sorted(folder.iterdir())
-        if path.suffix in (".mcap", ".db3", *ALOHA_ENDINGS) and not path.name.endswith(left_out)
+        if (path.suffix in (".mcap", ".db3", *ALOHA_ENDINGS) and not path.name.endswith(left_out))
+        or any((path / mark).exists() for mark in (INFO, BAG))
     ]
     if not files:
         raise RecordingError(f"{folder}: there is nothing in it that can be converted; there are {_KINDS}")

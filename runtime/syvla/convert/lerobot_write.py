@@ -116,7 +116,7 @@ class LeRobotWriter:
             "fps": self._fps,
             "splits": {"train": f"0:{len(episodes)}"},
             "data_path": layout.DATA_PATH,
-            "video_path": layout.VIDEO_PATH,
+            "video_path": layout.VIDEO_PATH if self._sizes else None,
             "features": layout.features(self._sizes or {}, self._fps),
         }
         (self._folder / layout.INFO).write_text(json.dumps(info, indent=4) + "\n")

@@ -141,7 +141,9 @@ def aligned(messages: Iterable[Stamped], cameras: Sequence[str], grid: Grid, whe
             continue
         stream = streams.get(topic)
         if stream is None:
-            continue
+            raise RecordingError(
+                f"{where}: {topic} begins late, at {stamp_ns} ns; a camera must be there from the start"
+            )
         stream.add(stamp_ns, message)
         newest_ns = max(newest_ns, stamp_ns)
         slowest = min(streams.values(), key=lambda s: s.newest_ns)

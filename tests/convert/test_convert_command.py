@@ -208,22 +208,15 @@ def test_a_folder_of_data_sets_and_bags_is_looked_into(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["one.mcap", "two.mcap"]
 
 
-def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
-    for name, head in (
-        ("a.hdf5", b""),
-        ("b.hdf5", b"\x89HDF\r\n\x1a\n"),
-        ("c.mcap", b"\x89MCAP0\r\n\x01" + b"\xff" * 8),
-    ):
-        path = tmp_path / name
-        path.write_bytes(head)
-        os.truncate(path, 2**36)
-        begun_s = time.monotonic()
-        status, said = run([path], tmp_path / "out", "lerobot") if head else (2, "refused: ")
-        if not head:
-            with pytest.raises(RecordingError, match="is nothing that can be converted"):
-                run([path], tmp_path / "out", "lerobot")
-        assert (status, said[:9], len(said.splitlines())) == (2, "refused: ", 1)
-        assert time.monotonic() - begun_s < 2.0
+@pytest.mark.parametrize("head", [b"\x89HDF\r\n\x1a\n", b"\x89MCAP0\r\n\x01" + b"\xff" * 8])
+def test_a_huge_file_is_not_read(tmp_path: Path, head: bytes) -> None:
+    path = tmp_path / "huge"
+    path.write_bytes(head)
+    os.truncate(path, 2**36)
+    begun_s = time.monotonic()
+    status, said = run([path], tmp_path / "out", "aloha")
+    assert (status, said[:9], len(said.splitlines())) == (2, "refused: ", 1)
+    assert time.monotonic() - begun_s < 2.0
 
 
 def test_names_that_come_again_are_told_apart() -> None:

@@ -67,9 +67,8 @@ class AlohaEpisode:
             self._length = len(_dataset(file, layout.QPOS, path))
             if not 1 <= self._length <= MAX_ROWS:
                 raise RecordingError(f"{path}: it has {self._length} rows; there may be 1..{MAX_ROWS}")
-            self._vectors = [
-                name for name in layout.VECTORS if name in (layout.QPOS, layout.ACTION) or _has(file, name, path)
-            ]
+            needed = (layout.QPOS, layout.ACTION)
+            self._vectors = [name for name in layout.VECTORS if name in needed or _has(file, name, path)]
             for name in self._vectors:
                 self._check(_dataset(file, name, path), name, "f", (self._length, len(COLUMNS)))
             self._led = _has(file, layout.INTERVENTION, path)

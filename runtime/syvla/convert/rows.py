@@ -141,9 +141,7 @@ def aligned(messages: Iterable[Stamped], cameras: Sequence[str], grid: Grid, whe
             continue
         stream = streams.get(topic)
         if stream is None:
-            raise RecordingError(
-                f"{where}: {topic} begins late, at {stamp_ns} ns; a camera must be there from the start"
-            )
+            raise RecordingError(f"{where}: {topic} begins late; a camera must be there from the start")
         stream.add(stamp_ns, message)
         newest_ns = max(newest_ns, stamp_ns)
         slowest = min(streams.values(), key=lambda s: s.newest_ns)

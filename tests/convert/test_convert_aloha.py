@@ -190,7 +190,7 @@ def _not_finite(file: Any) -> None:
     [
         (_replace("action", h5py.ExternalLink("/etc/passwd", "/x")), "action of action is a link to elsewhere"),
         (_replace("action", h5py.SoftLink("/observations/qpos")), "action of action is a link to elsewhere"),
-        (_replace("observations", h5py.ExternalLink("/etc/passwd", "/x")), "of observations/qpos is a link to elsewhere"),
+        (_replace("observations", h5py.ExternalLink("/etc/passwd", "/x")), "observations/qpos is a link to elsewhere"),
         (_link_images, "cam_high of observations/images/cam_high is a link to elsewhere"),
         (_external, "action has its data in another file"),
         (_virtual, "action has its data in another file"),

@@ -45,7 +45,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt | system
 	@echo "Installing into $(VENV) (a few minutes the first time: torch is large)"
 	@[ "$$(uname -s)" != Linux ] || command -v nvidia-smi >/dev/null || $(PIP) install --no-deps --retries 2 --timeout 10 \
 		--index-url $(TORCH_CPU) $$(sed -n 's/^torch==[^ ]*/&/p' constraints.txt) >/dev/null 2>&1 || true
-	@PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(PIP) install -q -e '.[sim,teleop,learn,onnx,openvino,tensorrt,export,robot,rerun,ros,dev]'
+	@PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(PIP) install -q -e '.[sim,convert,teleop,learn,onnx,openvino,tensorrt,export,robot,rerun,ros,dev]'
 	@touch $@
 
 demo: setup

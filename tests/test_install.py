@@ -70,3 +70,18 @@ def test_without_its_package_a_recording_for_rerun_says_what_to_install(tmp_path
     assert done.returncode == 2
     assert done.stderr.splitlines() == ["syvla: rerun is missing; --rerun needs: pip install 'syvla[rerun]'"]
     assert not list(tmp_path.iterdir())
+
+
+def test_without_its_packages_a_conversion_says_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "a.hdf5").write_bytes(b"\x89HDF\r\n\x1a\n")
+    program = (
+        "import importlib.util as u; found = u.find_spec; "
+        "u.find_spec = lambda name, *a: None if name == 'h5py' else found(name, *a); import sys; "
+        "sys.argv[1:] = ['convert', 'a.hdf5', 'out', '--to', 'mcap']; from syvla.cli import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path
+    )
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == ["syvla: h5py is missing; this format needs: pip install 'syvla[convert]'"]
+    assert [path.name for path in tmp_path.iterdir()] == ["a.hdf5"]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import tyro
 
 from syvla.commands.machine import bench, doctor, find_cameras, find_can, keys, planner, setup_can
-from syvla.commands.recordings import check, replay, report
+from syvla.commands.recordings import check, convert, replay, report
 from syvla.commands.twin import demo, demonstrate, evaluate, scenes, stage
 from syvla.errors import SyvlaError
 
@@ -18,6 +18,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "bench": bench,
     "report": report,
     "check": check,
+    "convert": convert,
     "replay": replay,
     "doctor": doctor,
     "setup-can": setup_can,

@@ -191,7 +191,7 @@ class TeleopConfig(Section, frozen=True):
 class RosConfig(Section, frozen=True):
     """What ROS calls this robot's topics and joints, and which of its devices other nodes drive.
 
-    The profiles are those of ``syvla_ros.profiles``.
+    The profiles are those of ``syvla.profiles``.
     """
 
     profile: str = "syvla"

@@ -1,4 +1,4 @@
-"""Digests of files."""
+"""Digests of files and texts."""
 
 import hashlib
 from pathlib import Path
@@ -11,3 +11,8 @@ def file_sha256(path: Path) -> str:
         while block := file.read(1 << 22):
             sha256.update(block)
     return sha256.hexdigest()
+
+
+def text_sha256(text: str) -> str:
+    """The sha256 of a text, in hex."""
+    return hashlib.sha256(text.encode()).hexdigest()

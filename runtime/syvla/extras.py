@@ -25,6 +25,11 @@ def check_rerun() -> None:
     _check(("rerun",), "--rerun needs: pip install 'syvla[rerun]'")
 
 
+def check_convert(*packages: str) -> None:
+    """ConfigError if a package is missing that a format needs."""
+    _check(packages, "this format needs: pip install 'syvla[convert]'")
+
+
 def _check(packages: Sequence[str], needs: str) -> None:
     for package in packages:
         if importlib.util.find_spec(package) is None:

@@ -272,6 +272,7 @@ class Source(str, enum.Enum):
     POLICY = "policy"
     TELEOP = "teleop"
     HOLD = "hold"
+    UNKNOWN = "unknown"  # a converted recording, whose format does not tell
 
 
 class Mode(str, enum.Enum):

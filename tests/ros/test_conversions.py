@@ -30,10 +30,10 @@ from syvla.messages import (
     Task,
     Thought,
 )
+from syvla.profiles import PROFILES, profile
 from syvla.recording.images import compress, decompress
 from syvla_ros import conversions as c
 from syvla_ros.clock import RosClock
-from syvla_ros.profiles import PROFILES, profile
 
 CLOCK = RosClock(1_795_976_519_959_596_869)
 INSTANTS = st.integers(0, 2**61)

@@ -28,6 +28,7 @@ from syvla.messages import (
     Task,
     TeleopCommand,
 )
+from syvla.profiles import profile
 from syvla.protocols import Header, Inbox, Received
 from syvla.rig import teleop_stage
 from syvla.runs import load_rig
@@ -36,7 +37,6 @@ from syvla_ros import conversions, qos
 from syvla_ros.clock import RosClock
 from syvla_ros.ends import Desk, JoinedInlet, RosInlet, RosOutlet
 from syvla_ros.foreign import JOY, RosArm, RosCameras, RosGamepad
-from syvla_ros.profiles import profile
 from syvla_ros.routes import CHUNK, TASK, routes
 from syvla_ros.taking import Taker
 

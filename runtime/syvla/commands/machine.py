@@ -2,16 +2,13 @@
 
 import functools
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import tyro
 from tyro.conf import Positional
 
 from syvla.commands.shared import Json, Policy, check_writable, ended_by_ctrl_c, write_json
 from syvla.errors import ConfigError
-
-if TYPE_CHECKING:
-    pass
 
 
 def bench(name: Positional[str], json: Json = None, repeats: int = 0, quick: bool = False) -> int:

@@ -2,15 +2,14 @@
 
 import functools
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
+import msgspec
 import tyro
 from tyro.conf import Positional
 
 from syvla.commands.shared import Json, Policy, Tasks, at_least_one, check_writable, write_json
-
-if TYPE_CHECKING:
-    pass
+from syvla.errors import ConfigError
 
 
 def report(recording: Positional[Path], out: Path | None = None) -> int:
@@ -54,6 +53,79 @@ def check(
     at_least_one("episodes", len(episodes))
     at_least_one("jobs", jobs)
     return run_check(episodes, strict, json, html, jobs, Console())
+
+
+def convert(
+    paths: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE... OUT")],
+    to: Literal["lerobot", "aloha", "mcap"],
+    source_format: Annotated[Literal["auto", "mcap", "lerobot", "aloha", "ros2"], tyro.conf.arg(name="from")] = "auto",
+    fps: int | None = None,
+    max_age: float = 0.25,
+    instruction: str = "",
+    outcome: Literal["success", "failure"] | None = None,
+    jpeg: int = 90,
+    camera: Tasks = (),
+    profile: str = "piper_ros2",
+    gripper_unit: float | None = None,
+    swapped_colours: bool = False,
+    rig: str | None = None,
+) -> int:
+    """Convert recordings: to and from LeRobotDataset v3 and ALOHA HDF5, and from ROS 2 bags (.db3 or .mcap) of others.
+
+    What was interrupted goes on where it was when the same is asked for again. Every episode is read back and compared.
+    An episode that cannot be read is refused with one line, the others are converted (exit status 2).
+
+    Args:
+        paths: what to convert: files, data sets, bags or folders of them; and last the folder to make.
+        to: the format to make.
+        source_format: the format of the sources; by default found by looking at each.
+        fps: rows a second; by default what a data set has, else 30.
+        max_age: an image, arm state or command older than this at a row refuses the episode [s].
+        instruction: what was asked for, where a source does not say it.
+        outcome: how the episodes ended, where a source does not say it.
+        jpeg: quality of images that are made, 1 to 95; 0 keeps them raw (mcap, aloha). What is JPEG stays so.
+        camera: which of a source's cameras is which, as cam_high=top; only those that are named are taken then.
+        profile: the names of a bag's topics: piper_ros2, cobot_magic_ros1_names or syvla.
+        gripper_unit: what one unit of a source's grippers is [m]; by default that of the profile, metres elsewhere.
+        swapped_colours: the JPEG of an ALOHA episode have red and blue the other way round.
+        rig: whose configuration recordings from elsewhere carry, to train on them; a shipped rig, or a file.
+    """
+    from rich.console import Console
+
+    from syvla.convert.command import Writing
+    from syvla.convert.command import convert as run
+    from syvla.convert.found import Reading, checked_cameras
+    from syvla.convert.rows import MAX_FPS, Grid
+
+    if len(paths) < 2:
+        raise ConfigError("give at least one source, and then the folder to make")
+    if fps is not None and not 1 <= fps <= MAX_FPS:
+        raise ConfigError(f"fps must be 1 to {MAX_FPS}, not {fps}")
+    if not 0.001 <= max_age <= 10.0:
+        raise ConfigError(f"max-age must be 0.001 to 10 s, not {max_age}")
+    if not 0 <= jpeg <= 95:
+        raise ConfigError(f"jpeg must be 1 to 95, or 0 for raw images, not {jpeg}")
+    if gripper_unit is not None and not 1e-6 <= abs(gripper_unit) <= 10.0:
+        raise ConfigError(f"gripper-unit must be 1e-6 to 10 m, not {gripper_unit}")
+    reading = Reading(
+        format=None if source_format == "auto" else source_format,
+        cameras=checked_cameras(camera),
+        profile=profile,
+        gripper_unit_m=gripper_unit,
+        swapped=swapped_colours,
+    )
+    grid = Grid(max_age_s=max_age, instruction=instruction)
+    writing = Writing(to, grid, fps, outcome or "", jpeg, "" if rig is None else _configuration(rig))
+    return run(paths[:-1], paths[-1], reading, writing, Console())
+
+
+def _configuration(rig: str) -> str:
+    """A run's configuration as recordings have it, of a rig and of nothing else."""
+    from syvla.config import RunConfig
+    from syvla.runs import load_rig
+
+    run = RunConfig(rig=load_rig(rig), policy_name="unknown")
+    return msgspec.json.format(msgspec.json.encode(run)).decode()
 
 
 def replay_verify(recording: Positional[Path], stages: Tasks = (), json: Json = None) -> int:

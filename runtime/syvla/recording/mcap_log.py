@@ -76,7 +76,7 @@ class McapLog:
         path: What the file is called in the end; its name must be safe (see ``checked_name``).
         metadata: Facts about the run, written first under ``run``.
         attachments: Texts by name (the configuration), written next.
-        chunk_bytes: A chunk is flushed when it is this large, or ``FLUSH_NS`` old.
+        chunk_bytes, flush_ns: A chunk is flushed when it is this large, or this old.
         compressed: Whether chunks are compressed, by zstd.
 
     Raises:
@@ -90,6 +90,7 @@ class McapLog:
         attachments: Mapping[str, str] | None = None,
         chunk_bytes: int = 262_144,
         compressed: bool = True,
+        flush_ns: int = FLUSH_NS,
     ) -> None:
         if path.suffix != ".mcap":
             raise RecordingError(f"{path}: a recording's name ends in .mcap")
@@ -99,6 +100,7 @@ class McapLog:
         self.path = path.with_name(path.name + PARTIAL)
         self.messages = 0
         self._final = path
+        self._flush_ns = flush_ns
         self._channels: dict[str, tuple[int, type[Message]]] = {}
         self._schemas: dict[str, int] = {}
         self._oldest_ns: int | None = None
@@ -142,7 +144,7 @@ class McapLog:
             self.messages += 1
             if self._oldest_ns is None:
                 self._oldest_ns = log_time_ns
-            elif log_time_ns - self._oldest_ns >= FLUSH_NS:
+            elif log_time_ns - self._oldest_ns >= self._flush_ns:
                 self.flush()
         except OSError as error:
             raise self._failure(error) from error

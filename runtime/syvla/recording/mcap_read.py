@@ -4,23 +4,15 @@ A file that ends too early is read up to its last whole chunk and says so; a fil
 whose records lie about their sizes, is refused with one RecordingError.
 """
 
-import io
 import logging
 import os
 import re
-import stat
-import struct
-import zlib
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
-import zstandard
-from mcap.data_stream import ReadDataStream
-from mcap.exceptions import McapError
 from mcap.opcode import Opcode
-from mcap.records import Attachment, Channel, Chunk, Metadata, Schema
-from mcap.records import Header as FileHeader
+from mcap.records import Attachment, Channel, Metadata, Schema
 
 from syvla import messages
 from syvla.errors import MessageError, RecordingError
@@ -28,17 +20,23 @@ from syvla.message import Message
 from syvla.messages import CompressedFrame
 from syvla.protocols import Header
 from syvla.recording.mcap_log import OUTCOME_METADATA, PARTIAL, PROFILE, RUN_METADATA, McapLog, is_being_written
+from syvla.recording.mcap_walk import (
+    MAX_CHANNELS,
+    MAX_RECORD_BYTES,
+    MAX_TEXT_BYTES,
+    MESSAGE,
+    Lie,
+    OneLine,
+    Walk,
+    bounded,
+    chunk_records,
+    open_regular,
+    stream,
+)
 from syvla.topics import TOPICS
 from syvla.transport.codec import decode_body, decode_header, unpack_record
 
-MAX_RECORD_BYTES = 64 * 2**20
-MAX_CHUNK_BYTES = 64 * 2**20  # uncompressed
-MAX_TEXT_BYTES = 2**20  # metadata, attachments, schemas and channels
 MAX_ATTACHMENTS = 16
-MAX_CHANNELS = 1024
-_MAGIC = b"\x89MCAP0\r\n"
-_RECORD = struct.Struct("<BQ")
-_MESSAGE = struct.Struct("<HIQQ")
 _log = logging.getLogger(__name__)
 
 _TYPES: dict[str, type[Message]] = {CompressedFrame.__name__: CompressedFrame}
@@ -65,10 +63,6 @@ class RawRecord(NamedTuple):
     sequence: int
 
 
-class _Lie(Exception):  # noqa: N818 - never leaves this file
-    """The file is not what it says it is."""
-
-
 class Recording:
     """A recording on disk. Opening it walks over its records without reading the messages.
 
@@ -86,19 +80,20 @@ class Recording:
         self.outcome: dict[str, str] = {}
         self.attachments: dict[str, str] = {}
         self.ends_early = ""
-        with self._open() as file, self._one_line():
-            for opcode, length in self._walk(file):
+        with open_regular(self.path) as file, OneLine(self.path):
+            for opcode, length in (walk := Walk(file, PROFILE)):
                 if opcode == Opcode.METADATA:
-                    record = Metadata.read(_bounded(file, length, MAX_TEXT_BYTES))
+                    record = Metadata.read(bounded(file, length, MAX_TEXT_BYTES))
                     if record.name == RUN_METADATA:
                         self.run = record.metadata
                     elif record.name == OUTCOME_METADATA:
                         self.outcome = record.metadata
                 elif opcode == Opcode.ATTACHMENT:
-                    attachment = Attachment.read(_bounded(file, length, MAX_TEXT_BYTES))
+                    attachment = Attachment.read(bounded(file, length, MAX_TEXT_BYTES))
                     self.attachments[attachment.name] = attachment.data.decode()
                     if len(self.attachments) > MAX_ATTACHMENTS:
-                        raise _Lie(f"it has more than {MAX_ATTACHMENTS} attachments")
+                        raise Lie(f"it has more than {MAX_ATTACHMENTS} attachments")
+            self.ends_early = walk.ends_early
 
     def __iter__(self) -> Iterator[Recorded]:
         return self.messages()
@@ -123,91 +118,28 @@ class Recording:
         """As ``messages``, but packed: for copying."""
         schemas: dict[int, str] = {}
         channels: dict[int, tuple[str, type[Message]] | None] = {}
-        with self._open() as file, self._one_line():
-            for opcode, length in self._walk(file):
+        with open_regular(self.path) as file, OneLine(self.path):
+            for opcode, length in Walk(file, PROFILE):
                 if opcode != Opcode.CHUNK:
                     continue
-                for kind, body in _chunk_records(_bounded(file, length, MAX_RECORD_BYTES)):
+                for kind, body in chunk_records(bounded(file, length, MAX_RECORD_BYTES)):
                     if kind == Opcode.MESSAGE:
-                        channel_id, sequence, log_ns, sent_ns = _MESSAGE.unpack_from(body)
+                        channel_id, sequence, log_ns, sent_ns = MESSAGE.unpack_from(body)
                         channel = channels[channel_id]
                         if until_ns is not None and log_ns > until_ns:
                             return
                         if channel is not None and log_ns >= since_ns:
-                            yield RawRecord(*channel, bytes(body[_MESSAGE.size :]), log_ns, sent_ns, sequence)
+                            yield RawRecord(*channel, bytes(body[MESSAGE.size :]), log_ns, sent_ns, sequence)
                     elif kind == Opcode.SCHEMA:
-                        schema = Schema.read(_stream(body))
+                        schema = Schema.read(stream(body))
                         schemas[schema.id] = schema.name
                     elif kind == Opcode.CHANNEL:
-                        record = Channel.read(_stream(body))
+                        record = Channel.read(stream(body))
                         channels[record.id] = _channel(record, schemas, topics)
                     if len(channels) > MAX_CHANNELS or len(schemas) > MAX_CHANNELS:
-                        raise _Lie(f"it has more than {MAX_CHANNELS} channels")
+                        raise Lie(f"it has more than {MAX_CHANNELS} channels")
 
     # ------------------------------------------------------------ inside
-
-    def _open(self) -> BinaryIO:
-        try:
-            fd = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                os.close(fd)
-                raise RecordingError(f"{self.path}: not a regular file")
-            return os.fdopen(fd, "rb")
-        except OSError as error:
-            raise RecordingError(f"{self.path}: {error.strerror}") from error
-
-    def _walk(self, file: BinaryIO) -> Iterator[tuple[int, int]]:
-        """Opcode and length of each top-level record up to the summary; the file stands at the record's body."""
-        size = os.fstat(file.fileno()).st_size
-        if file.read(len(_MAGIC)) != _MAGIC:
-            raise _Lie("it does not begin as an MCAP file")
-        first = True
-        while True:
-            at = file.tell()
-            head = file.read(_RECORD.size)
-            opcode, length = _RECORD.unpack(head) if len(head) == _RECORD.size else (0, 0)
-            if opcode == 0:  # the end, or a tail of zeros from a power cut
-                self.ends_early = f"it ends at byte {at} of {size} without a summary"
-                return
-            if length > MAX_RECORD_BYTES:
-                raise _Lie(f"the record at byte {at} claims {length} bytes; at most {MAX_RECORD_BYTES} are allowed")
-            body = at + _RECORD.size
-            if body + length > size:
-                self.ends_early = f"the record at byte {at} is cut off"
-                return
-            if first:
-                profile = FileHeader.read(_bounded(file, length, MAX_TEXT_BYTES)).profile
-                if opcode != Opcode.HEADER or profile != PROFILE:
-                    raise _Lie(f"its profile is {profile!r}, not {PROFILE!r}")
-                first = False
-            elif opcode == Opcode.DATA_END:
-                file.seek(-len(_MAGIC), os.SEEK_END)
-                self.ends_early = "" if file.read() == _MAGIC else "its summary is cut off"
-                return
-            else:
-                yield opcode, length
-            file.seek(body + length)
-
-    def _one_line(self) -> "_OneLine":
-        return _OneLine(self.path)
-
-
-class _OneLine:
-    """Turns whatever a malformed file provokes into one RecordingError."""
-
-    _PROVOKED = (_Lie, McapError, struct.error, zstandard.ZstdError, UnicodeDecodeError, OverflowError, KeyError)
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, _Lie):
-            raise RecordingError(f"{self._path}: {error}") from None
-        if isinstance(error, self._PROVOKED):
-            raise RecordingError(f"{self._path}: malformed ({type(error).__name__}: {error})") from error
 
 
 def unpacked(raw: RawRecord) -> Recorded:
@@ -269,56 +201,19 @@ def repair_all(folder: Path) -> list[Path]:
     return made
 
 
-def _stream(body: memoryview | bytes) -> ReadDataStream:
-    return ReadDataStream(io.BytesIO(body))
-
-
-def _bounded(file: BinaryIO, length: int, limit: int) -> ReadDataStream:
-    """The record's body as a stream of its own, so that no inner length reaches beyond it."""
-    if length > limit:
-        raise _Lie(f"a record claims {length} bytes; at most {limit} are allowed")
-    return _stream(file.read(length))
-
-
-def _chunk_records(stream: ReadDataStream) -> Iterator[tuple[int, memoryview]]:
-    """Opcode and body of each record in a chunk, unpacked within bounds and checked by its CRC."""
-    chunk = Chunk.read(stream)
-    size = chunk.uncompressed_size
-    if size > MAX_CHUNK_BYTES:
-        raise _Lie(f"a chunk claims {size} bytes; at most {MAX_CHUNK_BYTES} are allowed")
-    if chunk.compression == "zstd":
-        if zstandard.frame_content_size(chunk.data) not in (size, -1):
-            raise _Lie("a chunk's compressed data has another size than it claims")
-        data = zstandard.ZstdDecompressor().decompress(chunk.data, max_output_size=max(size, 1))
-    elif chunk.compression == "":
-        data = chunk.data
-    else:
-        raise _Lie(f"compression {chunk.compression!r}; there are 'zstd' and ''")
-    if len(data) != size or (chunk.uncompressed_crc and zlib.crc32(data) != chunk.uncompressed_crc):
-        raise _Lie("a chunk is corrupt: its CRC does not match")
-    view, at = memoryview(data), 0
-    while at < size:
-        opcode, length = _RECORD.unpack_from(view, at)
-        at += _RECORD.size
-        if at + length > size:
-            raise _Lie("a record reaches beyond its chunk")
-        yield opcode, view[at : at + length]
-        at += length
-
-
 def _channel(
     record: Channel, schemas: dict[int, str], topics: Collection[str] | None
 ) -> tuple[str, type[Message]] | None:
     """Topic and type of a channel, None if it was not asked for."""
     if record.topic not in TOPICS:
-        raise _Lie(f"it has a channel {record.topic!r}; there are {', '.join(sorted(TOPICS))}")
+        raise Lie(f"it has a channel {record.topic!r}; there are {', '.join(sorted(TOPICS))}")
     if topics is not None and record.topic not in topics:
         return None
     name = schemas.get(record.schema_id, "")
     if name not in _TYPES:
-        raise _Lie(f"{record.topic} holds {name!r}; there are {', '.join(sorted(_TYPES))}")
+        raise Lie(f"{record.topic} holds {name!r}; there are {', '.join(sorted(_TYPES))}")
     if name not in (TOPICS[record.topic].type.__name__, *_instead(record.topic)):
-        raise _Lie(f"{record.topic} holds {name}, not {TOPICS[record.topic].type.__name__}")
+        raise Lie(f"{record.topic} holds {name}, not {TOPICS[record.topic].type.__name__}")
     return record.topic, _TYPES[name]
 
 

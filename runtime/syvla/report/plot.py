@@ -28,6 +28,7 @@ MODES = {
 }  # fmt: skip
 SOURCES = {
     m.Source.NONE: "#c3cad2", m.Source.POLICY: "#2a6f97", m.Source.TELEOP: PERSON, m.Source.HOLD: "#d9a03f",
+    m.Source.UNKNOWN: "#8a94a0",
 }  # fmt: skip
 JOINTS = ("#0b6e99", "#e07a1f", "#3c8d40", "#c23b4b", "#7656a8", "#8a6a4f")
 ARM_COLOURS = {"left": "#0b6e99", "right": "#e07a1f"}

@@ -14,11 +14,11 @@ from sensor_msgs.msg import CompressedImage, Image
 from syvla.apps.replay_verify import configuration
 from syvla.errors import ConfigError, MessageError, RecordingError
 from syvla.messages import CameraFrame, CompressedFrame
+from syvla.profiles import TopicProfile
 from syvla.recording.mcap_read import Recorded, Recording
 from syvla_ros.clock import RosClock
 from syvla_ros.conversions import depth_image_of, image_of, jpeg_image_of
 from syvla_ros.node import run_profile
-from syvla_ros.profiles import TopicProfile
 from syvla_ros.routes import Route, routes
 
 VERSION: Literal[8] = 8  # of the bag's metadata: what Humble reads too

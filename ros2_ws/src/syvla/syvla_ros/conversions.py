@@ -8,7 +8,6 @@ until checked: :class:`~syvla.errors.MessageError` names the field.
 
 import zlib
 from collections.abc import Mapping, Sequence
-from math import isfinite
 from typing import NamedTuple
 from urllib.parse import parse_qsl, urlencode
 
@@ -38,15 +37,14 @@ from syvla.messages import (
     Task,
     Thought,
 )
+from syvla.profiles import TopicProfile
 from syvla.protocols import GamepadState
 from syvla.recording.images import compress, decompress
+from syvla.standard_messages import joints_of, jpeg_of, pixels, rgb_of
 from syvla_ros.clock import RosClock
-from syvla_ros.profiles import TopicProfile
 
 MAX_TAGS = 1024  # characters of a frame_id that are looked at
 MAX_ROWS = 256
-MAX_JPEG = 2 * 1024 * 1024
-MAX_SIDE = (2160, 3840)
 # The order of an action: left joints, left gripper, right joints, right gripper.
 TRAJECTORY_JOINTS = tuple(
     f"{arm}_{joint}" for arm in ARMS for joint in (*(f"joint{i + 1}" for i in range(6)), "gripper")
@@ -131,25 +129,19 @@ def jpeg_image_of(frame: CompressedFrame, clock: RosClock) -> CompressedImage:
 
 def frame_of_image(message: Image, camera: str, clock: RosClock) -> CameraFrame:
     """The frame of a raw colour image, rgb8 or bgr8."""
-    pixels = _pixels(message, {"rgb8": 3, "bgr8": 3}, np.dtype("u1"))
-    rgb = pixels if message.encoding == "rgb8" else pixels[..., ::-1]
+    rgb = rgb_of(message)
     number, exposure_ns = _frame_id(message.header, clock)
-    return CameraFrame(camera=camera, frame_id=number, exposure_ns=exposure_ns, rgb=rgb.astype(np.uint8, order="C"))
+    return CameraFrame(camera=camera, frame_id=number, exposure_ns=exposure_ns, rgb=rgb)
 
 
 def depth_of_image(message: Image) -> Array:
     """Depth (H, W) uint16 mm of a 16UC1 or mono16 image."""
-    return _pixels(message, {"16UC1": 1, "mono16": 1}, np.dtype(">u2" if message.is_bigendian else "<u2"))[..., 0]
+    return pixels(message, {"16UC1": 1, "mono16": 1}, np.dtype(">u2" if message.is_bigendian else "<u2"))[..., 0]
 
 
 def frame_of_compressed(message: CompressedImage, camera: str, clock: RosClock) -> CameraFrame:
     """The frame of a JPEG, decoded as a recording's is."""
-    if "jpeg" not in message.format and "jpg" not in message.format:
-        raise MessageError(f"CompressedImage.format must be jpeg, not {message.format[:32]!r}")
-    if not 0 < len(message.data) <= MAX_JPEG:
-        raise MessageError(f"CompressedImage.data must be 1..{MAX_JPEG} bytes, not {len(message.data)}")
-    jpeg = np.frombuffer(message.data, np.uint8)
-    height, width = _jpeg_size(jpeg)
+    jpeg, height, width = jpeg_of(message)
     number, exposure_ns = _frame_id(message.header, clock)
     try:
         return decompress(
@@ -187,38 +179,6 @@ def _frame_id(header: Header, clock: RosClock) -> tuple[int, int]:
     return _Tags.of("Image", header.frame_id).number("frame_id", otherwise=exposure_ns), exposure_ns
 
 
-def _pixels(message: Image, channels: Mapping[str, int], dtype: np.dtype[np.generic]) -> Array:
-    """Pixels (H, W, C) of an image, without the padding at the end of its rows."""
-    if message.encoding not in channels:
-        raise MessageError(f"Image.encoding must be {' or '.join(channels)}, not {message.encoding[:32]!r}")
-    height, width, n = message.height, message.width, channels[message.encoding]
-    if not (1 <= height <= MAX_SIDE[0] and 1 <= width <= MAX_SIDE[1]):
-        raise MessageError(f"Image must be up to {MAX_SIDE[1]}x{MAX_SIDE[0]}, not {width}x{height}")
-    row = width * n * dtype.itemsize
-    if message.step < row or message.step % dtype.itemsize or len(message.data) != message.step * height:
-        raise MessageError(
-            f"Image.data must be height x step bytes and step at least {row}, "
-            f"not {len(message.data)} bytes with step {message.step}"
-        )
-    rows = np.frombuffer(message.data, np.uint8).reshape(height, message.step)[:, :row]
-    return np.ascontiguousarray(rows).view(dtype).astype(dtype.newbyteorder("=")).reshape(height, width, n)
-
-
-def _jpeg_size(jpeg: Array) -> tuple[int, int]:
-    """Height and width as the JPEG's frame header says, looked up without decoding anything."""
-    data = jpeg.tobytes()
-    at = 2
-    while data[:2] == b"\xff\xd8" and at + 9 <= len(data) and data[at] == 0xFF:
-        marker, size = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height, width = (int.from_bytes(data[at + i : at + i + 2], "big") for i in (5, 7))
-            if 1 <= height <= MAX_SIDE[0] and 1 <= width <= MAX_SIDE[1]:
-                return height, width
-            break
-        at += 2 + size
-    raise MessageError(f"CompressedImage.data must be a JPEG of up to {MAX_SIDE[1]}x{MAX_SIDE[0]}")
-
-
 # ---------------------------------------------------------------- arms
 
 
@@ -242,38 +202,20 @@ def arm_state_of(message: JointState, arm: ArmName, names: TopicProfile, clock: 
 
     Of a foreign driver that says nothing of it, torque is assumed on, and velocities and efforts 0.
     """
-    index = {name: i for i, name in enumerate(message.name)}
-    if len(index) != len(message.name):
-        raise MessageError("JointState.name: a joint is named twice")
-    missing = [name for name in names.joints if name not in index]
-    if missing:
-        raise MessageError(f"JointState.name: {missing[0]} is missing; it must have {', '.join(names.joints)}")
-    order = [index[name] for name in names.joints]
-    position = _by_joint("position", message.position, order, len(index))
+    joints = joints_of(message, names)
     tags = _Tags.of("JointState", message.header.frame_id)
     if tags.values.get("arm", arm) != arm:
         raise MessageError(f"JointState.header.frame_id: this is the {tags.values['arm'][:32]} arm, not the {arm} one")
-    width_m = position[-1] * names.gripper_unit_m
-    if not isfinite(width_m):
-        raise MessageError("JointState.position: the gripper's must be finite")
     return ArmState(
         arm=arm,
         measured_ns=clock.to_monotonic_ns(message.header.stamp),
-        position_rad=np.array(position[:ARM_JOINTS]),
-        velocity_rad_s=np.array(_by_joint("velocity", message.velocity, order, len(index))[:ARM_JOINTS]),
-        effort_nm=np.array(_by_joint("effort", message.effort, order, len(index))[:ARM_JOINTS]),
-        gripper_width_m=width_m,
+        position_rad=joints.position_rad,
+        velocity_rad_s=joints.velocity_rad_s,
+        effort_nm=joints.effort_nm,
+        gripper_width_m=joints.gripper_width_m,
         enabled=bool(tags.number("enabled", otherwise=1)),
         faults=tuple(filter(None, tags.values.get("faults", "").split("|"))),
     )
-
-
-def _by_joint(field: str, values: Sequence[float], order: Sequence[int], count: int) -> list[float]:
-    if len(values) == 0 and field != "position":
-        return [0.0] * len(order)
-    if len(values) != count:
-        raise MessageError(f"JointState.{field} must have one value for each of the {count} names, not {len(values)}")
-    return [float(values[i]) for i in order]
 
 
 def joint_command_of(command: JointCommand, arm: ArmName, names: TopicProfile, clock: RosClock) -> JointState:

@@ -15,10 +15,10 @@ from syvla.config import SafetyLimits
 from syvla.errors import DriverError, MessageError
 from syvla.message import Array, Float64
 from syvla.messages import ArmName, ArmState, CameraFrame
+from syvla.profiles import TopicProfile
 from syvla.protocols import GamepadState
 from syvla_ros import conversions, qos
 from syvla_ros.clock import RosClock
-from syvla_ros.profiles import TopicProfile
 from syvla_ros.taking import Taker
 
 JOY = "/joy"

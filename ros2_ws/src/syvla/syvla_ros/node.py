@@ -15,6 +15,7 @@ from syvla.config import RunConfig
 from syvla.hosts.process import ProcessHost, stop_with_parent
 from syvla.messages import ARMS
 from syvla.policies import policy_cameras
+from syvla.profiles import TopicProfile, profile
 from syvla.protocols import Received, Stage
 from syvla.rig import ask_realtime, build_stage, open_bus, robot_stage, stage_host, teleop_stage
 from syvla.runs import RunFolder
@@ -23,7 +24,6 @@ from syvla.topics import CAMERAS, topic
 from syvla_ros.clock import RosClock
 from syvla_ros.ends import Desk, JoinedInlet, JoinedOutlet, RosInlet, RosOutlet
 from syvla_ros.foreign import RosArm, RosCameras, RosGamepad
-from syvla_ros.profiles import TopicProfile, profile
 from syvla_ros.routes import routes
 
 NAMESPACE = "syvla"

@@ -16,10 +16,10 @@ from trajectory_msgs.msg import JointTrajectory
 
 from syvla.message import Message
 from syvla.messages import ARMS
+from syvla.profiles import TopicProfile
 from syvla.topics import CAMERAS
 from syvla_ros import conversions, qos
 from syvla_ros.clock import RosClock
-from syvla_ros.profiles import TopicProfile
 
 TASK = "/syvla/task"  # where people say what they want; the robot's node says under .../current what is in force
 CHUNK = "/syvla/chunk"

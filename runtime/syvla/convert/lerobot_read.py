@@ -1,0 +1,303 @@
+"""Reads a LeRobotDataset v3 of anybody: row by row, within bounds, by the format's own paths only."""
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from syvla.clock import NS_PER_S
+from syvla.convert import lerobot_layout as layout
+from syvla.convert.files import camera_names, identity, read_file, safe_name
+from syvla.convert.lerobot_video import video_frames
+from syvla.convert.pictures import jpeg_or_pixels
+from syvla.convert.rows import COLUMNS, FIRST_NS, Facts, Frame, Grid, Row, Stamped, in_metres, messages_of
+from syvla.errors import RecordingError
+from syvla.message import Array
+from syvla.messages import CameraFrame
+from syvla.recording.mcap_walk import open_regular
+
+MAX_META_BYTES = 64 * 2**20
+MAX_SIDES = (2160, 3840)
+MAX_TASK = 1024  # characters, as of a Task
+_BATCH = 64
+_PROVOKED = (pa.ArrowException, OSError, ValueError, KeyError, OverflowError)
+_ZEROS = np.zeros(len(COLUMNS))
+
+
+class Place(NamedTuple):
+    """Where one episode is."""
+
+    number: int
+    length: int
+    data: Path
+    videos: dict[str, tuple[Path, float]]  # of each camera: the file, and from when on [s] in it
+
+
+class LeRobotDataset:
+    """A data set on disk. ``episodes`` are its places; no row is read yet.
+
+    Raises:
+        RecordingError: It is not a v3 data set of two arms with grippers, or its tables do not agree.
+    """
+
+    def __init__(self, root: Path, cameras: Mapping[str, str] | None = None, gripper_unit_m: float = 1.0) -> None:
+        self.root = root
+        self.gripper_unit_m = gripper_unit_m
+        where = str(root / layout.INFO)
+        self.info = layout.checked_info(read_file(root / layout.INFO, MAX_META_BYTES), where)
+        keys = [name for name, feature in self.info.features.items() if feature.dtype in ("video", "image")]
+        named = {key.removeprefix(layout.IMAGE_PREFIX): key for key in keys}
+        self.cameras = {ours: named[theirs] for ours, theirs in camera_names(list(named), cameras, where).items()}
+        for key in self.cameras.values():
+            shape = self.info.features[key].shape
+            if (
+                len(shape) != 3
+                or shape[2] != 3
+                or not all(1 <= s <= most for s, most in zip(shape, MAX_SIDES, strict=False))
+            ):
+                raise RecordingError(f"{where}: {key} must be up to {MAX_SIDES[1]}x{MAX_SIDES[0]} RGB, not {shape}")
+        self.tasks = _tasks(root / layout.TASKS)
+        self.extra = _extra(root / layout.EXTRA)
+        self.episodes = list(self._places())
+        if len(self.episodes) != self.info.total_episodes:
+            raise RecordingError(
+                f"{where}: says {self.info.total_episodes} episodes, meta/episodes has {len(self.episodes)}"
+            )
+
+    def is_video(self, key: str) -> bool:
+        """Whether the camera's images are a video, not image files in the table."""
+        return self.info.features[key].dtype == "video"
+
+    def _places(self) -> Iterator[Place]:
+        videos = {camera: f"videos/{key}" for camera, key in self.cameras.items() if self.is_video(key)}
+        columns = ["episode_index", "length", "data/chunk_index", "data/file_index"]
+        columns += [
+            f"{v}/{field}" for v in videos.values() for field in ("chunk_index", "file_index", "from_timestamp")
+        ]
+        for path in sorted((self.root / "meta/episodes").glob("chunk-*/file-*.parquet")):
+            for batch in _batches(path, columns, None):
+                for row in batch.to_pylist():
+                    yield self._place(row, videos, path)
+
+    def _place(self, row: dict[str, Any], videos: Mapping[str, str], path: Path) -> Place:
+        def index(name: str, most: int) -> int:
+            value = row[name]
+            if not isinstance(value, int) or not 0 <= value <= most:
+                raise RecordingError(f"{path}: {name} must be 0..{most}, not {value!r}")
+            return value
+
+        def file(template: str, prefix: str, **more: str) -> Path:
+            found = template.format(
+                chunk_index=index(f"{prefix}/chunk_index", 10**6),
+                file_index=index(f"{prefix}/file_index", 10**6),
+                **more,
+            )
+            return self.root / found
+
+        films = {}
+        for camera, prefix in videos.items():
+            from_s = row[f"{prefix}/from_timestamp"]
+            if not isinstance(from_s, float) or not 0.0 <= from_s <= 1e7:
+                raise RecordingError(f"{path}: {prefix}/from_timestamp must be seconds, not {from_s!r}")
+            films[camera] = file(layout.VIDEO_PATH, prefix, video_key=self.cameras[camera]), from_s
+        length = index("length", 10**8)
+        if length < 1:
+            raise RecordingError(f"{path}: an episode has no rows")
+        return Place(index("episode_index", 10**6), length, file(layout.DATA_PATH, "data"), films)
+
+
+class LeRobotEpisode:
+    """One episode of a data set."""
+
+    def __init__(self, dataset: LeRobotDataset, place: Place) -> None:
+        self._dataset = dataset
+        self._place = place
+        self.origin = f"{identity(dataset.root / layout.INFO)} episode {place.number}"
+        name, outcome, run = f"episode_{place.number:06d}", "", ""
+        extra = dataset.extra
+        if extra is not None and place.number < len(extra.episodes):
+            said, outcome, digest = extra.episodes[place.number]
+            name, run = safe_name(said), extra.runs.get(digest, "")
+        self.facts = Facts(name, tuple(dataset.cameras), outcome, run, dataset.info.fps)
+
+    def rows(self, grid: Grid) -> Iterator[Row]:
+        """Its rows with their images."""
+        data, place = self._dataset, self._place
+        images = [key for key in data.cameras.values() if not data.is_video(key)]
+        where = f"{place.data} episode {place.number}"
+        films = {
+            camera: video_frames(path, from_s, data.info.fps, data.info.features[data.cameras[camera]].shape)
+            for camera, (path, from_s) in place.videos.items()
+        }
+        numbers = data_rows(
+            place.data, place.number, place.length, data.info.fps, data.tasks, where, grid.instruction, images
+        )
+        for i, row in enumerate(numbers):
+            frames: dict[str, Frame] = {}
+            for camera, key in data.cameras.items():
+                if camera in films:
+                    rgb = next(films[camera], None)
+                    if rgb is None:
+                        raise RecordingError(f"{place.videos[camera][0]}: it ends before row {i} of {place.length}")
+                    frames[camera] = CameraFrame(camera=camera, frame_id=i, exposure_ns=row.time_ns, rgb=rgb)
+                else:
+                    height, width, _ = data.info.features[key].shape
+                    told = f"{where}, row {i}: {key}"
+                    frames[camera] = jpeg_or_pixels(camera, i, row.time_ns, row.frames[key], (height, width), told)
+            yield in_metres(row._replace(frames=frames), data.gripper_unit_m)
+
+    def messages(self, grid: Grid) -> Iterator[Stamped]:
+        """What its rows stand for."""
+        return messages_of(self.rows(grid))
+
+
+def data_rows(
+    path: Path,
+    number: int,
+    length: int,
+    fps: int,
+    tasks: Sequence[str],
+    where: str,
+    instruction: str = "",
+    images: Sequence[str] = (),
+) -> Iterator[Row]:
+    """The rows of an episode in the Parquet file at ``path``, without videos.
+
+    Raises:
+        RecordingError: Their number, order, times or values are not what the tables say.
+    """
+    names = _names(path)
+    vectors = [name for name in layout.VECTORS if name in names]
+    led = next((name for name in layout.INTERVENTIONS if name in names), None)
+    wanted = [*vectors, *([led] if led else []), "timestamp", "frame_index", "episode_index", "task_index", *images]
+    count = 0
+    for batch in _batches(path, wanted, number):
+        mine = np.flatnonzero(_column(batch, "episode_index", path) == number)
+        if not len(mine):
+            continue
+        part = batch.slice(int(mine[0]), int(mine[-1]) - int(mine[0]) + 1)
+        found = {name: _column(part, name, path) for name in wanted if name not in images}
+        for name in vectors:
+            if not np.isfinite(found[name]).all():
+                raise RecordingError(f"{where}: {name} has a value that is not finite")
+        for i in range(len(part)):
+            at_s = float(found["timestamp"][i])
+            if int(found["frame_index"][i]) != count or not abs(at_s - count / fps) < 0.5 / fps:
+                raise RecordingError(
+                    f"{where}: row {count} is frame {int(found['frame_index'][i])} at {at_s:.3f} s; it is due at "
+                    f"{count / fps:.3f} s"
+                )
+            task = int(found["task_index"][i])
+            if not 0 <= task < len(tasks):
+                raise RecordingError(f"{where}: row {count} has task {task}; there are {len(tasks)}")
+            said = tasks[task] or instruction
+            if not said:
+                raise RecordingError(f"{where}: it does not say what was asked for; give --instruction")
+            vector = {name: np.array(found[name][i], np.float64) for name in vectors}
+            yield Row(
+                time_ns=FIRST_NS + count * NS_PER_S // fps,
+                state=vector[layout.STATE],
+                velocity=vector.get(layout.VELOCITY, _ZEROS),
+                effort=vector.get(layout.EFFORT, _ZEROS),
+                action=vector[layout.ACTION],
+                frames={name: part.column(name)[i].as_py() for name in images},
+                intervention=bool(found[led][i]) if led else False,
+                instruction=said,
+            )
+            count += 1
+    if count != length:
+        raise RecordingError(f"{where}: it has {count} rows, not {length}")
+
+
+# ---------------------------------------------------------------- Parquet
+
+
+@contextlib.contextmanager
+def _open(path: Path) -> Iterator[pq.ParquetFile]:
+    """The file within bounds; whatever a malformed one provokes becomes one RecordingError."""
+    with open_regular(path) as file:
+        try:
+            yield pq.ParquetFile(
+                file,
+                buffer_size=2**20,
+                pre_buffer=False,
+                thrift_string_size_limit=MAX_META_BYTES,
+                thrift_container_size_limit=2**20,
+            )
+        except _PROVOKED as error:
+            raise RecordingError(f"{path}: {str(error).splitlines()[0]}") from error
+
+
+def _names(path: Path) -> set[str]:
+    with _open(path) as file:
+        return set(file.schema_arrow.names)
+
+
+def _batches(path: Path, columns: Sequence[str], episode: int | None) -> Iterator[pa.RecordBatch]:
+    """The columns, some rows at a time; only of the row groups in which ``episode`` may be, if given."""
+    with _open(path) as file:
+        missing = [name for name in columns if name not in file.schema_arrow.names]
+        if missing:
+            raise RecordingError(f"{path}: it has no column {missing[0]}")
+        groups = range(file.metadata.num_row_groups)
+        mine = [i for i in groups if episode is None or _may_hold(file.metadata.row_group(i), episode)]
+        yield from file.iter_batches(_BATCH, row_groups=mine, columns=list(columns), use_threads=False)
+
+
+def _may_hold(group: Any, episode: int) -> bool:
+    for i in range(group.num_columns):
+        column = group.column(i)
+        if column.path_in_schema == "episode_index":
+            found = column.statistics
+            return found is None or not found.has_min_max or bool(found.min <= episode <= found.max)
+    return True
+
+
+def _column(batch: pa.RecordBatch, name: str, path: Path) -> Array:
+    """A column of numbers (N,) or vectors (N, 14); RecordingError if it is anything else."""
+    column = batch.column(name)
+    vector = name in layout.VECTORS
+    kind = (
+        column.type.value_type
+        if vector and isinstance(column.type, pa.ListType | pa.FixedSizeListType)
+        else column.type
+    )
+    plain = pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)
+    if column.null_count or not plain:
+        raise RecordingError(f"{path}: {name} must be numbers, not {column.type} with {column.null_count} nulls")
+    values = column.flatten() if vector else column
+    numbers = values.to_numpy(zero_copy_only=False)
+    if vector:
+        if len(numbers) != len(batch) * len(COLUMNS):
+            raise RecordingError(f"{path}: {name} must have {len(COLUMNS)} values in each row")
+        numbers = numbers.reshape(len(batch), len(COLUMNS))
+    return np.asarray(numbers)
+
+
+def _tasks(path: Path) -> list[str]:
+    """The tasks in the order of their index."""
+    words = "task" if "task" in _names(path) else "__index_level_0__"
+    found: dict[int, str] = {}
+    for batch in _batches(path, ["task_index", words], None):
+        for row in batch.to_pylist():
+            index, task = row["task_index"], row[words]
+            if not isinstance(index, int) or not isinstance(task, str) or len(task) > MAX_TASK:
+                raise RecordingError(f"{path}: a task must be a number and up to {MAX_TASK} characters")
+            found[index] = task
+    if sorted(found) != list(range(len(found))):
+        raise RecordingError(f"{path}: tasks must be numbered from 0")
+    return [found[i] for i in range(len(found))]
+
+
+def _extra(path: Path) -> layout.Extra | None:
+    if not path.is_file():
+        return None
+    try:
+        return msgspec.json.decode(read_file(path, MAX_META_BYTES), type=layout.Extra)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise RecordingError(f"{path}: {error}") from error

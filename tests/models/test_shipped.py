@@ -14,6 +14,8 @@ from syvla.sim.cameras import TwinCameras
 from syvla.sim.tables import RandomTable
 from syvla.sim.tasks import ALL_TASKS
 from syvla.sim.world import TwinWorld
+from syvla_models.backends import choice
+from syvla_models.backends.exported import EXPORT_FILE, FILES, FOLDER, load_export
 from syvla_models.images import view_of
 from syvla_models.planner import SyvlaPlanner
 from syvla_models.prompt import told
@@ -23,6 +25,7 @@ SHIPPED = sorted(path.parent for path in shipped_checkpoint().parent.glob("*/syv
 WEIGHTS = {"model.safetensors", "planner.safetensors", "expert.safetensors"}
 TEXTS = {"syvla.json", "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "README.md"}
 FOR_TRAINING = {"heads.safetensors"}
+EXPORT = {f"{FOLDER}/{name}" for name in (EXPORT_FILE, *FILES)}
 
 
 @pytest.fixture(params=SHIPPED, ids=lambda folder: folder.name)
@@ -36,9 +39,16 @@ def test_one_ships() -> None:
 
 
 def test_it_is_small_and_nothing_in_it_is_executable(folder: Path) -> None:
-    names = {path.name for path in folder.iterdir()}
-    assert WEIGHTS | TEXTS <= names <= WEIGHTS | TEXTS | FOR_TRAINING
-    assert sum(path.stat().st_size for path in folder.iterdir()) <= 60e6
+    names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert WEIGHTS | TEXTS | EXPORT <= names <= WEIGHTS | TEXTS | EXPORT | FOR_TRAINING
+    assert sum(path.stat().st_size for path in folder.rglob("*")) <= 60e6
+
+
+def test_it_runs_without_torch(folder: Path) -> None:
+    """What was exported is of these weights, whole, and a CPU's backend is accepted."""
+    export = load_export(folder, load_spec(folder))
+    assert choice.choose(folder, choice.AUTO) in ("onnxruntime", "openvino")
+    assert export.tried["onnxruntime"].accepted
 
 
 def test_its_hashes_are_those_of_its_files_and_its_card_names_it(folder: Path) -> None:

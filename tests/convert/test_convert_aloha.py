@@ -58,7 +58,7 @@ def test_rows_come_back_as_they_were_laid(tmp_path: Path, jpeg: int) -> None:
     status, said = run([source], tmp_path / "out", "aloha", jpeg=jpeg)
     assert status == 0, said
     episode = AlohaEpisode(tmp_path / "out/episode_0.hdf5")
-    assert episode.facts.name == "one"
+    assert episode.name == "one"
     assert assert_same_rows(McapEpisode(source), episode, Grid(), pixel_error=0.0) > 50
     with h5py.File(tmp_path / "out/episode_0.hdf5") as file:
         length = len(file["action"])

@@ -81,12 +81,12 @@ class AlohaEpisode:
             for name in self._cameras.values():
                 self._check_images(_dataset(file, f"{layout.IMAGES}/{name}", path), name)
             texts = {name: _text(file, name, most, path) for name, most in layout.TEXTS.items()}
-            fps = int(file.attrs["fps"]) if _scalar(file, "fps", "iu") else None
-        if fps is not None and not 1 <= fps <= MAX_FPS:
-            raise RecordingError(f"{path}: fps must be 1..{MAX_FPS}, not {fps}")
+            self.fps = int(file.attrs["fps"]) if _scalar(file, "fps", "iu") else None
+        if self.fps is not None and not 1 <= self.fps <= MAX_FPS:
+            raise RecordingError(f"{path}: fps must be 1..{MAX_FPS}, not {self.fps}")
         self._instruction = texts["instruction"]
-        name = safe_name(texts["name"] or path.name.split(".")[0])
-        self.facts = Facts(name, tuple(self._cameras), texts["outcome"], texts["run"], fps)
+        self.name = safe_name(texts["name"] or path.name.split(".")[0])
+        self.facts = Facts(tuple(self._cameras), texts["outcome"], texts["run"])
 
     def rows(self, grid: Grid) -> Iterator[Row]:
         """Its rows at ``grid.fps``: the format has no times."""

@@ -110,6 +110,8 @@ class BagEpisode:
         if gripper_unit_m is not None:
             self._names = self._names._replace(gripper_unit_m=gripper_unit_m)
         self.origin = " ".join(identity(file) for file in self._files)
+        self.name = safe_name(path.name.removesuffix(".mcap").removesuffix(".db3"))
+        self.fps: int | None = None
         joint_state = "sensor_msgs/msg/JointState"
         self._uses = {
             **{topic: _Use("arm", arm, joint_state) for arm, topic in self._names.state.items()},
@@ -143,7 +145,7 @@ class BagEpisode:
     @cached_property
     def facts(self) -> Facts:
         """Nobody says how it ended."""
-        return Facts(safe_name(self._path.name.removesuffix(".mcap").removesuffix(".db3")), tuple(self._cameras))
+        return Facts(tuple(self._cameras))
 
     def rows(self, grid: Grid) -> Iterator[Row]:
         """Rows laid over the messages."""

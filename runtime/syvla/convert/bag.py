@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol, cast
 from urllib.parse import parse_qsl
 
+import apsw
 import msgspec
 import numpy as np
 from rosbags.interfaces import Connection
@@ -55,7 +56,7 @@ COMPRESSED = "/compressed"
 _LOOK_S = 5.0  # a camera that has not begun by then is none of the episode's
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _PROVOKED = (
-    ReaderError, SerdeError, MessageError, struct.error, ValueError, IndexError, KeyError, AssertionError, TypeError,
+    apsw.Error, ReaderError, SerdeError, MessageError, struct.error, ValueError, IndexError, KeyError, AssertionError, TypeError,
     OverflowError,
 )  # fmt: skip
 

@@ -119,7 +119,7 @@ class LeRobotEpisode:
         self._place = place
         self.origin = f"{identity(dataset.root / layout.INFO)} episode {place.number}"
         self.name, outcome, run = f"episode_{place.number:06d}", "", ""
-        self.fps = dataset.info.fps
+        self.fps: int | None = dataset.info.fps
         extra = dataset.extra
         if extra is not None and place.number < len(extra.episodes):
             said, outcome, which = extra.episodes[place.number]

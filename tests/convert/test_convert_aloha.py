@@ -58,7 +58,7 @@ def test_rows_come_back_as_they_were_laid(tmp_path: Path, jpeg: int) -> None:
     status, said = run([source], tmp_path / "out", "aloha", jpeg=jpeg)
     assert status == 0, said
     episode = AlohaEpisode(tmp_path / "out/episode_0.hdf5")
-    assert episode.facts.name == "one"
+    assert episode.name == "one"
     assert assert_same_rows(McapEpisode(source), episode, Grid(), pixel_error=0.0) > 50
     with h5py.File(tmp_path / "out/episode_0.hdf5") as file:
         length = len(file["action"])
@@ -174,7 +174,7 @@ def _packed_bomb(file: Any) -> None:
     action.id.write_direct_chunk((0, 0), zlib.compress(bytes(2 * 10**6)))
 
 
-def _packed(file: Any) -> None:
+def packed(file: Any) -> None:
     """As it should be, packed."""
     values = file["action"][:]
     del file["action"]
@@ -227,7 +227,7 @@ def test_a_truncated_file_is_refused_and_the_others_are_converted(tmp_path: Path
 
 
 def test_packed_numbers_are_read(tmp_path: Path) -> None:
-    plain, packed = foreign(tmp_path / "plain.hdf5"), foreign(tmp_path / "packed.hdf5", _packed)
+    plain, packed = foreign(tmp_path / "plain.hdf5"), foreign(tmp_path / "packed.hdf5", packed)
     assert assert_same_rows(AlohaEpisode(plain), AlohaEpisode(packed), Grid(instruction="x"), 0.0) == LENGTH
 
 
@@ -241,5 +241,5 @@ def test_a_plug_in_is_not_loaded(tmp_path: Path) -> None:
         h5py.h5d.create(file.id, b"action", h5py.h5t.IEEE_F64LE, space, made)
 
     source = foreign(tmp_path / "bad.hdf5", filtered)
-    with pytest.raises(RecordingError, match="action has filter 32015; there are gzip"):
+    with pytest.raises(RecordingError, match="action has filter 32015; once each there may be gzip"):
         AlohaEpisode(source, Reading().cameras)

@@ -84,7 +84,7 @@ def convert(
         instruction: what was asked for, where a source does not say it.
         outcome: how the episodes ended, where a source does not say it.
         jpeg: quality of images that are made, 1 to 95; 0 keeps them raw (mcap, aloha). What is JPEG stays so.
-        camera: which of a source's cameras is which, as cam_high=top; only those that are named are taken then.
+        camera: which of a data set's or ALOHA episode's cameras is which, as cam_high=top; no others are taken then.
         profile: the names of a bag's topics: piper_ros2, cobot_magic_ros1_names or syvla.
         gripper_unit: what one unit of a source's grippers is [m]; by default that of the profile, metres elsewhere.
         swapped_colours: the JPEG of an ALOHA episode have red and blue the other way round.

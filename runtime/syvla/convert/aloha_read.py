@@ -44,7 +44,7 @@ MAX_SIDES = (2160, 3840)
 _FILTERS = {1: "gzip", 2: "shuffle", 3: "fletcher32"}  # what else there is may be a plug-in, or grows without bounds
 _SPARE = 16  # bytes that a checksum adds to a chunk
 _BLOCK = 256
-_PROVOKED = (OSError, KeyError, ValueError, TypeError, RuntimeError, OverflowError, UnicodeDecodeError)
+_PROVOKED = (OSError, KeyError, ValueError, TypeError, RuntimeError, OverflowError, zlib.error)
 _ZEROS = np.zeros(len(COLUMNS))
 
 
@@ -81,12 +81,12 @@ class AlohaEpisode:
             for name in self._cameras.values():
                 self._check_images(_dataset(file, f"{layout.IMAGES}/{name}", path), name)
             texts = {name: _text(file, name, most, path) for name, most in layout.TEXTS.items()}
-            fps = int(file.attrs["fps"]) if _scalar(file, "fps", "iu") else None
-        if fps is not None and not 1 <= fps <= MAX_FPS:
-            raise RecordingError(f"{path}: fps must be 1..{MAX_FPS}, not {fps}")
+            self.fps = int(file.attrs["fps"]) if _scalar(file, "fps", "iu") else None
+        if self.fps is not None and not 1 <= self.fps <= MAX_FPS:
+            raise RecordingError(f"{path}: fps must be 1..{MAX_FPS}, not {self.fps}")
         self._instruction = texts["instruction"]
-        name = safe_name(texts["name"] or path.name.split(".")[0])
-        self.facts = Facts(name, tuple(self._cameras), texts["outcome"], texts["run"], fps)
+        self.name = safe_name(texts["name"] or path.name.split(".")[0])
+        self.facts = Facts(tuple(self._cameras), texts["outcome"], texts["run"])
 
     def rows(self, grid: Grid) -> Iterator[Row]:
         """Its rows at ``grid.fps``: the format has no times."""
@@ -219,10 +219,12 @@ def _dataset(file: Any, path: str, where: Path) -> Any:
     if found.external or found.is_virtual:
         raise RecordingError(f"{where}: {path} has its data in another file, which is not opened")
     made = found.id.get_create_plist()
-    for i in range(made.get_nfilters()):
-        number = made.get_filter(i)[0]
-        if number not in _FILTERS:
-            raise RecordingError(f"{where}: {path} has filter {number}; there are {', '.join(_FILTERS.values())}")
+    filters = [made.get_filter(i)[0] for i in range(made.get_nfilters())]
+    for number in filters:
+        if number not in _FILTERS or filters.count(number) > 1:
+            raise RecordingError(
+                f"{where}: {path} has filter {number}; once each there may be {', '.join(_FILTERS.values())}"
+            )
     if found.chunks and int(np.prod(found.chunks, dtype=np.float64)) * found.dtype.itemsize > MAX_CHUNK_BYTES:
         raise RecordingError(f"{where}: {path} has chunks of more than {MAX_CHUNK_BYTES} bytes")
     return found

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol, cast
 from urllib.parse import parse_qsl
 
+import apsw
 import msgspec
 import numpy as np
 from rosbags.interfaces import Connection
@@ -55,7 +56,7 @@ COMPRESSED = "/compressed"
 _LOOK_S = 5.0  # a camera that has not begun by then is none of the episode's
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _PROVOKED = (
-    ReaderError, SerdeError, MessageError, struct.error, ValueError, IndexError, KeyError, AssertionError, TypeError,
+    apsw.Error, ReaderError, SerdeError, MessageError, struct.error, ValueError, IndexError, KeyError, AssertionError, TypeError,
     OverflowError,
 )  # fmt: skip
 
@@ -110,6 +111,8 @@ class BagEpisode:
         if gripper_unit_m is not None:
             self._names = self._names._replace(gripper_unit_m=gripper_unit_m)
         self.origin = " ".join(identity(file) for file in self._files)
+        self.name = safe_name(path.name.removesuffix(".mcap").removesuffix(".db3"))
+        self.fps: int | None = None
         joint_state = "sensor_msgs/msg/JointState"
         self._uses = {
             **{topic: _Use("arm", arm, joint_state) for arm, topic in self._names.state.items()},
@@ -143,7 +146,7 @@ class BagEpisode:
     @cached_property
     def facts(self) -> Facts:
         """Nobody says how it ended."""
-        return Facts(safe_name(self._path.name.removesuffix(".mcap").removesuffix(".db3")), tuple(self._cameras))
+        return Facts(tuple(self._cameras))
 
     def rows(self, grid: Grid) -> Iterator[Row]:
         """Rows laid over the messages."""

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from syvla.convert.found import Reading, episodes_of, expanded
 from syvla.convert.journal import Journal, Plan, unique
 from syvla.convert.making import WriteError, Writer, writing
-from syvla.convert.rows import Episode, Grid
+from syvla.convert.rows import Episode, Facts, Grid
 from syvla.digest import text_sha256
 from syvla.errors import RecordingError, SyvlaError
 from syvla.extras import check_convert
@@ -38,7 +38,7 @@ def convert(sources: Sequence[Path], out: Path, reading: Reading, wanted: Writin
     episodes, refused = _opened(sources, reading, wanted, console)
     if not episodes:
         return 2
-    names = unique([each.facts.name for each in episodes])
+    names = unique([each.name for each in episodes])
     grid = wanted.grid._replace(fps=_rate(episodes, wanted))
     journal = Journal(out, Plan(_settings(reading, wanted, grid), [each.origin for each in episodes]))
     writer = _writer(journal, wanted, grid.fps)
@@ -94,15 +94,23 @@ class _Told:
     """An episode whose outcome is told where the source does not say it."""
 
     def __init__(self, episode: Episode, outcome: str) -> None:
+        self._episode = episode
+        self._outcome = outcome
         self.origin = episode.origin
-        self.facts = episode.facts._replace(outcome=episode.facts.outcome or outcome)
+        self.name = episode.name
+        self.fps = episode.fps
         self.rows = episode.rows
         self.messages = episode.messages
+
+    @property
+    def facts(self) -> Facts:
+        facts = self._episode.facts
+        return facts._replace(outcome=facts.outcome or self._outcome)
 
 
 def _rate(episodes: Sequence[Episode], wanted: Writing) -> int:
     """The rate of the rows: the one asked for, which must be that of sources that have rows already."""
-    own = {episode.facts.fps: episode.origin for episode in episodes if episode.facts.fps is not None}
+    own = {episode.fps: episode.origin for episode in episodes if episode.fps is not None}
     rate = wanted.fps or next(iter(own), wanted.grid.fps)
     for fps, origin in own.items():
         if fps != rate:

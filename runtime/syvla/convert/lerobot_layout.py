@@ -48,7 +48,7 @@ class Feature(msgspec.Struct):
 
 
 class Extra(msgspec.Struct):
-    """``meta/syvla.json``: the name, outcome and run of each episode; runs are kept once, by digest."""
+    """``meta/syvla.json``: the name, outcome and run of each episode; each run is kept once, by a name."""
 
     episodes: list[tuple[str, str, str]]
     runs: dict[str, str]

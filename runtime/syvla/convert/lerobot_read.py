@@ -118,12 +118,13 @@ class LeRobotEpisode:
         self._dataset = dataset
         self._place = place
         self.origin = f"{identity(dataset.root / layout.INFO)} episode {place.number}"
-        name, outcome, run = f"episode_{place.number:06d}", "", ""
+        self.name, outcome, run = f"episode_{place.number:06d}", "", ""
+        self.fps: int | None = dataset.info.fps
         extra = dataset.extra
         if extra is not None and place.number < len(extra.episodes):
-            said, outcome, digest = extra.episodes[place.number]
-            name, run = safe_name(said), extra.runs.get(digest, "")
-        self.facts = Facts(name, tuple(dataset.cameras), outcome, run, dataset.info.fps)
+            said, outcome, which = extra.episodes[place.number]
+            self.name, run = safe_name(said), extra.runs.get(which, "")
+        self.facts = Facts(tuple(dataset.cameras), outcome, run)
 
     def rows(self, grid: Grid) -> Iterator[Row]:
         """Its rows with their images."""

@@ -90,8 +90,9 @@ def video_frames(path: Path, from_s: float, fps: int, shape: Sequence[int]) -> I
 
 
 def _check_stream(stream: Any, shape: Sequence[int], path: Path) -> None:
-    if stream.codec_context.name not in CODECS:
-        raise RecordingError(f"{path}: its codec is {stream.codec_context.name}; there are {', '.join(CODECS)}")
+    codec = getattr(stream.codec_context, "name", "unknown")  # None where libav does not know it
+    if codec not in CODECS:
+        raise RecordingError(f"{path}: its codec is {codec}; there are {', '.join(CODECS)}")
     if (stream.height, stream.width) != tuple(shape[:2]):
         raise RecordingError(f"{path}: it is {stream.width}x{stream.height}, not {shape[1]}x{shape[0]}")
 

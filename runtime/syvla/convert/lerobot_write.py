@@ -94,15 +94,12 @@ class LeRobotWriter:
         meta = self._folder / "meta"
         meta.mkdir(exist_ok=True)
         self._write_episodes(made())
-        episodes = [(each.name, each.outcome, each.run) for each in made()]
+        runs: dict[str, str] = {"": ""}
+        episodes = [(each.name, each.outcome, runs.setdefault(each.run, f"run-{len(runs)}")) for each in made()]
         stats = functools.reduce(lambda all_before, one: combined([all_before, one]), (each.stats for each in made()))
         (self._folder / layout.STATS).write_text(json.dumps(stats, indent=4) + "\n")
         pq.write_table(_task_table(tuple(self._tasks)), self._folder / layout.TASKS)
-        digests = {run: f"run-{i}" for i, run in enumerate(dict.fromkeys(run for _, _, run in episodes if run))}
-        extra = layout.Extra(
-            [(name, outcome, digests.get(run, "")) for name, outcome, run in episodes],
-            {digest: run for run, digest in digests.items()},
-        )
+        extra = layout.Extra(episodes, {name: run for run, name in runs.items() if run})
         (self._folder / layout.EXTRA).write_bytes(msgspec.json.encode(extra))
         info = {
             "codebase_version": layout.VERSION,

@@ -45,6 +45,8 @@ class McapEpisode:
         if self._recording.ends_early:
             raise RecordingError(f"{path}: incomplete: {self._recording.ends_early}")
         self.origin = identity(path)
+        self.name = safe_name(path.name.removesuffix(".mcap"))
+        self.fps: int | None = None
 
     @cached_property
     def facts(self) -> Facts:
@@ -57,9 +59,8 @@ class McapEpisode:
                 break
             found.add(record.topic)
         cameras = tuple(camera for camera in CAMERAS if f"camera/{camera}" in found)
-        name = safe_name(recording.path.name.removesuffix(".mcap"))
         run = recording.attachments.get(CONFIG_ATTACHMENT, "")
-        return Facts(name, cameras, recording.outcome.get("outcome", ""), run)
+        return Facts(cameras, recording.outcome.get("outcome", ""), run)
 
     def rows(self, grid: Grid) -> Iterator[Row]:
         """Rows laid over what was recorded."""

@@ -39,11 +39,9 @@ _STREAMS = ("command", *(f"arm/{arm}" for arm in ARMS))
 class Facts(NamedTuple):
     """What is said of an episode as a whole."""
 
-    name: str  # safe as a file's name
     cameras: tuple[str, ...]
     outcome: str = ""  # success, failure, ...; "" where nobody says
     run: str = ""  # the configuration of the run that recorded it, as JSON; "" where there is none
-    fps: int | None = None  # None: it has no rows of its own
 
 
 class Row(NamedTuple):
@@ -79,10 +77,12 @@ class Episode(Protocol):
     """One episode of a source. ``origin`` tells it from every other, and is another once its file has changed."""
 
     origin: str
+    name: str  # safe as a file's name
+    fps: int | None  # None: it has no rows of its own, or does not say at what rate they are
 
     @property
     def facts(self) -> Facts:
-        """What is said of it as a whole."""
+        """What is said of it as a whole; this may have to be looked for in it."""
         ...
 
     def rows(self, grid: Grid) -> Iterator[Row]:

@@ -227,8 +227,8 @@ def test_a_truncated_file_is_refused_and_the_others_are_converted(tmp_path: Path
 
 
 def test_packed_numbers_are_read(tmp_path: Path) -> None:
-    plain, packed = foreign(tmp_path / "plain.hdf5"), foreign(tmp_path / "packed.hdf5", packed)
-    assert assert_same_rows(AlohaEpisode(plain), AlohaEpisode(packed), Grid(instruction="x"), 0.0) == LENGTH
+    plain, small = foreign(tmp_path / "plain.hdf5"), foreign(tmp_path / "packed.hdf5", packed)
+    assert assert_same_rows(AlohaEpisode(plain), AlohaEpisode(small), Grid(instruction="x"), 0.0) == LENGTH
 
 
 def test_a_plug_in_is_not_loaded(tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 """The command: interrupted and taken up again, nothing overwritten, constant memory, one line for what is wrong."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tests.convert.made import assert_same_rows, record, run
@@ -13,7 +15,7 @@ from tests.convert.made import assert_same_rows, record, run
 from syvla.convert.command import Target
 from syvla.convert.journal import NAME, unique
 from syvla.convert.lerobot_read import LeRobotDataset
-from syvla.convert.making import Made
+from syvla.convert.making import Made, WriteError
 from syvla.convert.ours import McapEpisode, McapWriter
 from syvla.convert.rows import Grid
 from syvla.errors import RecordingError
@@ -83,6 +85,48 @@ def test_half_made_files_of_a_killed_conversion_are_made_anew(tmp_path: Path, mo
     assert (status, wrote) == (0, [0])
     assert "1 of 2 are in" in said
     assert sorted(files(tmp_path / "out")) == ["0.mcap", "1.mcap"]
+
+
+_SMALL_DISK = """
+import resource, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop(1)), resource.RLIM_INFINITY))
+from syvla.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize("to", ["lerobot", "mcap"])
+def test_a_full_disk_ends_the_conversion_which_can_go_on_later(tmp_path: Path, to: Target) -> None:
+    lengths_s = (0.5, 6.0, 0.5)
+    sources = [record(tmp_path / f"{i}.mcap", length_s, size=(240, 320)) for i, length_s in enumerate(lengths_s)]
+    if to == "mcap":
+        run(sources, tmp_path / "set", "aloha")
+        sources = [tmp_path / "set"]
+    arguments = ["convert", *map(str, sources), str(tmp_path / "out"), "--to", to]
+    run(sources, tmp_path / "whole", to)
+    limit = max(len(data) for data in files(tmp_path / "whole").values()) // 2
+    done = subprocess.run(
+        [sys.executable, "-c", _SMALL_DISK, str(limit), *arguments],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stdout + done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.endswith("what is done stays, and the same command goes on with it")
+    assert not (tmp_path / "out").exists()
+    status, said = run(sources, tmp_path / "out", to)
+    assert status == 0
+    assert "1 of 3 are in" in said
+
+
+def test_hdf5_stops_before_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = record(tmp_path / "one.mcap", 0.5)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2**20))
+        with pytest.raises(WriteError, match="the disk has only 1 MiB left"):
+            run([source], tmp_path / "out", "aloha")
+    assert [path.name for path in (tmp_path / "out.partial").iterdir()] == [NAME]
+    assert run([source], tmp_path / "out", "aloha")[0] == 0
 
 
 def test_another_conversion_does_not_go_on_with_a_half_made_one(tmp_path: Path) -> None:

@@ -222,9 +222,8 @@ def _dataset(file: Any, path: str, where: Path) -> Any:
     filters = [made.get_filter(i)[0] for i in range(made.get_nfilters())]
     for number in filters:
         if number not in _FILTERS or filters.count(number) > 1:
-            raise RecordingError(
-                f"{where}: {path} has filter {number}; once each there may be {', '.join(_FILTERS.values())}"
-            )
+            known = ", ".join(_FILTERS.values())
+            raise RecordingError(f"{where}: {path} has filter {number}; once each there may be {known}")
     if found.chunks and int(np.prod(found.chunks, dtype=np.float64)) * found.dtype.itemsize > MAX_CHUNK_BYTES:
         raise RecordingError(f"{where}: {path} has chunks of more than {MAX_CHUNK_BYTES} bytes")
     return found

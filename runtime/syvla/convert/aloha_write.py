@@ -1,5 +1,6 @@
 """Writes ALOHA episodes, one HDF5 file each, as long as they turn out to be."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from syvla.errors import RecordingError
 from syvla.message import Array
 
 BLOCK_ROWS = 256  # of vectors that are written at a time
+LEAST_FREE_BYTES = 128 * 2**20
 JPEG_BLOCK = 16_384  # bytes; what of a padded row is not written takes no room
 
 
@@ -37,6 +39,7 @@ class AlohaWriter:
                 self._attributes(file, facts.outcome, name, facts.run, grid.fps)
                 rows = _Rows(file, facts.cameras, self._quality)
                 for row in watched:
+                    self._check_room()
                     rows.add(row)
                 ends = watched.ends(str(final))
                 rows.finish()
@@ -60,6 +63,12 @@ class AlohaWriter:
 
     def finish(self, made: Callable[[], Iterator[Made]]) -> None:
         """There is nothing beside the episodes."""
+
+    def _check_room(self) -> None:
+        """WriteError before the disk is full, which HDF5 does not survive: it cannot close its file then."""
+        free = shutil.disk_usage(self._folder).free
+        if free < LEAST_FREE_BYTES:
+            raise WriteError(f"{self._folder}: cannot be written: the disk has only {free // 2**20} MiB left")
 
     def _image(self, frame: Frame) -> Frame:
         return jpeg(frame, self._quality) if self._quality else frame

@@ -56,8 +56,8 @@ COMPRESSED = "/compressed"
 _LOOK_S = 5.0  # a camera that has not begun by then is none of the episode's
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _PROVOKED = (
-    apsw.Error, ReaderError, SerdeError, MessageError, struct.error, ValueError, IndexError, KeyError, AssertionError, TypeError,
-    OverflowError,
+    apsw.Error, ReaderError, SerdeError, MessageError, struct.error, ValueError, IndexError, KeyError, AssertionError,
+    TypeError, OverflowError,
 )  # fmt: skip
 
 

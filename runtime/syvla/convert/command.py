@@ -16,6 +16,7 @@ from syvla.errors import RecordingError, SyvlaError
 from syvla.extras import check_convert
 
 Target = Literal["lerobot", "aloha", "mcap"]
+_NEEDED: dict[Target, tuple[str, ...]] = {"lerobot": ("pyarrow", "av"), "aloha": ("h5py",), "mcap": ()}
 
 
 class Writing(NamedTuple):
@@ -35,15 +36,28 @@ def convert(sources: Sequence[Path], out: Path, reading: Reading, wanted: Writin
     Raises:
         SyvlaError: A source is nothing known, or ``out`` is taken; nothing was made then.
     """
+    check_convert(*_NEEDED[wanted.to])
     episodes, refused = _opened(sources, reading, wanted, console)
     if not episodes:
         return 2
     names = unique([each.name for each in episodes])
     grid = wanted.grid._replace(fps=_rate(episodes, wanted))
     journal = Journal(out, Plan(_settings(reading, wanted, grid), [each.origin for each in episodes]))
-    writer = _writer(journal, wanted, grid.fps)
+    try:
+        count, refused_then = _write_all(episodes, names, grid, journal, _writer(journal, wanted, grid.fps), console)
+    except WriteError as error:
+        raise WriteError(f"{error}; what is done stays, and the same command goes on with it") from error
+    if count:
+        _say(console, f"{count} of {len(episodes)} episodes in {out}, read back and the same")
+    return 2 if refused or refused_then else 0
+
+
+def _write_all(
+    episodes: Sequence["_Told"], names: Sequence[str], grid: Grid, journal: Journal, writer: Writer, console: Console
+) -> tuple[int, int]:
+    """Make what is not made yet, and the data set from it; how many episodes are in it, and how many were refused."""
     done = {made.origin for made in journal.made()}
-    count = len(done)
+    count, refused = len(done), 0
     if done:
         _say(console, f"{count} of {len(episodes)} are in {journal.folder} already")
     with _progress(console) as progress:
@@ -54,8 +68,8 @@ def convert(sources: Sequence[Path], out: Path, reading: Reading, wanted: Writin
             progress.update(bar, what=name, counted=0)
             try:
                 made = writer.write(count, name, episode, grid, _ticker(progress, bar))
-            except WriteError as error:
-                raise WriteError(f"{error}; what is done stays, and the same command goes on with it") from error
+            except WriteError:
+                raise
             except SyvlaError as error:
                 refused += 1
                 _say(progress.console, f"refused: {error}")
@@ -68,12 +82,11 @@ def convert(sources: Sequence[Path], out: Path, reading: Reading, wanted: Writin
                 _say(progress.console, f"[{count}/{len(episodes)}] {name}: {made.rows} {writer.unit}")
     if count == 0:
         journal.discard()
-        return 2
+        return 0, refused
     with writing(journal.folder):
         writer.finish(journal.made)
         journal.finish()
-    _say(console, f"{count} of {len(episodes)} episodes in {out}, read back and the same")
-    return 2 if refused else 0
+    return count, refused
 
 
 def _opened(sources: Sequence[Path], reading: Reading, wanted: Writing, console: Console) -> tuple[list["_Told"], int]:
@@ -124,11 +137,9 @@ def _writer(journal: Journal, wanted: Writing, fps: int) -> Writer:
 
         return McapWriter(journal.folder, wanted.jpeg_quality, wanted.run)
     if wanted.to == "lerobot":
-        check_convert("pyarrow", "av")
         from syvla.convert.lerobot_write import LeRobotWriter
 
         return LeRobotWriter(journal.folder, fps, journal.made())
-    check_convert("h5py")
     from syvla.convert.aloha_write import AlohaWriter
 
     return AlohaWriter(journal.folder, wanted.jpeg_quality)

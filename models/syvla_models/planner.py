@@ -32,8 +32,8 @@ from syvla_models.prompt import (
     prompt_ids,
     special_id,
 )
-from syvla_models.qwen import load_qwen, weight_files
-from syvla_models.spec import SPEC_FILE, PlannerSpec, PolicySpec, load_json, verify
+from syvla_models.qwen import files_read, load_qwen
+from syvla_models.spec import PlannerSpec, load_spec, verify
 from syvla_models.weights import load_tensors
 
 PLANNER_FILE = "planner.safetensors"
@@ -99,8 +99,8 @@ class SyvlaPlanner(nn.Module):
         ``folder`` is a Qwen2.5-VL folder of any size with ``syvla.json`` and ``planner.safetensors`` beside it.
         ConfigError names the file, field or tensor that does not fit; digests are checked before anything is read.
         """
-        spec = load_json(folder / SPEC_FILE, PolicySpec)
-        verify(folder, spec.sha256, [*weight_files(folder), PLANNER_FILE])
+        spec = load_spec(folder)
+        verify(folder, spec.sha256, [*files_read(folder, spec.sha256), PLANNER_FILE])
         vlm, tokenizer = load_qwen(folder, dtype, device)
         planner = cls(vlm, tokenizer, spec.planner)
         load_tensors(folder / PLANNER_FILE, {"queries": planner.queries})

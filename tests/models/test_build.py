@@ -5,15 +5,17 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import pytest
 import torch
 from safetensors.torch import load_file
 from tests.models.runs import MODEL, RIG, config_of
 
 from syvla.config import ArmConfig
 from syvla.control.kinematics import Base, forward_tcp
+from syvla.errors import ConfigError
 from syvla_models.checkpoint import load_expert
 from syvla_models.planner import SyvlaPlanner
-from syvla_models.spec import ExpertConfig, load_spec
+from syvla_models.spec import ExpertConfig, load_spec, save_spec
 from syvla_models.train.build import build_stage
 from syvla_models.train.config import ActionConfig
 from syvla_models.train.learner import build_learner
@@ -90,7 +92,14 @@ def test_a_stage_goes_on_with_planner_expert_and_normalisation_of_the_one_before
     shutil.copytree(pretrained / "checkpoint", shipped)
     shutil.copy(pretrained / "heads.safetensors", shipped)
     config = msgspec.structs.replace(config, init=str(shipped))
+    with pytest.raises(ConfigError, match=r"no entry for heads\.safetensors"):
+        build_learner(config, stage)
+    save_spec(shipped, spec)
     assert torch.equal(build_learner(config, stage).grounding.weight, head["grounding.weight"])
+    (shipped / "heads.safetensors").write_bytes(b"cut")
+    save_spec(shipped, spec)
+    with pytest.raises(ConfigError, match=r"heads\.safetensors: "):
+        build_learner(config, stage)
 
 
 def test_a_fresh_expert_can_be_asked_for(data: Path, pretrained: Path) -> None:

@@ -17,7 +17,7 @@ from syvla_models.checkpoint import load_expert
 from syvla_models.expert import Expert
 from syvla_models.planner import SyvlaPlanner
 from syvla_models.qwen import load_qwen
-from syvla_models.spec import SLOTS, SPEC_FILE, ActionSpec, CameraView, PlannerSpec, PolicySpec, load_json
+from syvla_models.spec import SLOTS, SPEC_FILE, ActionSpec, CameraView, PlannerSpec, PolicySpec, load_spec
 from syvla_models.tiny import build_tiny, tiny_spec
 from syvla_models.train.batch import Batches, Collator
 from syvla_models.train.config import PERIOD_S, SourceConfig, TrainConfig
@@ -83,7 +83,7 @@ def _spec_of(config: TrainConfig) -> PolicySpec | None:
     folder = Path(config.init)
     if not folder.is_dir():
         raise ConfigError(f"init: {folder} is not a folder; the stage before writes it")
-    return load_json(folder / SPEC_FILE, PolicySpec) if (folder / SPEC_FILE).exists() else None
+    return load_spec(folder) if (folder / SPEC_FILE).exists() else None
 
 
 def _source(

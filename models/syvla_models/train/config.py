@@ -81,6 +81,7 @@ class ModelConfig(Section, frozen=True):
 
     def __post_init__(self) -> None:
         _named(self.name, "name")
+        _within("max_thought_tokens", self.max_thought_tokens, 1, 4096)
 
 
 class DataConfig(Section, frozen=True):

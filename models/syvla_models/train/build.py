@@ -118,6 +118,14 @@ def _source(
 
 
 def _planner(config: TrainConfig, earlier: PolicySpec | None, sources: Sequence[Source]) -> SyvlaPlanner:
+    planner, model = _begun(config, earlier, sources), config.model
+    if model.think is not None:
+        planner.spec = msgspec.structs.replace(planner.spec, think=model.think, think_every_s=model.think_every_s)
+    return planner
+
+
+def _begun(config: TrainConfig, earlier: PolicySpec | None, sources: Sequence[Source]) -> SyvlaPlanner:
+    """The earlier stage's planner, or one around a bare Qwen2.5-VL, or a tiny one."""
     if earlier is not None:
         return SyvlaPlanner.from_pretrained(Path(config.init))
     if config.init:

@@ -5,20 +5,18 @@ The expert's half needs only ``syvla.json`` and ``expert.safetensors``, so a rob
 
 from pathlib import Path
 
-import msgspec
 import torch
 
-from syvla.digest import file_sha256
 from syvla.errors import ConfigError
 from syvla_models.expert import Expert
 from syvla_models.planner import PLANNER_FILE, SyvlaPlanner
-from syvla_models.qwen import save_qwen, weight_files
-from syvla_models.spec import EXPERT_FILE, SPEC_FILE, PolicySpec, load_spec, save_json, verify
+from syvla_models.qwen import save_qwen
+from syvla_models.spec import EXPERT_FILE, SPEC_FILE, PolicySpec, load_spec, save_spec, verify
 from syvla_models.weights import load_tensors, save_tensors
 
 
 def save(folder: Path, planner: SyvlaPlanner, expert: Expert, spec: PolicySpec) -> PolicySpec:
-    """Write a whole checkpoint; the spec as written, with the digest of every weight file.
+    """Write a whole checkpoint; the spec as written, with the digest of every file.
 
     ``syvla.json`` is written last: a folder whose writing was interrupted is refused when it is read.
     """
@@ -33,10 +31,7 @@ def save(folder: Path, planner: SyvlaPlanner, expert: Expert, spec: PolicySpec) 
     save_qwen(folder, planner.vlm, planner.tokenizer)
     save_tensors(folder / PLANNER_FILE, {"queries": planner.queries})
     save_tensors(folder / EXPERT_FILE, expert.state_dict())
-    files = [*weight_files(folder), PLANNER_FILE, EXPERT_FILE]
-    written = msgspec.structs.replace(spec, sha256={name: file_sha256(folder / name) for name in files})
-    save_json(folder / SPEC_FILE, written)
-    return written
+    return save_spec(folder, spec)
 
 
 def load_expert(folder: Path, device: str | torch.device = "cpu") -> tuple[Expert, PolicySpec]:

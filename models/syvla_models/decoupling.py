@@ -21,10 +21,11 @@ class PercentileEstimate(nn.Module):
     It is taken over *all* (sample, query) pairs of the recent steps of one stage, this step's included. Over one
     sample's 20 states it would zero the same number in every sample, also where all of them matter; over one batch of
     a few samples it would rest on a handful of numbers. A window rather than an average over the whole run, because
-    the norms shrink as the loss does, by orders of magnitude, and an old threshold would then mask everything. With
-    several processes each has its own estimate, of its own samples.
+    the norms shrink as the loss does, by orders of magnitude, and an old threshold would then mask everything.
 
-    The norms are a buffer, so that ``state_dict`` carries them over a resumed run.
+    The norms are a buffer, so that ``state_dict`` carries them over a resumed run. With several processes the first
+    one's serve all, as buffers do under DDP, and each adds its own norms of the step. The samples of all are drawn
+    alike; norms of all would have to be waited for within a step, in which a process may have no robot rows at all.
     """
 
     recent: Tensor  # (window,), the newest last; NaN where nothing was seen yet

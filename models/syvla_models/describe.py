@@ -12,8 +12,8 @@ from syvla.messages import FEATURE_QUERIES
 from syvla_models.expert import Expert, base_config
 from syvla_models.expert import tiny_config as tiny_expert
 from syvla_models.prompt import SPECIAL_TOKENS
-from syvla_models.qwen import _config as load_qwen_config
-from syvla_models.spec import SPEC_FILE, ExpertConfig, PolicySpec, load_json
+from syvla_models.qwen_config import load_config
+from syvla_models.spec import SPEC_FILE, ExpertConfig, load_spec
 from syvla_models.tiny import tiny_config
 
 Size = Literal["tiny", "base", "3b"]
@@ -92,10 +92,10 @@ def describe(size: Size) -> Description:
 
 def describe_checkpoint(folder: Path) -> Description:
     """The policy in a checkpoint folder, or a bare Qwen2.5-VL folder; its weights are not read."""
-    config = load_qwen_config(folder)
+    config = load_config(folder)
     if not (folder / SPEC_FILE).exists():
         return _description(str(folder), config, None)
-    spec = load_json(folder / SPEC_FILE, PolicySpec)
+    spec = load_spec(folder)
     return _description(spec.model_id, config, spec.expert)
 
 

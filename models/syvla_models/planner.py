@@ -9,7 +9,7 @@ decoding goes on from the first token that differs. The outcome is that of plain
 than rounding).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,18 +32,13 @@ from syvla_models.prompt import (
     prompt_ids,
     special_id,
 )
-from syvla_models.qwen import load_qwen, weight_files
-from syvla_models.spec import SPEC_FILE, PlannerSpec, PolicySpec, load_json, verify
+from syvla_models.qwen import files_read, load_qwen
+from syvla_models.spec import PlannerSpec, load_spec, verify
 from syvla_models.weights import load_tensors
 
 PLANNER_FILE = "planner.safetensors"
 _KNOWN_PROMPTS = 16
 Thinking = str | tuple[str, torch.Tensor]
-
-
-def never() -> bool:
-    """A ``stop`` that lets every thought end."""
-    return False
 
 
 class _Prompt(NamedTuple):
@@ -99,8 +94,8 @@ class SyvlaPlanner(nn.Module):
         ``folder`` is a Qwen2.5-VL folder of any size with ``syvla.json`` and ``planner.safetensors`` beside it.
         ConfigError names the file, field or tensor that does not fit; digests are checked before anything is read.
         """
-        spec = load_json(folder / SPEC_FILE, PolicySpec)
-        verify(folder, spec.sha256, [*weight_files(folder), PLANNER_FILE])
+        spec = load_spec(folder)
+        verify(folder, spec.sha256, [*files_read(folder, spec.sha256), PLANNER_FILE])
         vlm, tokenizer = load_qwen(folder, dtype, device)
         planner = cls(vlm, tokenizer, spec.planner)
         load_tensors(folder / PLANNER_FILE, {"queries": planner.queries})
@@ -220,22 +215,12 @@ class SyvlaPlanner(nn.Module):
 
     # ------------------------------------------------------------ thinking
 
-    def think(
-        self,
-        images: Sequence[UInt8],
-        instruction: str,
-        *,
-        stop: Callable[[], bool] = never,
-        reuse: bool = True,
-    ) -> Iterator[Thinking]:
+    def think(self, images: Sequence[UInt8], instruction: str, *, reuse: bool = True) -> Iterator[Thinking]:
         """Yield the growing chain of thought, then once (chain of thought, query states (n, D)).
 
-        ``images`` (H, W, 3) are the views of ``spec.views``, in order (see ``images.view_of``). ``stop`` is asked
-        between tokens; when it says so the iterator ends without a result, and the last whole thought stays the
-        draft of the next. ``reuse=False`` decodes from nothing.
+        ``images`` (H, W, 3) are the views of ``spec.views``, in order (see ``images.view_of``). Closed before
+        its end it leaves the last whole thought as the draft of the next. ``reuse=False`` decodes from nothing.
         """
-        if stop():
-            return
         run = _Run(self, self._prompt(instruction), images)
         draft = Draft(self.last[1] if reuse else [])
         thought: list[int] = []
@@ -248,8 +233,6 @@ class SyvlaPlanner(nn.Module):
                 yield self.decode(thought)
             if states is not None:
                 break
-            if stop():
-                return
             if upcoming == self.end_id or len(thought) == self.spec.max_thought_tokens:
                 states = run.finish()
                 break

@@ -1,16 +1,34 @@
 """A Qwen2.5-VL folder, of any size: read and written through transformers, from safetensors, never from a hub."""
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGeneration
 
 from syvla.errors import ConfigError
 from syvla_models.prompt import Tokenizer
-from syvla_models.weights import refuse
+from syvla_models.qwen_config import CONFIG_FILE, least_parameters, load_config
+from syvla_models.weights import check_tensors, refuse
 
 INDEX_FILE = "model.safetensors.index.json"
+TOKENIZER_FILE = "tokenizer.json"
+# What transformers reads besides, if it is there.
+_ALSO_READ = (
+    INDEX_FILE,
+    "generation_config.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+)
+
+
+def files_read(folder: Path, known: Collection[str] = ()) -> list[str]:
+    """The names of all files that :func:`load_qwen` reads in ``folder``, those it should have by ``known`` included."""
+    also = [name for name in _ALSO_READ if name in known or (folder / name).exists()]
+    return [*weight_files(folder), CONFIG_FILE, TOKENIZER_FILE, *also]
 
 
 def weight_files(folder: Path) -> list[str]:
@@ -35,11 +53,16 @@ def load_qwen(
 ) -> tuple[Qwen2_5_VLForConditionalGeneration, Tokenizer]:
     """The model, in evaluation mode, and the tokenizer of ``folder``.
 
-    ConfigError names what does not fit: a file, ``model_type``, or the first tensor that is missing, unexpected or of
-    another shape (transformers alone would fill it with random numbers and go on).
+    ConfigError names what does not fit: a file, a field of ``config.json``, or the first tensor that is missing,
+    unexpected or of another shape (transformers alone would fill it with random numbers and go on).
     """
-    config = _config(folder)
-    weight_files(folder)
+    config = load_config(folder)
+    weights = [folder / name for name in weight_files(folder)]
+    for path in weights:
+        check_tensors(path)
+    held, wanted = sum(path.stat().st_size for path in weights), least_parameters(config)
+    if wanted > held:  # told before they are drawn at random, which may never end
+        raise ConfigError(f"{folder / CONFIG_FILE}: its sizes make {wanted} weights or more, in files of {held} bytes")
     try:
         model, info = Qwen2_5_VLForConditionalGeneration.from_pretrained(
             folder,
@@ -50,8 +73,8 @@ def load_qwen(
             ignore_mismatched_sizes=True,  # so that they are reported here, with their names
             output_loading_info=True,
         )
-    except (OSError, RuntimeError, ValueError) as error:
-        raise ConfigError(f"{folder}: {str(error).splitlines()[0]}") from error
+    except Exception as error:
+        raise ConfigError(f"{folder}: {_first_line(error)}") from error
     refuse(
         folder,
         missing=info["missing_keys"],
@@ -63,12 +86,12 @@ def load_qwen(
 
 def load_tokenizer(folder: Path) -> Tokenizer:
     """The tokenizer of ``folder`` as ``tokenizer.json`` describes it."""
-    if not (folder / "tokenizer.json").is_file():
-        raise ConfigError(f"{folder} has no tokenizer.json")
+    if not (folder / TOKENIZER_FILE).is_file():
+        raise ConfigError(f"{folder} has no {TOKENIZER_FILE}")
     try:
         return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{folder}: the tokenizer does not load: {error}") from error
+    except Exception as error:
+        raise ConfigError(f"{folder / TOKENIZER_FILE}: the tokenizer does not load: {_first_line(error)}") from error
 
 
 def save_qwen(folder: Path, model: Qwen2_5_VLForConditionalGeneration, tokenizer: Tokenizer) -> None:
@@ -80,13 +103,7 @@ def save_qwen(folder: Path, model: Qwen2_5_VLForConditionalGeneration, tokenizer
     tokenizer.save_pretrained(folder)
 
 
-def _config(folder: Path) -> Qwen2_5_VLConfig:
-    path = folder / "config.json"
-    try:
-        fields = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: {error}") from error
-    kind = fields.get("model_type") if isinstance(fields, dict) else None
-    if kind != "qwen2_5_vl":
-        raise ConfigError(f"{path}: model_type must be qwen2_5_vl, not {kind!r}")
-    return Qwen2_5_VLConfig.from_dict(fields)
+def _first_line(error: Exception) -> str:
+    """With its type, where it is only a key or nothing."""
+    lines = str(error).splitlines()
+    return lines[0] if lines and not isinstance(error, KeyError) else repr(error)

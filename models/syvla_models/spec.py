@@ -5,6 +5,8 @@ more files: ``syvla.json`` (this), ``planner.safetensors`` (the feature query to
 adapter and the action expert).
 """
 
+import hashlib
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -16,11 +18,22 @@ from syvla.errors import ConfigError
 from syvla.messages import FEATURE_QUERIES
 
 SPEC_FILE, EXPERT_FILE = "syvla.json", "expert.safetensors"
+HEADS_FILE = "heads.safetensors"  # what only training needs; no part of a policy
 SLOTS = 32  # width of the unified action tensor, see syvla_models.actions
 ActionSpaceName = Literal["joint", "end_effector"]
 Think = Literal["always", "every_s", "on_change"]
 Table = tuple[tuple[float, ...], ...]  # rows of numbers
 T = TypeVar("T")
+_DIGESTED = {".safetensors", ".json", ".jinja"}  # of a checkpoint's files
+# How a policy is run, which may be changed in ``syvla.json``. All else of it is what the weights were made for.
+_CHANGEABLE = {
+    "planner.max_thought_tokens",
+    "planner.think",
+    "planner.think_every_s",
+    "action.euler_steps",
+    "action.noise_scale",
+    "action.execution_horizon_s",
+}
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -63,6 +76,14 @@ class PlannerSpec(Section, frozen=True):
     think: Think = "always"
     think_every_s: float = 1.0
 
+    def __post_init__(self) -> None:
+        if not 1 <= self.feature_queries <= 1024:
+            raise ValueError(f"feature_queries must be 1..1024, not {self.feature_queries}")
+        if not 1 <= self.max_thought_tokens <= 4096:
+            raise ValueError(f"max_thought_tokens must be 1..4096, not {self.max_thought_tokens}")
+        if not 0.0 <= self.think_every_s <= 3600.0:
+            raise ValueError(f"think_every_s must be 0..3600, not {self.think_every_s}")
+
 
 class ExpertConfig(Section, frozen=True):
     """The fast system's size. ``tiny`` drives the twin, ``base`` (about 300 M) the robot."""
@@ -101,6 +122,12 @@ class ActionSpec(Section, frozen=True):
     execution_horizon_s: float = 0.0  # how long what was decided is executed; 0: until the next chunk is there
 
     def __post_init__(self) -> None:
+        if not 0.001 <= self.period_s <= 1.0:
+            raise ValueError(f"period_s must be 0.001..1, not {self.period_s}")
+        if not 1 <= self.euler_steps <= 100:
+            raise ValueError(f"euler_steps must be 1..100, not {self.euler_steps}")
+        if self.max_prefix < 0:
+            raise ValueError(f"max_prefix must be at least 0, not {self.max_prefix}")
         if not 0.0 <= self.execution_horizon_s <= self.max_prefix * self.period_s:
             longest_s = self.max_prefix * self.period_s
             raise ValueError(f"execution_horizon_s must be 0..{longest_s:.3f} (max_prefix rows)")
@@ -115,6 +142,8 @@ class ActionSpec(Section, frozen=True):
             counts = {len(row) for row in rows}
             if counts != {SLOTS}:
                 raise ValueError(f"{name} must have rows of {SLOTS} numbers, not of {sorted(counts)}")
+            if not all(math.isfinite(number) for row in rows for number in row):
+                raise ValueError(f"{name} must have finite numbers")
         if len(self.offset) != len(self.scale):
             raise ValueError(f"offset has {len(self.offset)} rows, scale has {len(self.scale)}: they must be as many")
         if min(map(min, self.scale)) <= 0.0 or min(self.state_scale) <= 0.0:
@@ -122,7 +151,12 @@ class ActionSpec(Section, frozen=True):
 
 
 class PolicySpec(Section, frozen=True):
-    """A whole checkpoint. ``sha256`` has the hex digest of every weight file, by name; ``model_id`` is made from it."""
+    """A whole checkpoint.
+
+    ``sha256`` has the hex digest of every file, by name; ``model_id`` is made from those of the weights. ``made_for``
+    has, by name, a digest of each setting that the weights cannot do without: whatever else an expert with two heads
+    for four would load and act.
+    """
 
     name: str
     planner: PlannerSpec
@@ -130,24 +164,55 @@ class PolicySpec(Section, frozen=True):
     action: ActionSpec
     rig: str = "twin"
     sha256: dict[str, str] = {}
+    made_for: dict[str, str] = {}
 
     def __post_init__(self) -> None:
         rows, horizon = len(self.action.scale), self.expert.horizon
         if rows not in (1, horizon):
             raise ValueError(f"action.scale must have 1 row or expert.horizon's {horizon}, not {rows}")
+        if self.action.max_prefix > horizon:
+            raise ValueError(f"action.max_prefix must be 0..{horizon} (expert.horizon), not {self.action.max_prefix}")
 
     @property
     def model_id(self) -> str:
-        """``name@`` and the first 12 digits of the digest of all digests; every intent carries it."""
-        import hashlib
-
-        joined = "\n".join(f"{name} {digest}" for name, digest in sorted(self.sha256.items()))
+        """``name@`` and 12 digits of the digest of the weights' digests; every intent carries it."""
+        weights = {name for name in self.sha256 if name.endswith(".safetensors")} - {HEADS_FILE}
+        joined = "\n".join(f"{name} {self.sha256[name]}" for name in sorted(weights))
         return f"{self.name}@{hashlib.sha256(joined.encode()).hexdigest()[:12]}"
 
 
 def load_spec(folder: Path) -> PolicySpec:
-    """What ``folder`` says about itself; reads no weights."""
-    return load_json(folder / SPEC_FILE, PolicySpec)
+    """What ``folder`` says about itself; reads no weights.
+
+    ConfigError names what cannot be, and a setting that is not the one that the weights were made for.
+    """
+    path = folder / SPEC_FILE
+    spec = load_json(path, PolicySpec)
+    for name, digest in _settings(spec).items():
+        if name not in spec.made_for:
+            raise ConfigError(f"{path}: made_for has no entry for {name}")
+        if spec.made_for[name] != digest:
+            raise ConfigError(f"{path}: {name} is not what the weights were made for (made_for says otherwise)")
+    return spec
+
+
+def save_spec(folder: Path, spec: PolicySpec) -> PolicySpec:
+    """Write ``syvla.json`` for the files that are in ``folder``; the spec as written, with their digests."""
+    names = sorted(path.name for path in folder.iterdir() if path.suffix in _DIGESTED and path.name != SPEC_FILE)
+    sha256 = {name: file_sha256(folder / name) for name in names}
+    written = msgspec.structs.replace(spec, sha256=sha256, made_for=_settings(spec))
+    save_json(folder / SPEC_FILE, written)
+    return written
+
+
+def _settings(spec: PolicySpec) -> dict[str, str]:
+    """A digest of every setting that weights are made for, by name."""
+    return {
+        f"{section}.{field}": hashlib.sha256(msgspec.json.encode(getattr(part, field))).hexdigest()[:12]
+        for section, part in (("planner", spec.planner), ("expert", spec.expert), ("action", spec.action))
+        for field in part.__struct_fields__
+        if f"{section}.{field}" not in _CHANGEABLE
+    }
 
 
 def verify(folder: Path, sha256: Mapping[str, str], names: Iterable[str], said_by: str = SPEC_FILE) -> None:

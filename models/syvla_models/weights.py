@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from syvla.errors import ConfigError
@@ -15,15 +15,30 @@ def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
 
 
+def check_tensors(path: Path) -> None:
+    """ConfigError unless ``path`` is whole; reads only what it says of itself."""
+    try:
+        with safe_open(path, framework="pt"):
+            pass
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of ``path``, by name; ConfigError if it cannot be read."""
+    try:
+        tensors: dict[str, torch.Tensor] = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    return tensors
+
+
 def load_tensors(path: Path, into: Mapping[str, torch.Tensor]) -> None:
     """Copy the tensors of ``path`` into those of the same names; ConfigError names what does not fit.
 
     Names and shapes must agree exactly; numbers are converted to the dtype and device of the target.
     """
-    try:
-        found = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise ConfigError(f"{path}: {error}") from error
+    found = read_tensors(path)
     refuse(path, missing=into.keys() - found.keys(), unexpected=found.keys() - into.keys())
     shapes = {name: (tuple(found[name].shape), tuple(into[name].shape)) for name in into}
     refuse(path, mismatched={name: pair for name, pair in shapes.items() if pair[0] != pair[1]})

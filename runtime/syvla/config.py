@@ -70,10 +70,15 @@ class PolicyConfig(Section, frozen=True):
     planner_latency_s: float = 0.0
     expert_latency_s: float = 0.0
     planner_min_period_s: float = 0.05
+    planner_preempt_after_s: float = 0.0  # a thought of that age ends when a newer observation is there; 0: never
     expert_min_period_s: float = 0.05
     period_s: float = 1 / 30
     horizon: int = 50
     continuity: Continuity = "prefix"  # how a learned expert's chunk goes on from the one before it
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.planner_preempt_after_s <= 60.0:
+            raise ValueError(f"planner_preempt_after_s must be 0..60, not {self.planner_preempt_after_s}")
 
 
 class RealtimeConfig(Section, frozen=True):

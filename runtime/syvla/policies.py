@@ -80,7 +80,7 @@ def default_policy() -> str:
 
 
 class PolicyLabel(NamedTuple):
-    """What a checkpoint says about itself: its model_id, the rig it was made for, and its weight files' sha256."""
+    """What a checkpoint says about itself: its model_id, the rig it was made for, the sha256 of what it acts with."""
 
     model_id: str
     rig: str
@@ -89,8 +89,11 @@ class PolicyLabel(NamedTuple):
 
 def policy_label(folder: Path) -> PolicyLabel:
     """The label of a checkpoint's folder; ConfigError if it cannot be read. Needs no torch."""
+    from syvla_models.spec import HEADS_FILE
+
     spec = _read_spec(folder)
-    return PolicyLabel(spec.model_id, spec.rig, spec.sha256)
+    acting = {name: digest for name, digest in spec.sha256.items() if name != HEADS_FILE}
+    return PolicyLabel(spec.model_id, spec.rig, acting)
 
 
 def policy_cameras(run: RunConfig) -> tuple[str, ...]:
@@ -111,6 +114,6 @@ def _spec(run: RunConfig) -> "PolicySpec | None":
 
 
 def _read_spec(folder: Path) -> "PolicySpec":
-    from syvla_models.spec import SPEC_FILE, PolicySpec, load_json
+    from syvla_models.spec import load_spec
 
-    return load_json(folder / SPEC_FILE, PolicySpec)
+    return load_spec(folder)

@@ -80,12 +80,15 @@ class OnNew(NamedTuple):
     """Step when one of ``topics`` has something new and the last step is over, at most every ``min_period_ns``.
 
     A new message of ``preempted_by`` ends a step that is under way: its generator is closed at the next message it
-    yields, and what was not sent yet is dropped.
+    yields, and what was not sent yet is dropped. One of ``outdated_by`` does so once the step has been under way for
+    ``patience_ns``, but never to two steps in a row.
     """
 
     topics: tuple[str, ...]
     min_period_ns: int = 0
     preempted_by: tuple[str, ...] = ()
+    outdated_by: tuple[str, ...] = ()
+    patience_ns: int = 0
 
 
 class Stage(Protocol):

@@ -67,11 +67,12 @@ def lockstep_run(
     blank: Blank = "none",
     backend: str = "auto",
     continuity: Continuity = "prefix",
+    preempt_after_s: float = 0.0,
 ) -> RunConfig:
     """The configuration of a run under the virtual clock."""
     if continuity == "guided" and backend == "auto":
         backend = "eager"  # it needs a gradient
-    run = _run(load_rig(rig), planner_latency_s, expert_latency_s, policy, backend)
+    run = _run(load_rig(rig), planner_latency_s, expert_latency_s, policy, backend, preempt_after_s=preempt_after_s)
     return msgspec.structs.replace(joined(run, continuity), blank=blank)
 
 
@@ -92,6 +93,7 @@ def realtime_run(
     joystick: bool = False,
     backend: str = "auto",
     playback: Path | None = None,
+    preempt_after_s: float = 0.0,
 ) -> RunConfig:
     """The configuration of a run on the bus, with a twin's CAN channels and the sockets' folder chosen.
 
@@ -108,7 +110,8 @@ def realtime_run(
     if config.cameras.source == "realsense" and config.ros.cameras == "own" and playback is None:
         check_realsense()
     config = _with_simcan(config) if config.kind == "twin" else config
-    run = _run(config, planner_latency_s, expert_latency_s, policy, backend, thinks=remote_planner is None)
+    thinks = remote_planner is None
+    run = _run(config, planner_latency_s, expert_latency_s, policy, backend, thinks, preempt_after_s)
     folder = ipc_directory(f"{os.getpid():x}-{time.monotonic_ns():x}")
     return msgspec.structs.replace(
         run,
@@ -133,14 +136,27 @@ def _with_simcan(config: RigConfig) -> RigConfig:
 
 
 def _run(
-    rig: RigConfig, planner_latency_s: float, expert_latency_s: float, policy: str, backend: str, thinks: bool = True
+    rig: RigConfig,
+    planner_latency_s: float,
+    expert_latency_s: float,
+    policy: str,
+    backend: str,
+    thinks: bool = True,
+    preempt_after_s: float = 0.0,
 ) -> RunConfig:
     for name, value in (("planner latency", planner_latency_s), ("expert latency", expert_latency_s)):
         if not 0.0 <= value <= 10.0:
             raise ConfigError(f"{name} must be 0 to 10 s, not {value}")
-    latencies = PolicyConfig(planner_latency_s=planner_latency_s, expert_latency_s=expert_latency_s)
+    try:
+        settings = PolicyConfig(
+            planner_latency_s=planner_latency_s,
+            expert_latency_s=expert_latency_s,
+            planner_preempt_after_s=preempt_after_s,
+        )
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     name = find_policy(policy)
-    return RunConfig(rig=rig, policy=latencies, policy_name=name, backend=find_backend(name, backend, thinks))
+    return RunConfig(rig=rig, policy=settings, policy_name=name, backend=find_backend(name, backend, thinks))
 
 
 def link_keys(remote: RemotePlannerConfig) -> RobotKeys | None:

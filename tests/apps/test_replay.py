@@ -1,6 +1,7 @@
 """Replay of recorded episodes: to the bit as they were, and what would have been different otherwise."""
 
 import json
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,13 +16,15 @@ from syvla.apps.replay_policy import Change, replay, what_if
 from syvla.apps.replay_verify import exact_stages, verify
 from syvla.cli import main
 from syvla.errors import ConfigError, RecordingError
-from syvla.messages import ArmState, Source
+from syvla.messages import ArmState, Intent, Source
+from syvla.policies import shipped_checkpoint
 from syvla.recording.mcap_log import McapLog
 from syvla.recording.mcap_read import RawRecord, Recording
 from syvla.report.comparison import words
 from syvla.runs import lockstep_run
 from syvla.stages.recorder import RecorderStage
 from syvla.transport.codec import encode_body, pack_record
+from syvla_models.spec import load_spec, save_spec
 
 LIMIT_S = 5.0
 
@@ -30,9 +33,9 @@ def silent(_: str) -> None:
     """Progress is not of interest."""
 
 
-def recorded(folder: Path, policy: str, limit_s: float = LIMIT_S) -> Path:
+def recorded(folder: Path, policy: str, limit_s: float = LIMIT_S, preempt_after_s: float = 0.0) -> Path:
     """An episode that ends before the task is done, with the images as they were."""
-    run = lockstep_run("twin", 0.3, 0.03, policy)
+    run = lockstep_run("twin", 0.3, 0.03, policy, preempt_after_s=preempt_after_s)
     raw = msgspec.structs.replace(run.rig.recorder, image_format="raw")
     run = msgspec.structs.replace(run, rig=msgspec.structs.replace(run.rig, recorder=raw))
     run_lockstep(run, Episode("snack_loading", "id", 0, "episode", limit_s), [RecorderStage(folder, run)])
@@ -75,6 +78,25 @@ def test_every_stage_sends_to_the_bit_what_it_sent(learned: Path) -> None:
     assert results["expert"].steps > 70
     assert results["planner"].steps > 10
     assert all(each.seconds > 3.0 for each in results.values())
+
+
+def test_thoughts_that_newer_observations_ended_are_made_again(tmp_path: Path) -> None:
+    """In lockstep a thought is whole as soon as it begins: a planner that was cut went on from one nobody had heard.
+
+    Thoughts that stand for a while are those that it shows in.
+    """
+    checkpoint = tmp_path / "checkpoint"
+    shutil.copytree(shipped_checkpoint(), checkpoint)
+    spec = load_spec(checkpoint)
+    save_spec(checkpoint, msgspec.structs.replace(spec, planner=msgspec.structs.replace(spec.planner, think="every_s")))
+    recording = Recording(recorded(tmp_path, str(checkpoint), preempt_after_s=0.1))
+    said = (received.message for received in recording.messages({"intent"}))
+    intents = {message.intent_id for message in said if isinstance(message, Intent)}
+    assert len(intents) >= 5
+    assert len(set(range(max(intents))) - intents) >= 5, "cut"
+    (result,) = verify(recording, ("planner",), silent)
+    assert result.exact, result
+    assert result.steps > 10
 
 
 def test_the_robot_stage_of_the_reference_policy_too(reference: Path) -> None:

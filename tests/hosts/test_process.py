@@ -277,3 +277,46 @@ def test_a_stage_that_is_busy_is_not_woken_by_every_message() -> None:
         bus.write.close()
     during = [ns for ns in bus.drains_ns if stage.began_ns < ns < stage.ended_ns]
     assert 3 <= len(during) <= 16, "it looks every 20 ms, for a task that would preempt it"
+
+
+class _Fresh(_Busy):
+    """A task comes whenever the host looks, and not only once."""
+
+    def drain(self) -> list[Received]:
+        """A newer one each time."""
+        self.drains_ns.clear()
+        return super().drain()
+
+
+class _Slow(_Long):
+    """Says fifteen words in 150 ms, which a newer task ends after 60; at its fourth step it stops its host."""
+
+    trigger = OnNew(("task",), outdated_by=("task",), patience_ns=60_000_000)
+
+    def __init__(self) -> None:
+        self.said: list[int] = []
+
+    def step(self, now_ns: int, inbox: Inbox) -> Iterable[Emit]:
+        if self.stopped:
+            return
+        self.said.append(0)
+        for _ in range(15):
+            time.sleep(0.01)
+            self.said[-1] += 1
+            yield Emit("thought", Thought(task_id=0, intent_id=0, observation_ns=now_ns, text="", complete=False))
+        if len(self.said) >= 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_step_is_outdated_after_its_time_and_the_next_one_goes_to_its_end() -> None:
+    bus, stage = _Fresh(), _Slow()
+    handlers = [(number, signal.getsignal(number)) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)]
+    try:
+        ProcessHost(stage, bus, bus, "SCHED_OTHER").run()  # type: ignore[arg-type]
+    finally:
+        for number, handler in handlers:
+            signal.signal(number, handler)
+        bus.read.close()
+        bus.write.close()
+    assert stage.said[1::2] == [15, 15]
+    assert all(2 <= words < 15 for words in stage.said[0::2])

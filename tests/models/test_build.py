@@ -5,15 +5,18 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import pytest
 import torch
 from safetensors.torch import load_file
 from tests.models.runs import MODEL, RIG, config_of
 
 from syvla.config import ArmConfig
 from syvla.control.kinematics import Base, forward_tcp
+from syvla.errors import ConfigError
+from syvla_models import checkpoint
 from syvla_models.checkpoint import load_expert
 from syvla_models.planner import SyvlaPlanner
-from syvla_models.spec import ExpertConfig, load_spec
+from syvla_models.spec import ExpertConfig, load_spec, save_spec
 from syvla_models.train.build import build_stage
 from syvla_models.train.config import ActionConfig
 from syvla_models.train.learner import build_learner
@@ -90,7 +93,26 @@ def test_a_stage_goes_on_with_planner_expert_and_normalisation_of_the_one_before
     shutil.copytree(pretrained / "checkpoint", shipped)
     shutil.copy(pretrained / "heads.safetensors", shipped)
     config = msgspec.structs.replace(config, init=str(shipped))
+    with pytest.raises(ConfigError, match=r"no entry for heads\.safetensors"):
+        build_learner(config, stage)
+    save_spec(shipped, spec)
     assert torch.equal(build_learner(config, stage).grounding.weight, head["grounding.weight"])
+    (shipped / "heads.safetensors").write_bytes(b"cut")
+    save_spec(shipped, spec)
+    with pytest.raises(ConfigError, match=r"heads\.safetensors: "):
+        build_learner(config, stage)
+
+
+def test_when_a_planner_thinks_anew_is_chosen_or_as_it_was(data: Path, pretrained: Path, tmp_path: Path) -> None:
+    begin = shutil.copytree(pretrained / "checkpoint", tmp_path / "begin")
+    spec = load_spec(begin)
+    save_spec(begin, msgspec.structs.replace(spec, planner=msgspec.structs.replace(spec.planner, think="on_change")))
+    for chosen, expected in ((None, ("on_change", 1.0)), ("every_s", ("every_s", 0.5))):
+        model = msgspec.structs.replace(MODEL, think=chosen, think_every_s=0.5)
+        policy = build_stage(config_of(data, init=str(begin), model=model), RIG).policy
+        assert (policy.spec.planner.think, policy.spec.planner.think_every_s) == expected
+        checkpoint.save(tmp_path / "saved", policy.planner, policy.expert, policy.spec)
+        assert load_spec(tmp_path / "saved").planner == policy.spec.planner
 
 
 def test_a_fresh_expert_can_be_asked_for(data: Path, pretrained: Path) -> None:

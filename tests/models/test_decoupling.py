@@ -252,9 +252,6 @@ def test_an_estimate_that_cannot_be_is_refused(arguments: tuple[float, int], nam
         PercentileEstimate(*arguments)
 
 
-def test_the_overhead_can_be_measured() -> None:
-    """That it runs and is about the policy it says; how much it is, is measured on a quiet machine."""
-    measured = overhead(hidden_size=128, expert=CONFIG, batch=1, steps=1)
-    assert measured.expert_share < 0.2
-    assert measured.plain_s > 0.0
-    assert measured.decoupled_s > 0.0
+def test_the_overhead_is_measured_of_a_policy_whose_expert_is_just_under_a_fifth() -> None:
+    """How much it is, is measured on a quiet machine: it was told of an expert with 9 %, as "a sixth"."""
+    assert 0.17 < overhead(batch=1, chunks=2, steps=1).expert_share < 0.2

@@ -290,16 +290,6 @@ def test_sizes() -> None:
     assert 270e6 < _parameters(base) < 330e6
 
 
-def test_the_base_size_runs() -> None:
-    config = msgspec.structs.replace(base_config(2048), depth=1)
-    expert, given = made(config), inputs(config, batch=1)
-    cache = expert.condition(given["query_states"])
-    assert cache.key.shape == (1, 1, 16, 20, 64)
-    velocity = expert.velocity(cache=cache, **_rest(given))
-    assert velocity.shape == (1, 50, 32)
-    assert velocity.isfinite().all()
-
-
 @pytest.mark.parametrize(
     ("changes", "named"),
     [

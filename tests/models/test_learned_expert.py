@@ -16,7 +16,7 @@ from syvla.messages import ActionChunk, Intent
 from syvla_models.actions import action_space, state_slots
 from syvla_models.backends.protocol import ChunkInputs, Conditioned
 from syvla_models.learned_expert import LearnedExpert, task_noise
-from syvla_models.spec import SLOTS, ActionSpec, load_spec
+from syvla_models.spec import SLOTS, ActionSpec, load_spec, save_spec
 
 
 def act(
@@ -110,7 +110,7 @@ def test_the_expert_is_told_the_intents_age_and_the_normalised_pose(tmp_path: Pa
     action = msgspec.structs.replace(
         spec.action, state_offset=tuple(offset.tolist()), state_scale=tuple(scale.tolist())
     )
-    (tmp_path / "syvla.json").write_bytes(msgspec.json.encode(msgspec.structs.replace(spec, action=action)))
+    save_spec(tmp_path, msgspec.structs.replace(spec, action=action))
     backend = Noting(np.zeros((50, SLOTS), np.float32))
     act(LearnedExpert(tmp_path, rig, backend=backend), an_intent(tmp_path, observation_ns=150 * MS), 400 * MS)
     (asked,) = backend.asked
@@ -152,7 +152,7 @@ def patient(folder: Path, tmp_path: Path) -> Path:
     copy = shutil.copytree(folder, tmp_path / "patient")
     spec = load_spec(folder)
     action = msgspec.structs.replace(spec.action, execution_horizon_s=0.4)
-    (copy / "syvla.json").write_bytes(msgspec.json.encode(msgspec.structs.replace(spec, action=action)))
+    save_spec(copy, msgspec.structs.replace(spec, action=action))
     return copy
 
 
@@ -200,7 +200,7 @@ def test_less_noise_lets_two_tasks_differ_less(folder: Path, rig: RigConfig, int
     for scale in (1.0, 0.5, 0.0):
         copy = shutil.copytree(folder, tmp_path / str(scale))
         action = msgspec.structs.replace(spec.action, noise_scale=scale)
-        (copy / "syvla.json").write_bytes(msgspec.json.encode(msgspec.structs.replace(spec, action=action)))
+        save_spec(copy, msgspec.structs.replace(spec, action=action))
         expert = LearnedExpert(copy, rig)
         one, other = (
             rows_of(act(expert, msgspec.structs.replace(intent, task_id=task_id), 400 * MS, POSE, None, 0))

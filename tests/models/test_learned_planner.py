@@ -13,7 +13,7 @@ from syvla.errors import ConfigError, MessageError
 from syvla.messages import Intent, Observation
 from syvla.protocols import PartialThought
 from syvla_models.learned_planner import PARTIAL_EVERY, LearnedPlanner, changed
-from syvla_models.spec import Think, load_spec
+from syvla_models.spec import Think, load_spec, save_spec
 
 
 def thinking(folder: Path, think: Think, parent: Path) -> Path:
@@ -24,7 +24,7 @@ def thinking(folder: Path, think: Think, parent: Path) -> Path:
         (copy / file.name).write_bytes(file.read_bytes())
     spec = load_spec(folder)
     changed_spec = msgspec.structs.replace(spec.planner, think=think, think_every_s=2.0)
-    (copy / "syvla.json").write_bytes(msgspec.json.encode(msgspec.structs.replace(spec, planner=changed_spec)))
+    save_spec(copy, msgspec.structs.replace(spec, planner=changed_spec))
     return copy
 
 
@@ -181,7 +181,7 @@ def test_hands_that_close_are_told_and_thought_about_anew(
     copy = thinking(folder, "on_change", tmp_path)
     spec = load_spec(copy)
     telling = msgspec.structs.replace(spec, planner=msgspec.structs.replace(spec.planner, hands_told=True))
-    (copy / "syvla.json").write_bytes(msgspec.json.encode(telling))
+    save_spec(copy, telling)
     planner = LearnedPlanner(copy)
     count = Counted(planner, monkeypatch)
     open_hands, held = np.array(POSE), np.array(POSE)

@@ -4,6 +4,7 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from tests.models.runs import RIG, config_of, run
 
@@ -48,6 +49,41 @@ def test_decoupling_masks_some_states_and_only_in_training(data: Path, pretraine
     masked = learner.train()(batch, noise).masked
     assert 0.2 < float(masked) < 0.6
     assert float(learner.eval()(batch, noise).masked) == 0.0
+
+
+@pytest.mark.parametrize("samples", [0, 1])
+def test_a_decoupled_step_reads_once_and_acts_twice(
+    data: Path, pretrained: Path, monkeypatch: pytest.MonkeyPatch, samples: int
+) -> None:
+    """Of the second time with as few chunks as ``decoupling_samples`` says."""
+    found: dict[bool, tuple[int, int, list[int]]] = {}
+    for decoupling in (False, True):
+        loss = LossConfig(decoupling=decoupling, decoupling_samples=samples)
+        config = config_of(data, init=str(pretrained / "checkpoint"), loss=loss, bfloat16=False)
+        stage = build_stage(config, RIG)
+        learner = build_learner(config, stage).train()
+        batch = stage.batches(config)(0)
+        assert learner.expert is not None
+        assert batch.robot is not None
+        rows, chunks = batch.robot.actions.shape[:2]
+        reads: list[int] = []
+        sees: list[int] = []
+        acts: list[int] = []
+        learner.planner.vlm.model.language_model.register_forward_hook(lambda *_, reads=reads: reads.append(1))
+        learner.planner.vlm.model.visual.register_forward_hook(lambda *_, sees=sees: sees.append(1))
+        denoise = learner.expert.denoise
+
+        def counted(x: torch.Tensor, *rest: Any, acts: list[int] = acts, denoise: Any = denoise) -> torch.Tensor:
+            acts.append(len(x))
+            out: torch.Tensor = denoise(x, *rest)
+            return out
+
+        monkeypatch.setattr(learner.expert, "denoise", counted)
+        learner(batch, draw_noise(batch, 0, 0)).total.backward()
+        found[decoupling] = len(reads), len(sees), acts
+    assert chunks > 1
+    assert found[False] == (1, 1, [rows * chunks])
+    assert found[True] == (1, 1, [rows * (samples or chunks), rows * chunks])
 
 
 def test_every_loss_reaches_the_planner_in_one_backward(data: Path, pretrained: Path) -> None:

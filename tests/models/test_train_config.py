@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from syvla.errors import ConfigError
+from syvla.runs import load_rig
 from syvla_models.cli import main
+from syvla_models.expert import base_config
 from syvla_models.train.config import BudgetConfig, Stage, load_config
 
 CONFIGS = Path(__file__).parents[2] / "models" / "configs"
@@ -25,6 +28,7 @@ budget = { max_steps = 10 }
         ("tiny-finetune.toml", "finetune"),
         ("tiny-correct.toml", "finetune"),
         ("tiny-expert.toml", "finetune"),
+        ("pretrain-3b.toml", "pretrain"),
         ("finetune-3b.toml", "finetune"),
     ],
 )
@@ -34,12 +38,25 @@ def test_every_shipped_training_file_loads_as_its_stage(file: str, stage: Stage)
     assert config.sources
 
 
-def test_the_shipped_pre_training_mixes_in_a_third_of_questions_and_almost_no_thoughts() -> None:
-    config = load_config(CONFIGS / "tiny-pretrain.toml", "pretrain")
+@pytest.mark.parametrize("file", ["tiny-pretrain.toml", "pretrain-3b.toml"])
+def test_a_shipped_pre_training_mixes_in_a_third_of_questions_and_almost_no_thoughts(file: str) -> None:
+    config = load_config(CONFIGS / file, "pretrain")
     total = sum(source.weight for source in config.sources)
     questions = sum(source.weight for source in config.sources if source.kind == "scenes")
     assert questions / total == pytest.approx(0.3)
-    assert config.data.thought_probability <= 0.01
+    assert 0.0 < config.data.thought_probability < 0.01
+
+
+def test_the_robots_stages_are_of_one_policy_and_its_rig() -> None:
+    pretrain = load_config(CONFIGS / "pretrain-3b.toml", "pretrain")
+    finetune = load_config(CONFIGS / "finetune-3b.toml", "finetune")
+    assert pretrain.model == finetune.model, "or its expert would be thrown away"
+    assert pretrain.action.space == finetune.action.space
+    for config in (pretrain, finetune):
+        assert load_rig(config.rig).kind == "cobot_magic"
+        assert config.loss.grounding > 0.0 or not config.model.expert.aimed, "an aim that nobody teaches"
+    size = msgspec.structs.replace(base_config(2048), aimed=False, intent_width=0)
+    assert finetune.model.expert == size
 
 
 def test_the_shipped_stages_begin_where_the_one_before_ended() -> None:
@@ -105,6 +122,9 @@ def test_another_stages_file_is_refused_and_the_right_command_named(tmp_path: Pa
         (SMALL + "[data]\nbatchsize = 3\n", r"unknown field `batchsize`.*\$\.data"),
         (SMALL + "[data]\nbatch_size = 0\n", "batch_size must be 1.."),
         (SMALL + "[data]\ndelay_range_s = [1.0, 0.3]\n", "delay_range_s must be"),
+        (SMALL + '[model]\nthink = "often"\n', "often"),
+        (SMALL + "[model]\nthink_every_s = -1.0\n", "think_every_s must be 0"),
+        (SMALL + "[model]\nmax_thought_tokens = 0\n", "max_thought_tokens must be 1"),
         (SMALL + '[action]\nspace = "cartesian"\n', "cartesian"),
         (SMALL + "[action]\nexecution_horizon_s = 0.6\n", "action.execution_horizon_s must be 0..0.5"),
         (SMALL + "[optimiser]\nema_decay = 1.0\n", "ema_decay must be at least 0 and below 1"),

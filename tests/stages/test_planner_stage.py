@@ -131,7 +131,16 @@ def test_an_intent_that_cannot_be_said_is_dropped_and_the_next_one_is_sent() -> 
 
 
 def test_a_newer_task_ends_a_thought() -> None:
-    assert PlannerStage(Thinker(), Observer(("cam_high",)), PolicyConfig()).trigger.preempted_by == ("task",)
+    trigger = PlannerStage(Thinker(), Observer(("cam_high",)), PolicyConfig()).trigger
+    assert trigger.preempted_by == ("task",)
+    assert trigger.outdated_by == ()
+
+
+def test_a_newer_observation_ends_one_if_that_is_asked_for() -> None:
+    policy = PolicyConfig(planner_preempt_after_s=0.25)
+    trigger = PlannerStage(Thinker(), Observer(("cam_high", "cam_left_wrist")), policy).trigger
+    assert trigger.preempted_by == ("task",)
+    assert (trigger.outdated_by, trigger.patience_ns) == (("camera/cam_high", "camera/cam_left_wrist"), 250 * MS)
 
 
 @pytest.mark.parametrize("blank", ["instruction", "images"])

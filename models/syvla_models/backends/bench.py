@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from syvla.digest import file_sha256
 from syvla.errors import SyvlaError
 from syvla_models.backends import choice
 from syvla_models.backends.eager import EagerBackend
@@ -31,13 +30,12 @@ from syvla_models.expert import BASE, TINY, Expert
 from syvla_models.spec import (
     EXPERT_FILE,
     SLOTS,
-    SPEC_FILE,
     ActionSpec,
     CameraView,
     ExpertConfig,
     PlannerSpec,
     PolicySpec,
-    save_json,
+    save_spec,
 )
 from syvla_models.weights import save_tensors
 
@@ -93,10 +91,7 @@ def _random_checkpoint(folder: Path, config: ExpertConfig) -> Expert:
     view = CameraView(camera="cam_high", height=28, width=28)
     planner = PlannerSpec(views=(view,), hidden_size=config.intent_width)
     save_tensors(folder / EXPERT_FILE, expert.state_dict())
-    sha256 = {EXPERT_FILE: file_sha256(folder / EXPERT_FILE)}
-    save_json(
-        folder / SPEC_FILE, PolicySpec(name="bench", planner=planner, expert=config, action=ACTION, sha256=sha256)
-    )
+    save_spec(folder, PolicySpec(name="bench", planner=planner, expert=config, action=ACTION))
     (folder / FOLDER).mkdir()
     write_graphs(folder / FOLDER, expert, ACTION)
     return expert

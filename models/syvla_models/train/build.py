@@ -17,7 +17,7 @@ from syvla_models.checkpoint import load_expert
 from syvla_models.expert import Expert
 from syvla_models.planner import SyvlaPlanner
 from syvla_models.qwen import load_qwen
-from syvla_models.spec import SLOTS, SPEC_FILE, ActionSpec, CameraView, PlannerSpec, PolicySpec, load_json
+from syvla_models.spec import SLOTS, SPEC_FILE, ActionSpec, CameraView, PlannerSpec, PolicySpec, load_spec
 from syvla_models.tiny import build_tiny, tiny_spec
 from syvla_models.train.batch import Batches, Collator
 from syvla_models.train.config import PERIOD_S, SourceConfig, TrainConfig
@@ -83,7 +83,7 @@ def _spec_of(config: TrainConfig) -> PolicySpec | None:
     folder = Path(config.init)
     if not folder.is_dir():
         raise ConfigError(f"init: {folder} is not a folder; the stage before writes it")
-    return load_json(folder / SPEC_FILE, PolicySpec) if (folder / SPEC_FILE).exists() else None
+    return load_spec(folder) if (folder / SPEC_FILE).exists() else None
 
 
 def _source(
@@ -118,6 +118,14 @@ def _source(
 
 
 def _planner(config: TrainConfig, earlier: PolicySpec | None, sources: Sequence[Source]) -> SyvlaPlanner:
+    planner, model = _begun(config, earlier, sources), config.model
+    if model.think is not None:
+        planner.spec = msgspec.structs.replace(planner.spec, think=model.think, think_every_s=model.think_every_s)
+    return planner
+
+
+def _begun(config: TrainConfig, earlier: PolicySpec | None, sources: Sequence[Source]) -> SyvlaPlanner:
+    """The earlier stage's planner, or one around a bare Qwen2.5-VL, or a tiny one."""
     if earlier is not None:
         return SyvlaPlanner.from_pretrained(Path(config.init))
     if config.init:

@@ -11,7 +11,7 @@ import msgspec
 
 from syvla.config import load_toml
 from syvla.errors import ConfigError
-from syvla_models.spec import ActionSpaceName, CameraView, ExpertConfig
+from syvla_models.spec import ActionSpaceName, CameraView, ExpertConfig, Think
 
 Stage = Literal["see", "pretrain", "finetune"]
 SourceKind = Literal["demonstrations", "scenes"]
@@ -67,7 +67,7 @@ class ModelConfig(Section, frozen=True):
 
     A stage whose ``init`` is a SyVLA checkpoint takes its planner from there as it is, and its expert if that has the
     same action space and size, unless a ``fresh_expert`` is wanted. The planner's fields count for a fresh planner and
-    for a bare Qwen2.5-VL folder.
+    for a bare Qwen2.5-VL folder; ``think`` counts for every one.
     """
 
     name: str = "syvla-tiny"
@@ -78,9 +78,13 @@ class ModelConfig(Section, frozen=True):
     instruction_first: bool = True
     hands_told: bool = False  # how far the hands are open is said behind the instruction
     max_thought_tokens: int = 96
+    think: Think | None = None  # when it thinks anew, see ``LearnedPlanner``; None: as the planner before it, or always
+    think_every_s: float = 1.0  # of ``think = "every_s"``
 
     def __post_init__(self) -> None:
         _named(self.name, "name")
+        _within("think_every_s", self.think_every_s, 0.0, 3600.0)
+        _within("max_thought_tokens", self.max_thought_tokens, 1, 4096)
 
 
 class DataConfig(Section, frozen=True):

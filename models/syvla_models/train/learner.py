@@ -11,20 +11,20 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from syvla_models.decoupling import PercentileEstimate, decoupled
 from syvla_models.expert import Expert
 from syvla_models.flow import NEAR_M, distance, draw_tau, flow_loss
 from syvla_models.planner import SyvlaPlanner
+from syvla_models.spec import HEADS_FILE, load_spec, verify
 from syvla_models.train.batch import ActionBatch, Batch, GazeBatch
 from syvla_models.train.build import Stage
 from syvla_models.train.config import LossConfig, TrainConfig
 from syvla_models.train.grounding import GROUNDING
 from syvla_models.train.reuse import IntentBatch
 from syvla_models.train.sight import PLACE_UNIT_M, Sight
-from syvla_models.train.state import HEADS_FILE
+from syvla_models.weights import read_tensors
 
 # The unit of each grounded number: an arm that acts (1) or does not (0) weighs as much as being off by 10 cm.
 _GROUNDING_UNIT = (1.0, PLACE_UNIT_M, PLACE_UNIT_M, PLACE_UNIT_M) * 2
@@ -180,10 +180,13 @@ class Learner(nn.Module):
             expert.read_at_first(self.grounding.weight * self.unit[:, None], torch.cat(found), generator)
 
     def load_heads(self, path: Path) -> None:
-        """Take over the heads of an earlier stage, as far as they have the same shapes."""
+        """Take over the heads of an earlier stage, as far as they have the same shapes.
+
+        ConfigError if the file cannot be read.
+        """
         own = self.heads()
         with torch.no_grad():
-            for name, tensor in load_file(path).items():
+            for name, tensor in read_tensors(path).items():
                 if name in own and own[name].shape == tensor.shape:
                     own[name].copy_(tensor)
                     self._grounded = self._grounded or name.startswith("grounding.")
@@ -286,6 +289,8 @@ def build_learner(config: TrainConfig, stage: Stage) -> Learner:
     begin = Path(config.init)  # in a run's folder the heads lie beside the checkpoint, in one that ships within it
     earlier = next((path for path in (begin.parent / HEADS_FILE, begin / HEADS_FILE) if path.exists()), None)
     if config.init and earlier is not None:
+        if earlier.parent == begin:
+            verify(begin, load_spec(begin).sha256, [HEADS_FILE])
         learner.load_heads(earlier)
     if config.optimiser.gradient_checkpointing:
         policy.planner.vlm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

@@ -18,7 +18,6 @@ from syvla_models.train.config import TrainConfig
 
 STATE_FOLDER = "state"
 CHECKPOINT_FOLDER = "checkpoint"
-HEADS_FILE = "heads.safetensors"  # what only training needs, beside the checkpoint: for the next stage
 _TENSORS, _NUMBERS = "state.safetensors", "state.json"
 # What may change when a run goes on: a longer budget, other prints, fewer threads.
 _MAY_CHANGE = ("budget", "output", "threads")

@@ -23,7 +23,7 @@ from transformers.utils.logging import disable_progress_bar
 from syvla.config import RigConfig
 from syvla.errors import ConfigError
 from syvla_models import checkpoint
-from syvla_models.spec import load_spec
+from syvla_models.spec import HEADS_FILE, load_spec
 from syvla_models.train import optimiser as optim
 from syvla_models.train.batch import Batch
 from syvla_models.train.build import Stage, build_stage
@@ -35,7 +35,6 @@ from syvla_models.train.prefetch import Prefetch
 from syvla_models.train.reuse import IntentBatch, Reuse
 from syvla_models.train.state import (
     CHECKPOINT_FOLDER,
-    HEADS_FILE,
     STATE_FOLDER,
     Progress,
     load_state,

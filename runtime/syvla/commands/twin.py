@@ -36,6 +36,7 @@ def demo(
     rig: str = "twin",
     planner_latency: float | None = None,
     expert_latency: float | None = None,
+    preempt_after: float = 0.0,
     planner: str | None = None,
     keys: Path | None = None,
     jpeg: int = 90,
@@ -54,6 +55,8 @@ def demo(
         planner_latency: how long the slow system takes to think [s]; 0 is its own time. By default 0 for a learned
             policy and 0.3 for the reference, which has nothing to compute.
         expert_latency: how long the fast system takes for a chunk [s]; by default 0 or 0.03.
+        preempt_after: how long a thought goes on [s] before a newer observation ends it, though never two in a row; 0:
+            to its end.
         planner: tcp://host:port where `syvla planner` runs the same policy; the slow system is not started here then.
         keys: the folder of keys for it (`syvla keys`); needed unless it is on this machine.
         jpeg: quality of the images that it is sent, 1 to 95; 0 sends them raw.
@@ -77,6 +80,8 @@ def demo(
         raise ConfigError("keys are for a planner on another machine: give --planner tcp://host:port too")
     if planner is not None and planner_latency is not None:
         raise ConfigError("planner-latency is that of a planner here; 'syvla planner' has its own --latency")
+    if planner is not None and preempt_after:
+        raise ConfigError("preempt-after is for a planner here: the one elsewhere thinks to the end")
     remote = planner and RemotePlannerConfig(
         address=planner, keys_folder=str(keys.resolve()) if keys else "", jpeg_quality=jpeg
     )
@@ -88,7 +93,9 @@ def demo(
     kind = load_rig(rig).kind
     if kind != "twin":
         raise ConfigError(f"rig {rig!r} is a {kind}; a demo lays the table itself, which only a twin's can be")
-    run = realtime_run(rig, planner_s, expert_s, policy, remote or None, joystick=joystick, backend=backend)
+    run = realtime_run(
+        rig, planner_s, expert_s, policy, remote or None, joystick, backend, preempt_after_s=preempt_after
+    )
     folder = RunFolder.create(runs, "demo")
     limit_s = _ATTENDED_S if joystick else _UNATTENDED_S
     episodes = [Episode(task, split, seed, f"{task}-{split}-{seed}", limit_s) for task in names]
@@ -104,6 +111,7 @@ def evaluate(
     rig: str = "twin",
     planner_latency: float = 0.3,
     expert_latency: float = 0.03,
+    preempt_after: float = 0.0,
     blank: Literal["none", "instruction", "images"] = "none",
     backend: str = "auto",
     continuity: Literal["prefix", "guided", "ensemble", "replace"] = "prefix",
@@ -121,6 +129,8 @@ def evaluate(
         rig: a shipped rig, or the path of a rig file.
         planner_latency: how long the slow system takes to think [s].
         expert_latency: how long the fast system takes for a chunk [s].
+        preempt_after: how long a thought goes on [s] before a newer observation ends it, though never two in a row; 0:
+            to its end.
         blank: keep the instruction or the images from the planner, to see whether they are used.
         backend: what computes a learned policy's chunks: auto (the fastest that syvla-export accepted), eager (torch),
             onnxruntime, openvino.
@@ -134,7 +144,7 @@ def evaluate(
     from syvla.policies import policy_model_id
     from syvla.runs import chosen_tasks, lockstep_run
 
-    run = lockstep_run(rig, planner_latency, expert_latency, policy, blank, backend, continuity)
+    run = lockstep_run(rig, planner_latency, expert_latency, policy, blank, backend, continuity, preempt_after)
     names = chosen_tasks(task, split)
     check_writable(json)
     at_least_one("episodes", episodes)
@@ -176,6 +186,7 @@ def evaluate(
             "model_id": policy_model_id(run),
             "blank": blank,
             "planner_latency_s": planner_latency,
+            "planner_preempt_after_s": preempt_after,
             "expert_latency_s": expert_latency,
             "rates": [{**row._asdict(), "rate": row.rate} for row in table],
             "episodes": [{**o._asdict(), "episode": o.episode._asdict()} for o in outcomes],

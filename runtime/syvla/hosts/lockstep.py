@@ -13,6 +13,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from syvla.errors import ConfigError
+from syvla.hosts.memory import capture, restore
+from syvla.hosts.preemption import Preemption, said_before
 from syvla.hosts.steps import StepLog
 from syvla.message import Message
 from syvla.protocols import Emit, Header, Inbox, Periodic, Received, Stage
@@ -40,10 +42,13 @@ class _Seat:
         "latest",
         "log",
         "played",
-        "preempted_by",
+        "preemption",
         "rank",
+        "rewinding",
         "scheduled",
+        "sent",
         "stage",
+        "started",
         "wakes_on",
     )
 
@@ -60,13 +65,32 @@ class _Seat:
         self.last_step_ns: int | None = None
         trigger = stage.trigger
         self.wakes_on = frozenset() if isinstance(trigger, Periodic) else frozenset(trigger.topics)
-        self.preempted_by = frozenset() if isinstance(trigger, Periodic) else frozenset(trigger.preempted_by)
+        self.preemption = Preemption(trigger)
+        self.rewinding = bool(self.preemption.in_time) and hasattr(stage, "remembered")
+        self.started: tuple[int, Inbox, bytes] | None = None  # the step under way, and what was remembered before it
+        self.sent = 0  # of it
 
     def take(self) -> Inbox:
         """The inbox of the step that starts now."""
         fresh = self.fresh if isinstance(self.fresh, list) else list(self.fresh.values())
         self.fresh = [] if isinstance(self.fresh, list) else {}
         return Inbox(self.latest, fresh)
+
+    def begin(self, now_ns: int, inbox: Inbox) -> None:
+        """A step begins."""
+        self.preemption.begin()
+        self.sent = 0
+        self.started = (now_ns, Inbox(dict(inbox.latest), inbox.fresh), capture(self.stage)) if self.rewinding else None
+
+    def rewind(self) -> None:
+        """Leave the stage, which made its step in no time, as one that was ended on its way.
+
+        It knew a thought that nobody ever heard the end of, and went on from that.
+        """
+        if self.started is not None:
+            now_ns, inbox, remembered = self.started
+            restore(self.stage, remembered)
+            said_before(self.stage.step(now_ns, inbox), self.sent)
 
     def put(self, received: Received) -> None:
         """Let the next step see ``received``."""
@@ -227,6 +251,7 @@ class LockstepHost:
                 seat.put(received)
         inbox = seat.take()
         seat.log.begin(now_ns, inbox, self._stopping)
+        seat.begin(now_ns, inbox)
         emits = seat.stage.step(now_ns, inbox)
         if isinstance(trigger, Periodic):
             for emit in emits:
@@ -255,6 +280,7 @@ class LockstepHost:
         heapq.heappush(self._heap, _Event(at_ns, seat.rank, -self._count, None))
 
     def _send(self, seat: _Seat, emit: Emit, step_ns: int) -> None:
+        seat.sent += 1
         header = self._deliver(emit, step_ns)
         if emit.origin is None:
             seat.log.sent(emit.topic, header.sequence)
@@ -280,7 +306,7 @@ class LockstepHost:
             if played and seat.stage.name in self._paced:
                 continue
             seat.put(received)
-            if seat.busy and topic in seat.preempted_by:
+            if seat.busy and seat.preemption.ends((topic,), self.now_ns - (seat.last_step_ns or 0)):
                 self._preempt(seat)
             if topic in seat.wakes_on:
                 self._schedule(seat)
@@ -291,3 +317,4 @@ class LockstepHost:
         self._heap[:] = [event for event in self._heap if event.rank != seat.rank]  # a busy seat has no others
         heapq.heapify(self._heap)
         seat.busy = False
+        seat.rewind()

@@ -18,6 +18,7 @@ import zmq
 
 from syvla.clock import to_ns
 from syvla.hosts.health import HealthMeter
+from syvla.hosts.preemption import Preemption
 from syvla.hosts.realtime import RateKeeper, freeze_collector
 from syvla.hosts.steps import StepLog
 from syvla.protocols import Emit, Inbox, Incoming, Outgoing, Periodic, Received, Stage
@@ -48,6 +49,10 @@ class _Mailbox:
         for received in messages:
             self.latest[received.header.topic] = received
         self.fresh.extend(messages)
+
+    def news(self) -> set[str]:
+        """The topics that have something new."""
+        return {received.header.topic for received in self.fresh}
 
     def has_new(self, topics: frozenset[str]) -> bool:
         return any(received.header.topic in topics for received in self.fresh)
@@ -138,7 +143,7 @@ class ProcessHost:
     def _run_woken(self) -> None:
         trigger = self.stage.trigger
         assert not isinstance(trigger, Periodic)  # noqa: S101 - narrows the type
-        topics, preempted_by = frozenset(trigger.topics), frozenset(trigger.preempted_by)
+        topics, preemption = frozenset(trigger.topics), Preemption(trigger)
         wake = os.eventfd(0, os.EFD_NONBLOCK)
         poller, quiet = zmq.Poller(), zmq.Poller()
         for socket in (*self._inlet.sockets, *self._outlet.sockets):
@@ -161,7 +166,8 @@ class ProcessHost:
                 self._mailbox.put(self._inlet.drain())
                 self._outlet.poll()
                 now_ns = time.monotonic_ns()
-                if step.running and self._mailbox.has_new(preempted_by):
+                ran_ns = 0 if step.made else now_ns - step.started_ns  # what is made may as well be sent
+                if step.running and preemption.ends(self._mailbox.news(), ran_ns):
                     step.preempt()
                 for emit in step.due(now_ns):
                     self._publish(emit, now_ns - step.started_ns)
@@ -173,10 +179,11 @@ class ProcessHost:
                     started_ns = now_ns
                     inbox = self._mailbox.take()
                     self._log.begin(now_ns, inbox, self._tell_stop())
+                    preemption.begin()
                     step.start(worker, now_ns, inbox)
                 self._report_health(now_ns)
             self._tell_rest(under_way=step.running)
-            if preempted_by:  # nobody waits for a long thought at the end
+            if preemption.at_once:  # nobody waits for a long thought at the end
                 step.preempt()
         os.close(wake)
 
@@ -259,6 +266,11 @@ class _WorkerStep:
     @property
     def running(self) -> bool:
         return self._future is not None
+
+    @property
+    def made(self) -> bool:
+        """Whether all that it has to say is there, and no stand-in holds it back."""
+        return self._future is not None and self._future.done() and self._latency_ns == 0
 
     def start(self, worker: ThreadPoolExecutor, now_ns: int, inbox: Inbox) -> None:
         self.started_ns = now_ns

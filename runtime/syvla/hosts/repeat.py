@@ -8,13 +8,13 @@ said.
 
 import functools
 from collections import deque
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from syvla.errors import RecordingError
 from syvla.hosts.memory import restore
-from syvla.protocols import Emit, Header, Inbox, OnNew, Received, Stage
+from syvla.hosts.preemption import Preemption, said_before
+from syvla.protocols import Emit, Header, Inbox, Received, Stage
 from syvla.recording.stepped import Stepped
 from syvla.transport.codec import encode_body
 
@@ -134,15 +134,14 @@ class RepeatHost:
 
     def _emits(self, step: Stepped, fresh: Sequence[Received]) -> list[Emit]:
         """What it sends now; a step that was preempted had begun to say more than it sent, and is ended there."""
-        produced = iter(self.stage.step(step.now_ns, Inbox(dict(self.latest), fresh)))
-        trigger, following = self.stage.trigger, self._following
-        enders = trigger.preempted_by if isinstance(trigger, OnNew) else ()
-        if not enders or (following and not any(r.header.topic in enders for r in following.fresh)):
-            return list(produced)
-        emits = list(islice(produced, len(step.sent) + 1))
-        if isinstance(produced, Generator):
-            produced.close()
-        return emits[: len(step.sent)]
+        produced = self.stage.step(step.now_ns, Inbox(dict(self.latest), fresh))
+        preemption, following = Preemption(self.stage.trigger), self._following
+        if following is None:
+            cut = bool(preemption.at_once)
+        else:
+            news = {received.header.topic for received in following.fresh}
+            cut = preemption.may_have_ended(news, following.now_ns - step.now_ns)
+        return said_before(produced, len(step.sent)) if cut else list(produced)
 
 
 def repeat_together(hosts: Sequence[RepeatHost]) -> Iterator[Repeated]:

@@ -17,12 +17,14 @@ class PlannerStage:
     """Lets ``planner`` think about the newest observation; sends its chain of thought as it grows, then the intent.
 
     Without a task, without fresh senses, or without the truth it needs, it does nothing. A newer task ends a thought
-    that is under way. An intent that cannot be said (states that are not finite) is dropped and counted.
+    that is under way, and so may a newer observation, but never two in a row. An intent that cannot be said (states
+    that are not finite) is dropped and counted.
 
     Args:
         planner: the slow system.
         senses: where its observations come from.
-        policy: ``planner_min_period_s`` is the shortest time from one step to the next.
+        policy: ``planner_min_period_s`` is the shortest time from one step to the next, ``planner_preempt_after_s``
+            how long a thought goes on in peace from newer observations; 0: to its end.
     """
 
     name = "planner"
@@ -37,7 +39,9 @@ class PlannerStage:
         self._senses = senses
         truth = ("sim/truth",) if planner.reads_truth else ()
         self.reads: tuple[str, ...] = ("task", *senses.reads, *truth)
-        self.trigger = OnNew(senses.wakes, to_ns(policy.planner_min_period_s), preempted_by=("task",))
+        patience_ns = to_ns(policy.planner_preempt_after_s)
+        seen = tuple(name for name in senses.wakes if name != "task") if patience_ns else ()
+        self.trigger = OnNew(senses.wakes, to_ns(policy.planner_min_period_s), ("task",), seen, patience_ns)
         self._next_id = 0
         self.dropped = 0
 

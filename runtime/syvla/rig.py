@@ -96,14 +96,13 @@ def _learned_planner(run: RunConfig, threads: int | None) -> Planner:
 def _playback_stage(run: RunConfig) -> PlaybackStage:
     """Recorded actions in the expert's place; on a robot they move only while a controller's deadman is held."""
     actions = load_actions(Recording(Path(run.playback)), run.rig)
-    teleop = run.rig.teleop
 
     def controller() -> Gamepad:
         from syvla.drivers.joystick import Joystick
 
-        return Joystick(teleop.controller)
+        return Joystick(run.rig.teleop.controller)
 
-    return PlaybackStage(actions, run.policy, None if run.rig.kind == "twin" else controller, teleop)
+    return PlaybackStage(actions, run.rig, run.policy, None if run.rig.kind == "twin" else controller)
 
 
 def _expert_stage(run: RunConfig, threads: int | None = None) -> ExpertStage:

@@ -28,7 +28,7 @@ from syvla.messages import (
     SimTruth,
     Source,
 )
-from syvla.protocols import GamepadState, Stage
+from syvla.protocols import Emit, GamepadState, Inbox, Stage
 from syvla.recording.mcap_log import McapLog
 from syvla.recording.mcap_read import Recording
 from syvla.rig import TWIN_PERIOD_NS, robot_stage, twin_world
@@ -127,7 +127,7 @@ def play(
     stages: list[Stage] = [
         TwinStage(world, (), TWIN_PERIOD_NS),
         robot_stage(run, {arm: TwinArm(arm, world.plant(arm)) for arm in ARMS}),
-        PlaybackStage(load_actions(recording, run.rig), run.policy, deadman, run.rig.teleop),
+        PlaybackStage(load_actions(recording, run.rig), run.rig, run.policy, deadman),
         director,
         witness,
     ]
@@ -209,6 +209,24 @@ def test_an_arm_at_full_speed_comes_to_rest_when_the_deadman_is_let_go_and_goes_
     assert Mode.HOLD not in result.modes
     assert result.director.outcome == "done"
     assert result.success, "it went on from there"
+
+
+def test_a_late_step_does_not_throw_the_arms_back(episode: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After 250 ms without a chunk it began anew from where the arms were measured, behind where they had been sent."""
+    fast_ns = round(fastest_s(play(episode)) * 1e9)
+    step = PlaybackStage.step
+
+    def late(self: PlaybackStage, now_ns: int, inbox: Inbox) -> Sequence[Emit]:
+        return () if fast_ns - 50_000_000 < now_ns < fast_ns + 250_000_000 else step(self, now_ns, inbox)
+
+    monkeypatch.setattr(PlaybackStage, "step", late)
+    result = play(episode)
+    assert (result.director.outcome, result.success) == ("done", True)
+    path = load_actions(Recording(episode), load_rig("twin")).set_point[:, :12]
+    sent = positions(result, fast_ns / 1e9 - 0.1, fast_ns / 1e9 + 0.8)
+    apart = np.abs(sent[:, None] - path[None]).max(axis=2)
+    assert apart.min(axis=1).max() < 0.02, "on its way all the time"
+    assert np.diff(apart.argmin(axis=1)).min() >= -2, "and never back"
 
 
 def test_a_deadman_that_was_never_let_go_moves_nothing(episode: Path) -> None:
@@ -411,7 +429,7 @@ def test_a_start_far_from_where_the_arms_stand_is_refused(episode: Path, tmp_pat
         [
             TwinStage(world, (), TWIN_PERIOD_NS),
             robot_stage(run, {arm: TwinArm(arm, world.plant(arm)) for arm in ARMS}),
-            PlaybackStage(load_actions(recording, run.rig), run.policy, None, run.rig.teleop),
+            PlaybackStage(load_actions(recording, run.rig), run.rig, run.policy, None),
             director,
         ]
     )

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from syvla.clock import NS_PER_S
 from syvla.errors import ConfigError
 from syvla.message import Float64
 from syvla.messages import BOTH_ARMS_JOINTS, PROPRIOCEPTION
@@ -18,6 +19,7 @@ PEAK = 1.5  # of a smoothstep's velocity, over its mean
 FAR_RAD = 0.6  # a start further away than this is not approached: nobody knows what stands in between
 SPEEDS = (0.1, 1.0)
 RAMP_S = 0.25  # from standing to the recorded speed and back: an arm that does 2 rad/s goes on for 0.25 rad
+KEPT_NS = 250_000_000
 
 
 class Actions(NamedTuple):
@@ -74,12 +76,28 @@ def ramped(rate: float, wanted: float, seconds: float) -> tuple[float, float]:
     return float(after), float((rate + after) / 2 * ramp_s + wanted * (seconds - ramp_s))
 
 
+class Wish(NamedTuple):
+    """From an instant on: at which share of their speed the actions are to be played, and whether anything moves."""
+
+    from_ns: int
+    speed: float
+    moving: bool
+
+
+REST = Wish(0, 1.0, False)
+
+
 class Playback:
-    """Where ``actions`` are, and what comes next. It starts and stops by a ramp, forward along its way."""
+    """Where ``actions`` are, and what comes next. It starts and stops by a ramp, forward along its way.
+
+    Unless it is told anew, it comes to rest by itself ``KEPT_NS`` after it was last told anything.
+    """
 
     def __init__(self, actions: Actions) -> None:
         self._actions = actions
         self._where = Where()
+        self._at_ns = 0
+        self._wishes = [REST]  # by instant; the first one is in force at ``_at_ns``
         self._approach = _Approach(actions.set_point[0], actions.set_point[0], 0.0)
 
     @property
@@ -97,6 +115,11 @@ class Playback:
         """Whether everything has been played."""
         return self.played_s >= self._actions.duration_s and not self.approaching
 
+    def short_rad(self, measured: Float64) -> float:
+        """How far the worst joint of ``measured`` (14,) is from where the actions stand."""
+        apart = np.abs(self._actions.at(self.played_s) - measured)[:BOTH_ARMS_JOINTS]
+        return float(apart.max())
+
     def refusal(self, measured: Float64) -> str | None:
         """Why the actions are not approached from ``measured`` (14,); None if they are."""
         apart = np.abs(self._actions.at(self.played_s) - measured)[:BOTH_ARMS_JOINTS]
@@ -109,36 +132,61 @@ class Playback:
             )
         return None
 
-    def begin(self, measured: Float64) -> None:
-        """Go on from ``measured`` (14,), which was not refused: approach where the actions stand, then play them."""
+    def begin(self, now_ns: int, measured: Float64) -> None:
+        """Go on from arms that stand at ``measured`` (14,), not refused: approach where the actions are, then play."""
         end = self._actions.at(self.played_s)
         apart = np.abs(end - measured)
         peaks = np.where(np.arange(PROPRIOCEPTION) < BOTH_ARMS_JOINTS, APPROACH_RAD_S, APPROACH_M_S)
         self._approach = _Approach(np.array(measured), end, float((PEAK * apart / peaks).max()))
-        self._where = Where(played_s=self.played_s)
+        self._where, self._at_ns, self._wishes = Where(played_s=self.played_s), now_ns, [REST]
 
-    def advance(self, seconds: float, speed: float, moving: bool) -> None:
-        """Time passes, in which the arms went on, or came to rest unless they were to be ``moving``."""
-        self._where = self._after(self._where, seconds, speed, moving)
+    def rewind(self, played_s: float) -> None:
+        """What was played since was not executed."""
+        self._where = self._where._replace(played_s=min(played_s, self._where.played_s))
 
-    def rows(self, count: int, period_s: float, speed: float, moving: bool) -> Float64:
-        """The next set-points (count, 14), ``period_s`` apart; unless it is ``moving`` they come to rest."""
+    def advance(self, now_ns: int) -> None:
+        """Time passes, up to ``now_ns``."""
+        if now_ns > self._at_ns:
+            self._where = self._after(self._where, self._at_ns, now_ns)
+            self._at_ns = now_ns
+            while len(self._wishes) > 1 and self._wishes[1].from_ns <= now_ns:
+                del self._wishes[0]
+
+    def wish(self, from_ns: int, speed: float, moving: bool) -> None:
+        """From ``from_ns`` on, which is not before what has been sent to the arms, let this be so, for a while."""
+        kept = [wish for wish in self._wishes[1:] if wish.from_ns < from_ns]
+        new = [Wish(from_ns, speed, moving), *([Wish(from_ns + KEPT_NS, speed, False)] if moving else [])]
+        self._wishes = [self._wishes[0], *kept, *new]
+
+    def rows(self, count: int, period_ns: int) -> Float64:
+        """The next set-points (count, 14), ``period_ns`` apart, from where it has advanced to."""
         rows = np.empty((count, PROPRIOCEPTION))
-        where = self._where
+        where, at_ns = self._where, self._at_ns
         for row in rows:
             approaching = where.approached_s < self._approach.duration_s
             row[:] = self._approach.at(where.approached_s) if approaching else self._actions.at(where.played_s)
-            where = self._after(where, period_s, speed, moving)
+            where = self._after(where, at_ns, at_ns + period_ns)
+            at_ns += period_ns
         return rows
 
-    def _after(self, where: Where, seconds: float, speed: float, moving: bool) -> Where:
+    def _after(self, where: Where, at_ns: int, until_ns: int) -> Where:
+        """Where it is at ``until_ns``, from ``at_ns`` on."""
+        following = [*(wish.from_ns for wish in self._wishes[1:]), until_ns]
+        for wish, next_ns in zip(self._wishes, following, strict=True):
+            end_ns = min(next_ns, until_ns)
+            if end_ns > at_ns:
+                where = self._moved(where, (end_ns - at_ns) / NS_PER_S, wish)
+                at_ns = end_ns
+        return where
+
+    def _moved(self, where: Where, seconds: float, wish: Wish) -> Where:
         """Where it is ``seconds`` later. The approach is never faster than it is, and ends at rest by itself."""
         approached_s, approach_rate, played_s, rate = where
         left_s = self._approach.duration_s - approached_s
         if left_s > 0:
-            approach_rate, way_s = ramped(approach_rate, float(moving), seconds)
+            approach_rate, way_s = ramped(approach_rate, float(wish.moving), seconds)
             if way_s <= left_s:
                 return Where(approached_s + way_s, approach_rate, played_s, rate)
             approached_s, seconds = self._approach.duration_s, min(way_s - left_s, seconds)
-        rate, way_s = ramped(rate, speed if moving else 0.0, seconds)
+        rate, way_s = ramped(rate, wish.speed if wish.moving else 0.0, seconds)
         return Where(approached_s, approach_rate, min(played_s + way_s, self._actions.duration_s), rate)

@@ -1,14 +1,15 @@
 """The playback stage: recorded actions in the place of an expert's, in chunks through the same timeline and gate."""
 
+from collections import deque
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from syvla.clock import NS_PER_S, to_ns
-from syvla.config import PolicyConfig, TeleopConfig
+from syvla.clock import to_ns
+from syvla.config import PolicyConfig, RigConfig
 from syvla.control.gamepad import Controls, refusal
 from syvla.control.observation import proprioception
-from syvla.control.playback import Actions, Playback
+from syvla.control.playback import KEPT_NS, RAMP_S, Actions, Playback
 from syvla.message import Float64
 from syvla.messages import (
     BOTH_ARMS_JOINTS,
@@ -23,9 +24,12 @@ from syvla.messages import (
 from syvla.protocols import Emit, Gamepad, Inbox, OnNew
 from syvla.topics import topic
 
-ROWS = 12  # 0.4 s: time enough to come to rest
 CONTROL_STALE_NS = 500_000_000  # whoever can pause it must be heard
-UNHEEDED_NS = 200_000_000  # without a chunk taken: the arms are not where these have led
+UNHEEDED_NS = 200_000_000  # after a chunk that was not taken the arms are not where these have led
+UNDER_WAY_NS = 20_000_000  # until a chunk is there, and the robot's next tick
+SEEN_NS = 50_000_000  # how old the feedback is at most
+STANDING_RAD_S = 0.05
+SHORT_RAD, SHORT_NS = 0.1, 2_000_000_000  # of the end: arms that are no nearer after this time have not got there
 
 
 class PlaybackStage:
@@ -37,10 +41,10 @@ class PlaybackStage:
 
     Args:
         actions: what was commanded.
+        rig: how late its arms are, and how its controller is read.
         policy: its periods.
         deadman: opens the controller whose deadman must be held for anything to move, and whose B ends it; None: none
             is asked for.
-        teleop: how that controller is read.
     """
 
     name = "expert"
@@ -49,21 +53,24 @@ class PlaybackStage:
     lossless = False
 
     def __init__(
-        self, actions: Actions, policy: PolicyConfig, deadman: Callable[[], Gamepad] | None, teleop: TeleopConfig
+        self, actions: Actions, rig: RigConfig, policy: PolicyConfig, deadman: Callable[[], Gamepad] | None
     ) -> None:
         self._actions = actions
         self._playback = Playback(actions)
         self._open = deadman
         self._gamepad: Gamepad | None = None  # opened by the thread that reads it
-        self._controls = Controls(teleop)
+        self._controls = Controls(rig.teleop)
         self._period_ns = to_ns(policy.period_s)
+        late_s = max(max(arm.actuation_delay_s, arm.gripper_delay_s) for arm in (rig.left, rig.right))
+        self._sent_ns = to_ns(late_s) + UNDER_WAY_NS  # set-points have been sent for up to so much later than now
+        self._rows = -(-(SEEN_NS + self._sent_ns + KEPT_NS + to_ns(RAMP_S)) // self._period_ns) + 2
         self.trigger = OnNew(("arm/left",), to_ns(policy.expert_min_period_s))
         self._arm_stale_ns = to_ns(topic("arm/left").stale_after_s or 0.0)
-        self._heeded_ns: int | None = None  # when the robot last took a chunk, or the approach began; None: it stands
-        self._seen_ns = 0
-        self._was = (1.0, False)  # speed, and whether to move, that the last chunk was made for
+        self._engaged = False  # whether the arms follow
+        self._pending: deque[tuple[int, int, float]] = deque()  # chunks not known to be taken: id, when, played until
         self._refused = ""
         self._ended = False
+        self._done_ns: int | None = None
         self._next_id = 0
 
     def step(self, now_ns: int, inbox: Inbox) -> Sequence[Emit]:
@@ -74,36 +81,66 @@ class PlaybackStage:
         observation_ns = min(left.measured_ns, right.measured_ns)
         if now_ns - observation_ns > self._arm_stale_ns:
             return ()
-        held = self._held(now_ns, safety.mode)
-        control = inbox.get("playback")
-        speed, paused = 1.0, True
-        if isinstance(control, PlaybackControl):
-            speed = control.speed
-            paused = control.paused or not 0 <= now_ns - control.issued_ns <= CONTROL_STALE_NS
-        may_move = held and not paused and not self._ended
+        speed, may_move = self._wished(now_ns, inbox, safety.mode)
         if safety.mode is not Mode.ENABLED:
-            self._heeded_ns = None
+            self._lose()
             return (self._state(now_ns, "stopped", speed),)
         measured = set_points(proprioception(left, right, observation_ns))
-        if self._heeded_ns is not None:
-            splice = inbox.get("splice")
-            if isinstance(splice, Splice):
-                self._heeded_ns = max(self._heeded_ns, splice.spliced_ns)
-            if now_ns - self._heeded_ns > UNHEEDED_NS:
-                self._heeded_ns = None
-        if self._heeded_ns is None:
+        if self._engaged:
+            self._playback.advance(observation_ns)
+            self._heed(now_ns, inbox)
+        if not self._engaged:
             refused = self._playback.refusal(measured)
             if refused is not None:
                 self._refused = refused
                 return (self._state(now_ns, "refused", speed),)
-            self._heeded_ns, self._refused = now_ns, ""
-            self._playback.begin(measured)
-        else:
-            self._playback.advance(max(observation_ns - self._seen_ns, 0) / NS_PER_S, *self._was)
-        self._seen_ns, self._was = observation_ns, (speed, may_move)
-        rows = self._playback.rows(ROWS, self._period_ns / NS_PER_S, speed, may_move)
-        phase = "done" if self._playback.done else "approach" if self._playback.approaching else "play"
-        phase = phase if may_move or phase == "done" else "paused"
+            if max(np.abs(arm.velocity_rad_s).max() for arm in (left, right)) > STANDING_RAD_S:
+                return (self._state(now_ns, "stopped", speed),)  # what was taken last leads them to rest
+            self._engaged, self._refused = True, ""
+            self._playback.begin(observation_ns, measured)
+        self._playback.wish(now_ns + self._sent_ns, speed, may_move)
+        phase = self._phase(now_ns, measured, may_move)
+        return self._chunk(now_ns, observation_ns), self._state(now_ns, phase, speed)
+
+    def _wished(self, now_ns: int, inbox: Inbox, mode: Mode) -> tuple[float, bool]:
+        """The speed, and whether anything may move."""
+        held = self._held(now_ns, mode)
+        control = inbox.get("playback")
+        if not isinstance(control, PlaybackControl):
+            return 1.0, False
+        if not 0 <= now_ns - control.issued_ns <= CONTROL_STALE_NS:
+            self._controls.forget()  # nothing goes on by itself when it is heard again
+            return control.speed, False
+        return control.speed, held and not control.paused and not self._ended
+
+    def _heed(self, now_ns: int, inbox: Inbox) -> None:
+        """See whether the robot takes what it is sent; a step that came late has not been refused anything."""
+        splice = inbox.get("splice")
+        while self._pending and isinstance(splice, Splice) and self._pending[0][0] <= splice.chunk_id:
+            self._pending.popleft()
+        if self._pending and now_ns - self._pending[0][1] > UNHEEDED_NS:
+            self._playback.rewind(self._pending[0][2])
+            self._lose()
+
+    def _lose(self) -> None:
+        self._engaged = False
+        self._pending.clear()
+
+    def _phase(self, now_ns: int, measured: Float64, may_move: bool) -> str:
+        if self._playback.done:
+            short_rad = self._playback.short_rad(measured)
+            self._done_ns = self._done_ns or now_ns
+            if short_rad <= SHORT_RAD:
+                return "done"
+            if now_ns - self._done_ns > SHORT_NS:
+                self._refused = f"everything was played, and a joint is {short_rad:.2f} rad from where that ends"
+                return "refused"
+        if not may_move:
+            return "paused"
+        return "approach" if self._playback.approaching else "play"
+
+    def _chunk(self, now_ns: int, observation_ns: int) -> Emit:
+        rows = self._playback.rows(self._rows, self._period_ns)
         chunk = ActionChunk(
             chunk_id=self._next_id,
             task_id=-1,
@@ -115,8 +152,9 @@ class PlaybackStage:
             gripper_width_m=rows[:, BOTH_ARMS_JOINTS:].astype(np.float32),
             inference_delay_steps=0,
         )
+        self._pending.append((self._next_id, now_ns, self._playback.played_s))
         self._next_id += 1
-        return Emit("chunk", chunk), self._state(now_ns, phase, speed)
+        return Emit("chunk", chunk)
 
     def _held(self, now_ns: int, mode: Mode) -> bool:
         """Whether the deadman, where one is asked for, was pressed since the arms last held, and is held."""

@@ -122,6 +122,10 @@ def test_another_stages_file_is_refused_and_the_right_command_named(tmp_path: Pa
         (SMALL + "[data]\nbatchsize = 3\n", r"unknown field `batchsize`.*\$\.data"),
         (SMALL + "[data]\nbatch_size = 0\n", "batch_size must be 1.."),
         (SMALL + "[data]\ndelay_range_s = [1.0, 0.3]\n", "delay_range_s must be"),
+        (
+            SMALL + "[model]\nexpert = { width = 48, depth = 1, heads = 2, horizon = 10 }\n",
+            "data.max_prefix must be 0..10",
+        ),
         (SMALL + '[model]\nthink = "often"\n', "often"),
         (SMALL + "[model]\nthink_every_s = -1.0\n", "think_every_s must be 0"),
         (SMALL + "[model]\nmax_thought_tokens = 0\n", "max_thought_tokens must be 1"),

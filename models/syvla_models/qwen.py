@@ -73,7 +73,7 @@ def load_qwen(
             ignore_mismatched_sizes=True,  # so that they are reported here, with their names
             output_loading_info=True,
         )
-    except Exception as error:
+    except Exception as error:  # safetensors, the Hub's checks and transformers each have errors of their own
         raise ConfigError(f"{folder}: {_first_line(error)}") from error
     refuse(
         folder,
@@ -90,7 +90,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         raise ConfigError(f"{folder} has no {TOKENIZER_FILE}")
     try:
         return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
-    except Exception as error:
+    except Exception as error:  # that itself is what tokenizers raises
         raise ConfigError(f"{folder / TOKENIZER_FILE}: the tokenizer does not load: {_first_line(error)}") from error
 
 

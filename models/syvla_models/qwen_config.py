@@ -54,7 +54,7 @@ def load_config(folder: Path) -> Qwen2_5_VLConfig:
             raise ConfigError(f"{path}: {name} must be a table with {needed} and the other sizes")
     try:
         config = Qwen2_5_VLConfig.from_dict(fields)
-    except Exception as error:
+    except Exception as error:  # the Hub's checks of fields are that itself, the rest is what they stumble on
         raise ConfigError(f"{path}: {' '.join(str(error).split()) or repr(error)}") from error
     try:
         _check(config)
@@ -88,7 +88,7 @@ def _check(config: Qwen2_5_VLConfig) -> None:
     _divides(
         "text_config.num_attention_heads", text.num_attention_heads, "num_key_value_heads", text.num_key_value_heads
     )
-    _divides("vision_config.hidden_size", vision.hidden_size, "num_heads", 4 * vision.num_heads)
+    _divides("vision_config.hidden_size", vision.hidden_size, "4 * num_heads", 4 * vision.num_heads)
     if vision.out_hidden_size != text.hidden_size:
         raise ValueError(
             f"vision_config.out_hidden_size is {vision.out_hidden_size}, text_config.hidden_size is {text.hidden_size}"

@@ -70,7 +70,8 @@ class PolicyConfig(Section, frozen=True):
     planner_latency_s: float = 0.0
     expert_latency_s: float = 0.0
     planner_min_period_s: float = 0.05
-    planner_preempt_after_s: float = 0.0  # a thought of that age ends when a newer observation is there; 0: never
+    # A thought of that age ends when a newer observation is there, and the intent in use grows older by it; 0: never.
+    planner_preempt_after_s: float = 0.0
     expert_min_period_s: float = 0.05
     period_s: float = 1 / 30
     horizon: int = 50

@@ -271,6 +271,16 @@ def test_a_hold_ends_it(episode: Path) -> None:
     assert "the arms hold; operator_hold" in result.director.outcome
 
 
+def test_a_console_that_was_away_is_paused_when_it_is_back() -> None:
+    """The arms stood because it was not heard; they once went on by themselves, ten minutes later."""
+    director = PlaybackDirector("a", None, 1.0)
+    for now_ns in (1, 50_000_000, 100_000_000):
+        list(director.step(now_ns, Inbox({}, ())))
+    assert not director.paused
+    list(director.step(700_000_000, Inbox({}, ())))
+    assert director.paused
+
+
 def test_keys_change_the_speed_within_its_bounds() -> None:
     director = PlaybackDirector("a", None, 0.95)
     for key, speed in (("+", 1.0), ("+", 1.0), ("-", 0.9)):

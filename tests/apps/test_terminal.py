@@ -15,7 +15,7 @@ from syvla.apps.terminal import pressed_keys
 with pressed_keys() as keys:
     print("none" if keys is None else "ready", flush=True)
     until_s, got = time.monotonic() + 10, ""
-    while keys is not None and "q" not in got and chr(0) not in got and time.monotonic() < until_s:
+    while keys is not None and "q" not in got and chr(0xffff) not in got and time.monotonic() < until_s:
         got += keys()
         time.sleep(0.01)
 print(repr(got), flush=True)

@@ -106,6 +106,17 @@ def test_at_the_end_the_last_steps_are_told_too() -> None:
     assert log.rest(under_way=False) is None
 
 
+def test_a_number_that_no_log_can_hold_ends_the_log_and_not_the_stage(caplog: pytest.LogCaptureFixture) -> None:
+    """Over ROS anybody may sign a message; a robot's process once ended for it, in the middle of a motion."""
+    log = StepLog(Robot())
+    log.begin(0, Inbox({}, [received("operator", 2**70)]), False)
+    log.begin(300 * MS, Inbox({}, []), False)
+    assert log.rest(under_way=True) is None
+    assert not log.kept
+    assert "the steps of robot cannot be recorded" in caplog.text
+    log.begin(600 * MS, Inbox({}, []), False)
+
+
 def test_in_lockstep_every_step_is_told_of_once_and_the_memory_once_a_second() -> None:
     robot, listener = Robot(), Listener()
     host = LockstepHost([robot, listener])

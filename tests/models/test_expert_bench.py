@@ -8,6 +8,7 @@ from syvla_models.backends import bench, choice
 pytest.importorskip("onnx")
 
 
+@pytest.mark.timeout(600)  # ten steps in one graph take a minute to export, and much longer beside anything else
 def test_every_backend_is_timed_and_held_against_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "SIZES", {"tiny": bench.SIZES["tiny"]})
     there = choice.installed

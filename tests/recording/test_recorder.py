@@ -176,6 +176,28 @@ def test_an_episode_that_nobody_named_is_named_by_the_time_and_ended_without_a_n
     assert "the last one is failure" in stage.words
 
 
+def test_a_start_without_a_name_does_not_end_an_episode_that_has_one(tmp_path: Path) -> None:
+    feed = Feed(RecorderStage(tmp_path, run_config()))
+    feed.control("start", "named")
+    feed.send(("teleop/episode", m.EpisodeControl(action="start", name="", issued_ns=0)))
+    feed.control("success", "named")
+    assert names(tmp_path) == ["named.mcap"]
+    assert Recording(tmp_path / "named.mcap").outcome["outcome"] == "success"
+
+
+def test_what_saves_a_fault_is_no_episode_that_a_person_ends(tmp_path: Path) -> None:
+    """A button pressed after a fault once called it a success, and cut off what followed."""
+    feed = Feed(RecorderStage(tmp_path, run_config()))
+    feed.send(safety(m.Mode.ENABLED), safety(m.Mode.HOLD, "clamped"))
+    assert feed.stage.episode == ""
+    for action in ("success", "discard"):
+        feed.send(("teleop/episode", m.EpisodeControl(action=action, name="", issued_ns=0)))
+    assert names(tmp_path) == ["fault-clamped.mcap.partial"]
+    for i in range(300):
+        feed.send(command(i))
+    assert Recording(tmp_path / "fault-clamped.mcap").outcome["outcome"] == "fault"
+
+
 def test_a_new_start_and_a_stop_close_what_is_open_as_interrupted(tmp_path: Path) -> None:
     stage = RecorderStage(tmp_path, run_config())
     feed = Feed(stage)
@@ -385,7 +407,8 @@ def test_a_robot_that_trips_all_day_does_not_fill_the_disk(
         feed.send(safety(m.Mode.ENABLED), safety(m.Mode.HOLD, "clamped"))
         for i in range(300):
             feed.send(command(i))
-    assert names(tmp_path) == ["fault-clamped-2.mcap", "fault-clamped.mcap"]
+        (tmp_path / "fault-clamped.rosbag2").mkdir(exist_ok=True)  # which is no other fault
+    assert names(tmp_path) == ["fault-clamped-2.mcap", "fault-clamped.mcap", "fault-clamped.rosbag2"]
     assert "2 faults are saved already" in caplog.text
 
 
@@ -423,6 +446,14 @@ def test_a_ring_that_cannot_be_is_refused(bad: dict[str, float]) -> None:
         RecorderConfig(**bad)  # type: ignore[arg-type]
 
 
+def repaired(folder: Path) -> None:
+    """Another recorder has begun, and repaired what it found."""
+    feed = Feed(RecorderStage(folder, run_config()))
+    feed.send(command(0))
+    assert feed.stage._repair is not None
+    feed.stage._repair.join()
+
+
 def test_what_a_dead_recorder_left_is_repaired_by_the_next_one_and_what_a_living_one_writes_is_not(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -433,18 +464,19 @@ def test_what_a_dead_recorder_left_is_repaired_by_the_next_one_and_what_a_living
     living = Feed(RecorderStage(tmp_path, run_config()))
     living.control("start", "living")
     living.send(command(5))
+    assert living.stage._repair is not None
     living.stage._repair.join()
     assert names(tmp_path) == ["dead.mcap.partial", "dead.repaired.mcap", "living.mcap.partial"]
     assert command_ids(list(Recording(tmp_path / "dead.repaired.mcap"))) == [1, 2]
     (tmp_path / "junk.mcap.partial").write_bytes(b"not a recording")
     with caplog.at_level(logging.WARNING):
-        RecorderStage(tmp_path, run_config())._repair.join()
+        repaired(tmp_path)
     assert "junk.mcap.partial could not be repaired" in caplog.text
     assert names(tmp_path) == [
         "dead.mcap.partial", "dead.repaired.mcap", "junk.mcap.partial", "living.mcap.partial",
     ]  # fmt: skip
     (tmp_path / "dead.repaired.mcap").rename(tmp_path / "dead.repaired.mcap.partial")  # the repair was killed
-    RecorderStage(tmp_path, run_config())._repair.join()
+    repaired(tmp_path)
     assert command_ids(list(Recording(tmp_path / "dead.repaired.mcap"))) == [1, 2]
     assert not (tmp_path / "dead.repaired.repaired.mcap").exists()
     living.control("success", "living")

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from rosbags.highlevel import AnyReader
@@ -12,9 +13,12 @@ from syvla.apps.director import Episode
 from syvla.apps.evaluate import run_lockstep
 from syvla.errors import ConfigError, RecordingError
 from syvla.messages import ArmState, CompressedFrame, JointCommand
+from syvla.recording.mcap_log import McapLog
 from syvla.recording.mcap_read import Recording
 from syvla.runs import lockstep_run
 from syvla.stages.recorder import RecorderStage
+from syvla.transport.codec import encode_body
+from syvla_ros import bag
 from syvla_ros.bag import bag_folder, write_bag
 
 
@@ -63,14 +67,63 @@ def test_nothing_is_overwritten_and_what_is_no_recording_is_refused(recording: P
     with pytest.raises(RecordingError, match="does not begin as an MCAP file"):
         write_bag(foreign)
     assert not bag_folder(foreign).exists()
-    assert not list(tmp_path.glob("*.partial"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["foreign.mcap", "one.rosbag2"]
 
 
-def test_a_bag_that_was_cut_short_is_begun_anew(recording: Path, tmp_path: Path) -> None:
-    half = tmp_path / "one.rosbag2.partial"
-    half.mkdir()
-    (half / "leftover").touch()
-    out, count = write_bag(recording, tmp_path / "one.rosbag2")
-    assert count > 0
-    assert not (out / "leftover").exists()
-    assert not half.exists()
+def test_what_fails_leaves_nothing_and_touches_nothing(recording: Path, tmp_path: Path) -> None:
+    """An interrupted conversion keeps its work in NAME.partial, which a bag of that name once deleted."""
+    others = tmp_path / "one.rosbag2.partial"
+    others.mkdir()
+    (others / "hours of work").touch()
+    cut = tmp_path / "cut.mcap"
+    cut.write_bytes(recording.read_bytes()[: recording.stat().st_size // 2] + bytes(5000))
+    with pytest.raises(RecordingError):
+        write_bag(cut, tmp_path / "one.rosbag2")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cut.mcap", "one.rosbag2.partial"]
+    write_bag(recording, tmp_path / "one.rosbag2")
+    assert (others / "hours of work").exists()
+    assert sorted(path.name for path in (tmp_path / "one.rosbag2").iterdir()) == ["metadata.yaml", "one.rosbag2.mcap"]
+
+
+def test_two_writers_of_one_bag_do_not_disturb_each_other(
+    recording: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "one.rosbag2"
+    whole = bag._write
+
+    def beside(read: Recording, folder: Path) -> int:
+        count = whole(read, folder)
+        monkeypatch.setattr(bag, "_write", whole)
+        assert write_bag(recording, out)[1] == count, "another one is there first"
+        return count
+
+    monkeypatch.setattr(bag, "_write", beside)
+    with pytest.raises(ConfigError, match="not empty"):
+        write_bag(recording, out)
+    with AnyReader([out]) as reader:
+        assert reader.message_count > 300
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"), [({"wall_offset_ns": -(10**18)}, "its wall clock makes no sense"), ({}, "")]
+)
+def test_a_recording_that_lies_is_one_line_or_left_out(
+    recording: Path, tmp_path: Path, changes: dict[str, int], said: str
+) -> None:
+    read = Recording(recording)
+    run = {**msgspec.json.decode(read.attachments["run.json"]), **changes}
+    log = McapLog(tmp_path / "odd.mcap", read.run, {"run.json": msgspec.json.encode(run).decode()})
+    frame = next(r for r in read.messages({"camera/cam_high"}))
+    assert isinstance(frame.message, CompressedFrame)
+    evil = msgspec.structs.replace(frame.message, camera="cam_evil")
+    log.write(frame.header, CompressedFrame, encode_body(evil), frame.log_time_ns)
+    for raw in read.records({"arm/left"}):
+        log.write_record(raw.topic, raw.kind, raw.data, raw.log_time_ns, raw.sent_ns, raw.sequence)
+    log.close({"outcome": "success"})
+    if said:
+        with pytest.raises(RecordingError, match=said):
+            write_bag(tmp_path / "odd.mcap")
+    else:
+        out, _ = write_bag(tmp_path / "odd.mcap")
+        with AnyReader([out]) as reader:
+            assert [connection.topic for connection in reader.connections] == ["/syvla/left/joint_states"]

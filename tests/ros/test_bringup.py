@@ -27,12 +27,12 @@ def values(tmp_path: Path, **changes: str) -> dict[str, str]:
     return {**{a.name: a.default for a in ARGUMENTS}, "sim": "true", "runs": str(tmp_path), **changes}
 
 
-def executables() -> set[str]:
-    """The nodes that the package's setup.py installs."""
+def executables(kind: str = "NODES") -> set[str]:
+    """The nodes, or the TOOLS, that the package's setup.py installs."""
     for node in ast.parse((PACKAGE / "setup.py").read_text()).body:
-        if isinstance(node, ast.Assign) and isinstance(name := node.targets[0], ast.Name) and name.id == "NODES":
+        if isinstance(node, ast.Assign) and isinstance(name := node.targets[0], ast.Name) and name.id == kind:
             return set(ast.literal_eval(node.value))
-    raise AssertionError("setup.py names no nodes")
+    raise AssertionError(f"setup.py names no {kind}")
 
 
 @pytest.fixture
@@ -134,7 +134,7 @@ def test_colcon_builds_the_package(tmp_path: Path) -> None:
     pytest.importorskip("colcon_core")
     workspace = built(tmp_path)
     installed = workspace / "install" / "syvla"
-    assert {path.name for path in (installed / "lib" / "syvla").iterdir()} == {*executables(), "bench"}
+    assert {path.name for path in (installed / "lib" / "syvla").iterdir()} == executables() | executables("TOOLS")
     assert (installed / "share" / "syvla" / "launch" / "bringup.launch.py").read_bytes() == LAUNCH.read_bytes()
     assert (installed / "share" / "ament_index" / "resource_index" / "packages" / "syvla").is_file()
     helped = subprocess.run(

@@ -428,3 +428,22 @@ def test_diagnostics_say_the_mode_why_and_what_next(case: Case) -> None:
 def test_an_unknown_profile_names_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="cobot_magic_ros1_names"):
         profile("aloha")
+
+
+@pytest.mark.parametrize("tag", ["epoch", "sequence", "chunk", "intent"])
+@pytest.mark.parametrize("number", [str(2**63), str(-(2**63) - 1), "9" * 30])
+def test_a_number_of_more_than_64_bits_is_refused(tag: str, number: str) -> None:
+    """Nothing behind could hold it: the robot's process ended when its log of steps met one."""
+    message = c.trajectory_of(action_chunk(), CLOCK)
+    c.sign(message.header, 1, 2)
+    message.header.frame_id += f"&{tag}={number}"
+    read = c.signature if tag in ("epoch", "sequence") else lambda _: c.chunk_of(message, CLOCK)
+    with pytest.raises(MessageError, match=f"{tag} must be an integer of 64 bits"):
+        read(message.header)
+
+
+def test_a_negative_signature_is_refused() -> None:
+    message = c.trajectory_of(action_chunk(), CLOCK)
+    c.sign(message.header, -1, 2)
+    with pytest.raises(MessageError, match="must not be negative"):
+        c.signature(message.header)

@@ -256,6 +256,7 @@ class TrainConfig(Section, frozen=True):
         if not any(source.weight > 0.0 for source in self.sources):
             raise ValueError("at least one source must have a weight above 0")
         _within("threads", self.threads, 0, 1024)
+        _within("data.max_prefix", self.data.max_prefix, 0, self.model.expert.horizon)
         _within("action.execution_horizon_s", self.action.execution_horizon_s, 0.0, self.data.max_prefix * PERIOD_S)
         if self.stage != "see" and not any(s.kind == "demonstrations" and s.weight > 0.0 for s in self.sources):
             raise ValueError(f"the stage {self.stage} needs a source of kind 'demonstrations'")

@@ -21,7 +21,5 @@ setup(
     maintainer_email="syvla@users.noreply.github.com",
     description="SyVLA's stages as ROS 2 nodes with standard messages, and their launch",
     license="Apache-2.0",
-    entry_points={
-        "console_scripts": [f"{name} = syvla_ros.main:{name}" for name in (*NODES, "bag", "bench", "record")]
-    },
+    entry_points={"console_scripts": [f"{name} = syvla_ros.main:{name}" for name in (*NODES, *TOOLS)]},
 )

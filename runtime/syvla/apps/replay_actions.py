@@ -5,6 +5,7 @@ the terminal pause, slow down and abort.
 """
 
 import contextlib
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,6 +23,7 @@ from syvla.messages import (
     OperatorCommand,
     PlaybackControl,
     PlaybackState,
+    RecordingState,
     SafetyState,
     SimReset,
     SimTruth,
@@ -41,6 +43,7 @@ STAGES = ("twin", "robot", "expert", "recorder")
 KEYS = (("space", "pause, go on"), ("+ -", "faster, slower"), ("q", "abort: the arms hold"))
 SPEED_STEP = 0.1
 DEADMAN_WORDS = "hold the controller's deadman (LB): the arms move only while it is held; B ends it"
+LATE_NS = 500_000_000
 MARKED_S = 0.2  # until the recorder has closed the episode
 
 
@@ -51,7 +54,7 @@ class PlaybackDirector:
     """
 
     name = "console"
-    reads = ("sim/truth", "safety", "playback/state")
+    reads = ("sim/truth", "safety", "playback/state", "recording")
     writes = ("operator", "episode", "playback", "sim/reset")
     trigger = Periodic(PERIOD_NS)
     lossless = False
@@ -66,11 +69,15 @@ class PlaybackDirector:
         self._begun_ns: int | None = None
         self._started = False
         self._asked_ns: int | None = None
+        self._step_ns: int | None = None
         self._commands = self._controls = 0
 
     def step(self, now_ns: int, inbox: Inbox) -> Iterable[Emit]:
         """Advance the script."""
         self._begun_ns = self._begun_ns or now_ns
+        if self._step_ns is not None and now_ns - self._step_ns > LATE_NS:
+            self.paused = True  # it was not heard, and the arms stand: they go on when somebody says so
+        self._step_ns = now_ns
         safety, state, truth = inbox.get("safety"), inbox.get("playback/state"), inbox.get("sim/truth")
         if self.outcome:
             return
@@ -170,7 +177,7 @@ def play_actions(path: Path, rig: str, speed: float, runs: Path, tell: Callable[
     checked_speed(speed)
     run = playback_run(path, rig)
     recording = Recording(path)
-    name = path.name.split(".mcap")[0]
+    name = re.sub(r"[^A-Za-z0-9_-]", "_", path.name.split(".mcap")[0])[:80]
     folder = RunFolder.create(runs, "actions")
     folder.save(run)
     tell(f"run folder {folder.path}")
@@ -213,7 +220,7 @@ def _serve(
     latest: dict[str, Received] = {}
     said, next_ns = "", time.monotonic_ns()
     end_ns: int | None = None
-    lost = ""
+    lost = error = ""
     while end_ns is None or time.monotonic_ns() < end_ns:
         time.sleep(POLL_S)
         outlet.poll()
@@ -230,6 +237,10 @@ def _serve(
             next_ns = now_ns + PERIOD_NS
             _publish(outlet, director.step(now_ns, Inbox(latest, ())), now_ns)
         said = _tell_state(latest, said, tell)
+        recording = latest.get("recording")
+        if recording is not None and isinstance(state := recording.message, RecordingState) and state.error != error:
+            error = state.error
+            tell(f"NOT RECORDED: {error}")
         if director.outcome and end_ns is None:
             _publish(outlet, director.ends(now_ns, lost), now_ns)
             end_ns = now_ns + to_ns(AFTER_DEATH_S if director.outcome != "done" else 0.5)

@@ -9,7 +9,7 @@ import tty
 from collections import deque
 from collections.abc import Callable, Iterator
 
-GONE = "\0"  # in the place of a key: the terminal was closed
+GONE = "\uffff"  # in the place of a key, which is a single byte: the terminal was closed
 
 
 @contextlib.contextmanager
@@ -35,4 +35,5 @@ def pressed_keys() -> Iterator[Callable[[], str] | None]:
     try:
         yield typed
     finally:
-        termios.tcsetattr(fd, termios.TCSADRAIN, before)
+        with contextlib.suppress(termios.error):  # it may be gone
+            termios.tcsetattr(fd, termios.TCSADRAIN, before)

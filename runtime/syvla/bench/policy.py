@@ -29,7 +29,8 @@ def run(repeats: int | None, quick: bool) -> tuple[dict[str, Any], list[str]]:
     with tempfile.TemporaryDirectory(prefix="syvla-bench-") as parent:
         folder = RunFolder.create(Path(parent), "policy")
         result = run_realtime(realtime_run("twin", 0.0, 0.0, policy), episodes, folder, tell=progress(len(episodes)))
-        topics = [summarise(path)["topics"] for path in sorted(folder.recordings.glob("*.mcap"))]
+        paths = [folder.recordings / f"{episode.name}.mcap" for episode in episodes]
+        topics = [summarise(path)["topics"] for path in paths if path.is_file()]
     hz = {name: [each.get(name, {}).get("rate_hz") or 0.0 for each in topics] for name in TARGET_HZ}
     median = {name: statistics.median(of or [0.0]) for name, of in hz.items()}
     lines = [

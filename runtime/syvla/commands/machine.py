@@ -15,8 +15,8 @@ def bench(name: Positional[str], json: Json = None, repeats: int = 0, quick: boo
     """Run one benchmark and say whether it reached its target (exit status 1 if not).
 
     Args:
-        name: transport, link, loop, lockstep, takeover, demonstrator, closed-loop, cameras, recorder, expert, planner,
-            reaction or seams.
+        name: transport, link, loop, lockstep, takeover, demonstrator, closed-loop, cameras, recorder, disk, expert,
+            planner, policy, reaction or seams.
         json: also write the result to this file.
         repeats: how often to measure; 0 for the benchmark's own number.
         quick: a short run, to see that it works; its figures mean little.

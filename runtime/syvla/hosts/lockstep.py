@@ -66,7 +66,7 @@ class _Seat:
         trigger = stage.trigger
         self.wakes_on = frozenset() if isinstance(trigger, Periodic) else frozenset(trigger.topics)
         self.preemption = Preemption(trigger)
-        self.rewinding = bool(self.preemption.in_time) and hasattr(stage, "remembered")
+        self.rewinding = bool(self.preemption.in_time) and self.log.kept  # it can be run again
         self.started: tuple[int, Inbox, bytes] | None = None  # the step under way, and what was remembered before it
         self.sent = 0  # of it
 

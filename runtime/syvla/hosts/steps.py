@@ -74,12 +74,17 @@ class StepLog:
         count = sum(step[1] + step[2] for step in told)
         messages, self._messages = self._messages[:count], self._messages[count:]
         first, self._first = self._first, self._first + over
-        return Steps(
-            first_step=first,
-            topics=tuple(self._names),
-            steps=np.array(told, np.int64),
-            messages=np.array(messages, np.int64).reshape(-1, 3),
-        )
+        try:
+            return Steps(
+                first_step=first,
+                topics=tuple(self._names),
+                steps=np.array(told, np.int64),
+                messages=np.array(messages, np.int64).reshape(-1, 3),
+            )
+        except (OverflowError, SyvlaError) as error:  # what only explains the past must not end a stage that moves arms
+            _log.error("the steps of %s cannot be recorded: %s", self._stage.name, error)
+            self.kept = False
+            return None
 
     def memory(self) -> StageMemory | None:
         """What the stage remembers, if that is to be told now; only between two steps."""
@@ -91,7 +96,7 @@ class StepLog:
         self._memory_ns = now_ns
         try:
             data = capture(self._stage)
-        except (TypeError, SyvlaError) as error:  # what only explains the past must not end a stage that moves arms
+        except (OverflowError, TypeError, SyvlaError) as error:  # for the same reason
             _log.error("what %s remembers cannot be recorded: %s", self._stage.name, error)
             self.kept = False
             return None

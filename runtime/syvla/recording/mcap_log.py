@@ -9,12 +9,12 @@ Each message is one MCAP message: ``data`` is the frames of the wire, header, bo
 msgpack ``bin``; log time is when it was received, publish time when it was sent.
 """
 
-import contextlib
 import fcntl
 import functools
 import json
 import os
 import re
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -33,6 +33,7 @@ RUN_METADATA = "run"
 OUTCOME_METADATA = "outcome"
 PARTIAL = ".partial"
 FLUSH_NS = 40_000_000
+LOCK_TRIES = 50
 MAX_EPISODE_NAME = 100
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 _LAYOUT = "msgpack bin objects in sequence: header, body, then one for each large array"
@@ -227,8 +228,14 @@ class _WholeWrites:
             raise RecordingError(f"{path}: exists already and is not overwritten") from None
         except OSError as error:
             raise RecordingError(f"{path}: {error.strerror}") from error
-        with contextlib.suppress(OSError):  # a file system without locks: only a start beside us would mistake it
-            fcntl.flock(self._fd, fcntl.LOCK_EX)  # at once, but for whoever just looks whether it is locked
+        for _ in range(LOCK_TRIES):  # whoever looks whether it is locked has it for an instant
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(0.001)
+            except OSError:  # a file system without locks: only a start beside us would mistake it
+                break
         self._at = 0
         self._committed = 0
 

@@ -7,6 +7,7 @@ whose records lie about their sizes, is refused with one RecordingError.
 import logging
 import os
 import re
+import shutil
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -178,9 +179,13 @@ def repair(path: Path) -> Path:
             raw = next(records, None)
         except RecordingError as error:
             raw, why = None, str(error)
-        if raw is None:
-            return log.close({"outcome": "interrupted", "repaired": why})
-        log.write_record(raw.topic, raw.kind, raw.data, raw.log_time_ns, raw.sent_ns, raw.sequence)
+        try:
+            if raw is None:
+                return log.close({"outcome": "interrupted", "repaired": why})
+            log.write_record(raw.topic, raw.kind, raw.data, raw.log_time_ns, raw.sent_ns, raw.sequence)
+        except RecordingError:
+            log.abandon()
+            raise
 
 
 def repair_all(folder: Path) -> list[Path]:
@@ -189,6 +194,9 @@ def repair_all(folder: Path) -> list[Path]:
     for path in sorted(folder.glob(f"*.mcap{PARTIAL}")):
         repaired = path.with_name(path.name.removesuffix(f".mcap{PARTIAL}") + ".repaired.mcap")
         if path.name.endswith(f".repaired.mcap{PARTIAL}") or os.path.lexists(repaired) or is_being_written(path):
+            continue
+        if shutil.disk_usage(folder).free < 2 * path.stat().st_size:
+            _log.warning("%s has no end, and the disk has no room to repair it", path)
             continue
         half = repaired.with_name(repaired.name + PARTIAL)  # of a repair that was itself cut short
         if half.is_file() and not is_being_written(half):

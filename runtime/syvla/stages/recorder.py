@@ -86,8 +86,7 @@ class RecorderStage:
             "images": images_are,
             **(facts or {}),
         }
-        self._repair = threading.Thread(target=repair_all, args=(folder,), name="repair", daemon=True)
-        self._repair.start()  # beside: an hour of raw images takes its time, and a respawned recorder has none
+        self._repair: threading.Thread | None = None
         self._attachments = {CONFIG_ATTACHMENT: msgspec.json.format(msgspec.json.encode(run)).decode()}
         self._carried: dict[str, Received] = {}
         self._kept: deque[_Kept] = deque()  # without an episode the newest; in one what is yet to be written
@@ -102,13 +101,17 @@ class RecorderStage:
         self._last_path = ""
         self._outcome = ""
         self._error = ""
-        self.turns = 0  # how often an episode was begun or ended, or could not be
+        self.turns = 0  # how often somebody wished to begin or end an episode, and was heeded or not
+        self._named = False  # whether the episode was given its name by whoever began it
         self._shown: tuple[str, ...] | None = None
         self._shown_ns = 0
         self._stopping = False
 
     def step(self, now_ns: int, inbox: Inbox) -> Iterable[Emit]:
         """Write what came, in the order it came; say what is being done when that changes."""
+        if self._repair is None:  # beside: an hour of raw images takes its time, and a respawned recorder has none
+            self._repair = threading.Thread(target=repair_all, args=(self._folder,), name="repair", daemon=True)
+            self._repair.start()
         for received in inbox.fresh:
             topic = received.header.topic
             if topic in ("episode", "teleop/episode"):
@@ -138,8 +141,13 @@ class RecorderStage:
 
     @property
     def episode(self) -> str:
-        """The name of the one that is being recorded, "" if none is."""
-        return self._episode
+        """The name of the one that is being recorded, "" if none is; what saves a fault is no episode."""
+        return "" if self._fault_until_ns is not None else self._episode
+
+    @property
+    def outcome(self) -> str:
+        """Of the last one that was closed, as in :class:`RecordingState`."""
+        return self._outcome
 
     @property
     def words(self) -> str:
@@ -163,11 +171,18 @@ class RecorderStage:
     def _control(self, received: Received, now_ns: int) -> None:
         control = received.message
         assert isinstance(control, EpisodeControl)  # noqa: S101 - the topic's type
-        if control.action == "start":
+        self._obey(control, received, now_ns)
+        self.turns += 1
+
+    def _obey(self, control: EpisodeControl, received: Received, now_ns: int) -> None:
+        if control.action == "start" and not control.name and self.episode and self._named:
+            _log.warning("episode %r is being recorded already; start without a name ignored", self._episode)
+        elif control.action == "start":
             self._finish("interrupted" if self._fault_until_ns is None else "fault", now_ns)
             self._clear()
-            self._start(control.name or self._named(received.received_ns), received)
-        elif self._log is None or control.name not in ("", self._episode):
+            self._named = control.name != ""
+            self._start(control.name or self._name_of(received.received_ns), received)
+        elif not self.episode or control.name not in ("", self._episode):
             named = f" {control.name!r}" if control.name else ""
             _log.warning("no episode%s is being recorded; %s ignored", named, control.action)
         else:
@@ -181,7 +196,7 @@ class RecorderStage:
         held = before in MOVING and state.mode not in MOVING and cause not in WISHES
         if not held or self._log is not None or self._ring_ns == 0:
             return
-        if len(list(self._folder.glob("fault-*"))) >= MOST_FAULTS:
+        if len({path.name.split(".")[0] for path in self._folder.glob("fault-*.mcap*")}) >= MOST_FAULTS:
             _log.warning("%s held the arms between episodes; %d faults are saved already", cause, MOST_FAULTS)
             return
         _log.warning("%s held the arms while no episode was recorded: what led to it is saved", cause)
@@ -200,14 +215,13 @@ class RecorderStage:
             self._take(carried, received.received_ns)
         self._take(received, received.received_ns)
 
-    def _named(self, now_ns: int) -> str:
+    def _name_of(self, now_ns: int) -> str:
         """The local date and time, for an episode that nobody named."""
         wall = datetime.datetime.fromtimestamp((now_ns + self._wall_offset_ns) / NS_PER_S)
         return wall.astimezone().strftime("%Y%m%d-%H%M%S")
 
     def _open(self, name: str) -> bool:
         self._error = ""
-        self.turns += 1
         try:
             free = _free_name(self._folder, name)
             facts = {**self._facts, "episode": name}
@@ -254,7 +268,6 @@ class RecorderStage:
         self._episode = ""
         self._last_path = str(path)
         self._outcome = outcome
-        self.turns += 1
 
     # ------------------------------------------------------------ messages
 

@@ -68,7 +68,10 @@ def sign(header: Header, epoch: int, sequence: int) -> None:
 def signature(header: Header) -> tuple[int, int]:
     """The epoch and sequence that a header was signed with; 0 and 0 where a foreign node sent it."""
     tags = _Tags.of("Header", header.frame_id)
-    return tags.number("epoch", otherwise=0), tags.number("sequence", otherwise=0)
+    epoch, sequence = tags.number("epoch", otherwise=0), tags.number("sequence", otherwise=0)
+    if epoch < 0 or sequence < 0:
+        raise MessageError(f"Header.frame_id: epoch and sequence must not be negative, not {epoch} and {sequence}")
+    return epoch, sequence
 
 
 class _Tags(NamedTuple):
@@ -89,9 +92,12 @@ class _Tags(NamedTuple):
         if text is None and otherwise is not None:
             return otherwise
         try:
-            return int(text or "")
+            value = int(text or "")
         except ValueError:
             raise MessageError(f"{self.kind}.header.frame_id: {key} must be an integer, not {text!r}") from None
+        if not -(2**63) <= value < 2**63:
+            raise MessageError(f"{self.kind}.header.frame_id: {key} must be an integer of 64 bits, not {text}")
+        return value
 
 
 # ---------------------------------------------------------------- cameras

@@ -14,7 +14,6 @@ from syvla.messages import OperatorCommand
 from syvla.protocols import Header, Received
 from syvla.transport.bus import Inlet, Outlet
 from syvla.transport.codec import encode_body
-from syvla_ros.clock import RosClock
 from syvla_ros.conversions import sign, signature
 from syvla_ros.routes import Route
 from syvla_ros.taking import PublisherEventCallbacks, Taker
@@ -28,15 +27,14 @@ POLL_NS = 2_000_000  # a DDS reader has no descriptor to wait for; looking costs
 class RosInlet:
     """Reads ``routes``, those that can be read.
 
-    A message without a header is placed by the time at which it was sent, so that all who read it, a recorder among
-    them, mean the same one.
+    A message without a header is told from others by the time at which it was sent, so that all who read it, a recorder
+    among them, mean the same one. That time is of another clock and orders nothing.
     """
 
     poll_ns = POLL_NS
     sockets: Sequence[Any] = ()
 
-    def __init__(self, node: Node, routes: Iterable[Route], clock: RosClock) -> None:
-        self._clock = clock
+    def __init__(self, node: Node, routes: Iterable[Route]) -> None:
         self.received = 0
         self.refused = 0
         self.dropped = 0
@@ -60,9 +58,8 @@ class RosInlet:
     def _accept(self, route: Route, message: Any, wall_ns: int, found: list[Received]) -> None:
         now_ns = monotonic_ns()
         assert route.back is not None  # noqa: S101 - narrows the type
-        said_ns = min(wall_ns - self._clock.offset_ns, now_ns) if wall_ns > 0 else now_ns
         try:
-            ours = route.back(message, max(said_ns, 0))
+            ours = route.back(message, now_ns)
             epoch, sequence = signature(message.header) if hasattr(message, "header") else (0, max(wall_ns, 0))
         except MessageError as error:
             self.refused += 1

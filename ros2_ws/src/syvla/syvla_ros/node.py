@@ -55,8 +55,7 @@ def join(
 
     The health of the processes ``watched`` is heard too; if one of ``held_for`` ends, the arms are to hold.
     """
-    clock = RosClock(run.wall_offset_ns)
-    table = routes(run_profile(run), clock, run.rig.ros.jpeg_quality)
+    table = routes(run_profile(run), RosClock(run.wall_offset_ns), run.rig.ros.jpeg_quality)
     over_ros = OVER_ROS_LOSSLESS if stage.lossless else OVER_ROS
     reads = [name for name in stage.reads if name not in over_ros]
     health = [f"health/{name}" for name in watched]
@@ -68,7 +67,7 @@ def join(
     def overhear(said: Received) -> Received:
         return joined.said(said) if topic(said.header.topic).writer == stage.name else said
 
-    return JoinedInlet(inlet, RosInlet(node, read, clock), desk, held_for, overhear, health), joined
+    return JoinedInlet(inlet, RosInlet(node, read), desk, held_for, overhear, health), joined
 
 
 @contextlib.contextmanager

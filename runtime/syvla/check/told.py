@@ -20,13 +20,14 @@ from syvla.recording.mcap_read import Recorded
 class TaskRule:
     """The task's text, and that whoever had the arms was really there."""
 
-    def __init__(self, run: RunConfig | None) -> None:
+    def __init__(self, run: RunConfig | None, converted: bool = False) -> None:
+        self._converted = converted  # other formats do not hold what the two systems said
         self.instruction = ""  # the last that is one
         self._played = run is not None and run.playback != ""  # nobody thinks then
         self._tasks = 0
         self._strange = Tally()
         self._intents = self._chunks = 0
-        self._by_person = self._by_policy = False
+        self._by_policy = False
 
     def see(self, recorded: Recorded) -> None:
         """Take in one message."""
@@ -42,7 +43,6 @@ class TaskRule:
         elif isinstance(message, ActionChunk):
             self._chunks += 1
         elif isinstance(message, JointCommand):
-            self._by_person |= message.provenance.source is Source.TELEOP
             self._by_policy |= message.provenance.source is Source.POLICY
 
     def findings(self, span: Span) -> Iterator[Finding]:
@@ -59,7 +59,7 @@ class TaskRule:
             f"the text has blanks at its ends, or what cannot be printed: {plain(repr(self.instruction))}",
             "mend what enters the task",
         )  # fmt: skip
-        if self._by_policy or not self._by_person:
+        if self._by_policy and not self._converted:
             if self._intents == 0 and not self._played:
                 yield Finding(
                     name="intent.none", severity=error, where="intent", seen="the planner wanted nothing",

@@ -8,9 +8,9 @@ from typing import NamedTuple
 from syvla.check.finding import Finding, Severity, Span, Tally
 from syvla.clock import NS_PER_S, to_ns, to_s
 from syvla.config import RunConfig
+from syvla.errors import RecordingError
 from syvla.message import Message
 from syvla.messages import Mode, SafetyState
-from syvla.errors import RecordingError
 from syvla.recording.mcap_read import Recorded, Recording
 from syvla.topics import CAMERAS, TOPICS
 

@@ -10,7 +10,8 @@ from syvla import messages as m
 from syvla.clock import NS_PER_S, to_s
 from syvla.message import Float64
 from syvla.recording.mcap_read import Recorded
-from syvla.report.episode import STOPPED_MODES, Commands, Episode, Int64
+from syvla.report.episode import STOPPED_MODES, Commands, Episode
+from syvla.report.origins import Int64
 from syvla.report.plot import JUMP_RAD
 from syvla.report.spans import Stretch, stretches
 
@@ -105,9 +106,8 @@ def _why(episode: Episode, still: Stretch) -> str:
     chunks = np.unique(commands.chunk_id[still.rows])
     if not words:
         words.append(f"{_many(len(chunks), 'chunk')} executed meanwhile wanted no motion")
-    intents = np.unique(commands.intent_id[still.rows])
-    thoughts = {t.intent_id: " ".join(t.text.split()) for t in episode.thinking if t.arrived and t.text}
-    thought = next((thoughts[i] for i in reversed(intents.tolist()) if i in thoughts), "")
+    thoughts = [episode.thinking[row].text for row in np.unique(episode.thought_rows()[still.rows]) if row >= 0]
+    thought = next((" ".join(text.split()) for text in reversed(thoughts) if text), "")
     if thought:
         words.append(f"thought: {thought}")
     return "; ".join(words)
@@ -115,9 +115,9 @@ def _why(episode: Episode, still: Stretch) -> str:
 
 def _past_end(episode: Episode) -> npt.NDArray[np.bool_]:
     """Which commands (N,) are of a chunk's last row: there is nothing newer to execute."""
-    last = {chunk.chunk_id: chunk.rows - 1 for chunk in episode.chunks}
     commands = episode.commands
-    ends = np.array([last.get(number, -2) for number in commands.chunk_id.tolist()], np.int64)
+    last = np.array([*(chunk.rows - 1 for chunk in episode.chunks), -2], np.int64)  # the -2 is that of no chunk
+    ends = last[episode.chunk_rows()]
     at_end: npt.NDArray[np.bool_] = (commands.chunk_row == ends) & (commands.source == m.Source.POLICY.value)
     return at_end
 

@@ -12,8 +12,9 @@ from syvla import messages as m
 from syvla.errors import RecordingError
 from syvla.message import Float64
 from syvla.recording import images
-from syvla.report.episode import STOPPED_MODES, Episode, Int64
+from syvla.report.episode import STOPPED_MODES, Episode
 from syvla.report.findings import findings
+from syvla.report.origins import Int64
 from syvla.report.view_data import Shown, wall_offset_ns
 from syvla.topics import CAMERAS
 

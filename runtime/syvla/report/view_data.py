@@ -180,6 +180,9 @@ def _columns(episode: Episode) -> dict[str, npt.NDArray[Any]]:
         "command.row": commands.chunk_row,
         "command.splice": commands.splice_id,
         "command.intent": commands.intent_id,
+        "command.thought_at": episode.thought_rows(),  # these three: where in the lists, -1: in none
+        "command.chunk_at": episode.chunk_rows(),
+        "command.splice_at": episode.splice_rows(),
         "command.override": commands.override_id,
         "command.seen": np.where(commands.observation_ns >= 0, episode.seconds(commands.observation_ns), np.nan),
         "command.age": _small(np.where(commands.intent_age_s >= 0, commands.intent_age_s, np.nan)),
@@ -232,7 +235,8 @@ def _span(episode: Episode, start_ns: int, end_ns: int) -> list[float]:
 
 def _thoughts(episode: Episode, heard: Sequence[Recorded]) -> list[list[Any]]:
     """Intents with their words, and how many of the words there were when."""
-    models = {r.message.intent_id: r.message.model_id for r in heard if isinstance(r.message, m.Intent)}
+    intents = [r.message for r in heard if isinstance(r.message, m.Intent)]
+    models = {(intent.intent_id, intent.observation_ns): intent.model_id for intent in intents}
     growing: dict[tuple[int, int], list[tuple[float, str]]] = {}
     for sent_ns, thought in episode.thoughts:
         key = thought.intent_id, thought.observation_ns
@@ -242,7 +246,7 @@ def _thoughts(episode: Episode, heard: Sequence[Recorded]) -> list[list[Any]]:
         parts = growing.get((t.intent_id, t.observation_ns), [])
         lengths = [[at, _length(text)] for at, text in parts if t.text.startswith(text)]
         span = _span(episode, t.observation_ns, t.arrived_ns)
-        rows.append([t.intent_id, *span, t.arrived, t.text, models.get(t.intent_id, ""), lengths])
+        rows.append([t.intent_id, *span, t.arrived, t.text, models.get((t.intent_id, t.observation_ns), ""), lengths])
     return rows
 
 

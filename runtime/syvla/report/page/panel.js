@@ -20,13 +20,14 @@ function commandAt(t) {
   if (i < 0 || t - all[i] > STALE_S) return null;
   const of = (name) => v.column(`command.${name}`)[i];
   return { i, t: all[i], source: v.data.sources[of("source")], chunk: of("chunk"), row: of("row"), splice: of("splice"), intent: of("intent"),
+    thoughtAt: of("thought_at"), chunkAt: of("chunk_at"), spliceAt: of("splice_at"),
     override: of("override"), seen: of("seen"), age: of("age"), limited: of("limited") };
 }
 
 // Where a command came from, as pairs of name and words.
 function provenance(c) {
   if (!c) return [["", "no command at this instant"]];
-  const chunk = v.byId.chunk.get(c.chunk), splice = v.byId.splice.get(c.splice), pairs = [["by", c.source]];
+  const chunk = v.data.chunks[c.chunkAt], splice = v.data.splices[c.spliceAt], pairs = [["by", c.source]];
   if (!Number.isNaN(c.seen)) pairs.push(["observation", `${stamp(c.seen, 3)} (${((c.t - c.seen) * 1000).toFixed(0)} ms before)`]);
   if (c.intent >= 0) pairs.push(["intent", `${c.intent}, ${c.age.toFixed(3)} s old`]);
   if (c.chunk >= 0) pairs.push(["chunk", `${c.chunk}, row ${c.row}${chunk ? ` of ${chunk[5]}` : ""}`]);
@@ -37,6 +38,8 @@ function provenance(c) {
   if (limited.length) pairs.push(["limited", limited.join(", ")]);
   return pairs;
 }
+
+function reasonsAt(mode) { return mode[3]; }
 
 function modeAt(t) { return v.data.modes.findLast((m) => m[0] <= t); }
 
@@ -133,7 +136,7 @@ function tell() {
 
 function tellThoughts(c) {
   const newest = v.arrived.findLast((x) => x[2] <= v.at);
-  const inForce = c && c.intent >= 0 ? v.thoughts.get(c.intent) || [c.intent, NaN, NaN, true, "", "", []] : null;
+  const inForce = c && c.intent >= 0 ? v.data.thoughts[c.thoughtAt] || [c.intent, NaN, NaN, true, "", "", []] : null;
   const shown = inForce || newest, head = clear($("intent")), limits = v.data.limits;
   if (shown) {
     const age = inForce ? c.age : v.at - shown[1];

@@ -96,3 +96,29 @@ def test_after_a_restart_everything_has_the_numbers_of_before(tmp_path: Path) ->
     jumps = [each["provenance"]["splice"].split(", ")[-1] for each in told["said"]]
     assert jumps == ["jump 1.0 mrad", "jump 20.0 mrad"]
     assert [span[2] for span in told["inForce"]] == ["before", "after"]
+
+
+@pytest.mark.parametrize(
+    ("for_s", "ends"), [(1.6, "; still thinking where this part ends"), (600.0, "; it never came")]
+)
+def test_a_thought_that_comes_after_the_part_is_not_said_never_to_have_come(
+    tmp_path: Path, for_s: float, ends: str
+) -> None:
+    """One thought is given up for the next, which comes after the part that is shown; the last comes never."""
+    script = Script()
+    for number, seen_ns in enumerate((T0, T0 + 800 * MS, T0 + 2200 * MS)):
+        thought = m.Thought(task_id=1, intent_id=number, observation_ns=seen_ns, text="I think", complete=False)
+        script.send(seen_ns + 100 * MS, "thought", thought)
+    send_intent(script, 1, T0 + 800 * MS, T0 + 2 * S, "I think so")
+    for at_ns in range(T0, T0 + 3 * S, 5 * MS):
+        send_command(script, at_ns, m.Provenance(source=m.Source.HOLD), age_s=-1.0)
+    data = shown(tmp_path, script, for_s=for_s)
+    part = for_s < 2
+    assert [thought[3] for thought in data["thoughts"]] == ([False, None] if part else [False, True, False])
+    told = said(tmp_path, data, [0.5, 1.5 if part else 2.9])["said"]
+    assert told[0]["next"].endswith("; it never came")
+    assert told[1]["next"].endswith(ends)
+    if part:
+        (note,) = [note for note in data["notes"] if note.startswith("Only seconds")]
+        again = float(note.split("--at ")[1].split()[0])
+        assert for_s - 0.02 < again <= for_s, "nothing lies between this part and the next"

@@ -31,6 +31,7 @@ class Thinking(NamedTuple):
     arrived_ns: int
     arrived: bool
     text: str
+    cut_off: bool = False  # what is shown ends before it could arrive
 
 
 class ChunkSpan(NamedTuple):

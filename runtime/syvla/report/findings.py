@@ -139,7 +139,7 @@ def _planner(episode: Episode, each: Stretch) -> str:
         return "The planner was at nothing."
     longest = max(busy, key=lambda t: t.arrived_ns - t.observation_ns)
     took_s = to_s(longest.arrived_ns - longest.observation_ns)
-    ended = "took" if longest.arrived else "never came, within"
+    ended = "took" if longest.arrived else "had not come after" if longest.cut_off else "never came, within"
     return f"The thought of intent {longest.intent_id} {ended} {took_s:.2f} s."
 
 

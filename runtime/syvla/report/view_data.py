@@ -85,6 +85,8 @@ def read(recording: Recording, at_s: float, for_s: float) -> Shown:
     episode = assembled(recording, shown())
     if not any(topic != "task" for topic in episode.stamps):
         raise RecordingError(f"{recording.path}: nothing was recorded in the {for_s:g} s from --at {at_s:g} on")
+    if beyond and episode.thinking and not episode.thinking[-1].arrived:  # an earlier one was given up for this one
+        episode.thinking[-1] = episode.thinking[-1]._replace(cut_off=True)
     return Shown(episode, heard, at_s, beyond)
 
 
@@ -234,7 +236,7 @@ def _span(episode: Episode, start_ns: int, end_ns: int) -> list[float]:
 
 
 def _thoughts(episode: Episode, heard: Sequence[Recorded]) -> list[list[Any]]:
-    """Intents with their words, and how many of the words there were when."""
+    """Intents with their words, and how many of the words there were when; whether one arrived, None: not yet."""
     intents = [r.message for r in heard if isinstance(r.message, m.Intent)]
     models = {(intent.intent_id, intent.observation_ns): intent.model_id for intent in intents}
     growing: dict[tuple[int, int], list[tuple[float, str]]] = {}
@@ -246,7 +248,8 @@ def _thoughts(episode: Episode, heard: Sequence[Recorded]) -> list[list[Any]]:
         parts = growing.get((t.intent_id, t.observation_ns), [])
         lengths = [[at, _length(text)] for at, text in parts if t.text.startswith(text)]
         span = _span(episode, t.observation_ns, t.arrived_ns)
-        rows.append([t.intent_id, *span, t.arrived, t.text, models.get((t.intent_id, t.observation_ns), ""), lengths])
+        arrived = None if t.cut_off else t.arrived
+        rows.append([t.intent_id, *span, arrived, t.text, models.get((t.intent_id, t.observation_ns), ""), lengths])
     return rows
 
 
@@ -308,9 +311,9 @@ def notes_of(shown: Shown) -> list[str]:
     if recording.ends_early:
         notes.append(f"The recording was cut short: {recording.ends_early}. What is whole before that is shown.")
     if shown.at_s > 0 or shown.goes_on:
-        end_s = shown.at_s + episode.duration_s
-        after = f"; it goes on: --at {end_s:.0f} shows what follows" if shown.goes_on else ""
-        notes.append(f"Only seconds {shown.at_s:g} to {end_s:.1f} of the recording are shown{after}.")
+        end_s = math.floor(100 * (shown.at_s + episode.duration_s)) / 100  # nothing lies between two parts
+        after = f"; it goes on: --at {end_s:.2f} shows what follows" if shown.goes_on else ""
+        notes.append(f"Only seconds {shown.at_s:g} to {end_s:.2f} of the recording are shown{after}.")
     if wall_offset_ns(recording) is None:
         notes.append("It does not say what time of day it was: a virtual clock, or an older recording.")
     absent = [

@@ -119,7 +119,7 @@ const drawThoughts = (v, box) => {
     lane = 1 - lane;
     if (!visible(v, seen, came)) continue;
     const height = half / 2 - 1, top = box.top + 1 + lane * (height + 1);
-    bar(v, seen, came, top, height, arrived ? "thinking" : "red");
+    bar(v, seen, came, top, height, arrived ? "thinking" : arrived === null ? "rest" : "red");
   }
   for (const [from, to, text, id] of v.inForce) {
     if (!visible(v, from, to)) continue;

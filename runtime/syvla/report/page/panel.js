@@ -147,7 +147,7 @@ function tellThoughts(c) {
   } else head.append("none yet");
   $("thought").textContent = shown ? shown[4] || (Number.isNaN(shown[1]) ? "" : "(without words)") : "";
   const thinking = v.data.thoughts.filter((x) => x[1] <= v.at && x[2] > v.at).pop(), words = clear($("growing"));
-  $("next").textContent = thinking ? `intent ${thinking[0]}, for ${(v.at - thinking[1]).toFixed(2)} s${thinking[3] ? "" : "; it never came"}` : "nothing";
+  $("next").textContent = thinking ? `intent ${thinking[0]}, for ${(v.at - thinking[1]).toFixed(2)} s${thinking[3] ? "" : thinking[3] === null ? "; still thinking where this part ends" : "; it never came"}` : "nothing";
   if (!thinking) return;
   const step = thinking[6].filter(([at]) => at <= v.at).pop(), known = step ? step[1] : 0;
   words.append(thinking[4].slice(0, known), made("i", thinking[4].slice(known)));

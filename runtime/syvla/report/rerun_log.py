@@ -129,7 +129,7 @@ class _Log:
         """On the recording's own times alone, not on when they were written here."""
         if not len(at_ns):
             return
-        axes = [rr.TimeColumn(SECONDS, duration=self._episode.seconds(at_ns))]
+        axes = [rr.TimeColumn(SECONDS, duration=self._shown.at_s + self._episode.seconds(at_ns))]
         if self._offset_ns is not None:
             axes.append(rr.TimeColumn(WALL, timestamp=(at_ns + self._offset_ns).astype("datetime64[ns]")))
         self._rr.send_columns(entity, indexes=axes, columns=columns)
@@ -139,7 +139,7 @@ def _lines(shown: Shown) -> Iterator[_Line]:
     episode = shown.episode
     for thought in episode.thinking:
         if thought.arrived:
-            text = f"intent {thought.intent_id}, of {episode.second(thought.observation_ns):.2f} s: {thought.text}"
+            text = f"intent {thought.intent_id}, of {shown.second(thought.observation_ns):.2f} s: {thought.text}"
             yield _Line(thought.arrived_ns, "thought", text, INFO)
     for span in episode.modes:
         causes = "; ".join(f"{r.code}: {r.detail}. Next: {r.next_step}" for r in span.reasons)

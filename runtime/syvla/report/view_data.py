@@ -44,6 +44,10 @@ class Shown(NamedTuple):
     at_s: float
     goes_on: bool  # whether the recording has more after it
 
+    def second(self, at_ns: int) -> float:
+        """An instant as seconds since the recording's start, not the part's."""
+        return self.at_s + self.episode.second(at_ns)
+
 
 def read(recording: Recording, at_s: float, for_s: float) -> Shown:
     """The ``for_s`` seconds from ``at_s`` on, without images; what comes after is not read.
@@ -83,6 +87,7 @@ def read(recording: Recording, at_s: float, for_s: float) -> Shown:
             yield recorded
 
     episode = assembled(recording, shown())
+    episode.start_ns = since_ns  # also where the first message comes later
     if not any(topic != "task" for topic in episode.stamps):
         raise RecordingError(f"{recording.path}: nothing was recorded in the {for_s:g} s from --at {at_s:g} on")
     if beyond and episode.thinking and not episode.thinking[-1].arrived:  # an earlier one was given up for this one

@@ -12,7 +12,7 @@ from syvla.errors import RecordingError
 from syvla.message import Message
 from syvla.messages import Mode, SafetyState
 from syvla.recording.mcap_read import Recorded, Recording
-from syvla.topics import CAMERAS, TOPICS
+from syvla.topics import CAMERAS, OVERTAKEN, TOPICS
 
 GAP_PERIODS = 3  # fewer are jitter; more cannot be told from motion by whoever interpolates
 GAP_S = 0.05  # nor is less than that: a row of actions is due every 0.033 s
@@ -142,8 +142,7 @@ class StampsRule:
         self._lives: set[tuple[str, int]] = set()
         self._restarts: dict[str, Tally] = {}  # by the stage that writes it
         self._rivals: dict[str, Tally] = {}
-        # a planner elsewhere is overtaken by its own newer words, which keep their numbers
-        self._unnumbered = ("thought", "intent", "health/planner") if run and run.remote_planner else ()
+        self._unnumbered = OVERTAKEN if run and run.remote_planner else ()
 
     def see(self, recorded: Recorded) -> None:
         """Take in one message."""
@@ -151,8 +150,7 @@ class StampsRule:
         stream = self._streams.get(topic)
         if stream is None:
             stream = self._streams[topic] = _Stream(topic, self._run, self._own_hz.get(topic))
-        periodic = TOPICS[topic].rate_hz is not None  # an event may be anybody's word
-        if periodic and stream.number is not None and stream.number[0] != header.epoch:
+        if TOPICS[topic].of_one_process and stream.number is not None and stream.number[0] != header.epoch:
             known = self._epochs.setdefault(topic, {stream.number[0]})
             writer = TOPICS[topic].writer
             if header.epoch in known:

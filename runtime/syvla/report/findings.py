@@ -1,5 +1,6 @@
 """What in an episode a person should look at first: holds, standstills and their causes, stale intents, late ticks."""
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
@@ -10,10 +11,11 @@ from syvla import messages as m
 from syvla.clock import NS_PER_S, to_s
 from syvla.message import Float64
 from syvla.recording.mcap_read import Recorded
-from syvla.report.episode import STOPPED_MODES, Commands, Episode
+from syvla.report.episode import SILENT_NS, STOPPED_MODES, Commands, Episode
 from syvla.report.origins import Int64
 from syvla.report.plot import JUMP_RAD
 from syvla.report.spans import Stretch, stretches
+from syvla.topics import OVERTAKEN, TOPICS
 
 Level = Literal["bad", "warn", "note"]
 STILL_RAD_S, STILL_M_S = 0.02, 0.002  # arms that are commanded less than this stand
@@ -200,8 +202,14 @@ def _gaps(episode: Episode) -> Iterator[Finding]:
     """Ticks that did not come, frames that did not, messages that were lost on their way."""
     at_ns = episode.commands.at_ns
     period_ns = float(np.median(np.diff(at_ns))) if len(at_ns) > 1 else 0.0
+    disabled_ns = [state.stamp_ns for state in episode.safety if state.mode is m.Mode.DISABLED]
     for row in np.flatnonzero(np.diff(at_ns) > MISSED_PERIODS * period_ns).tolist():
         start, end = at_ns[row : row + 2].tolist()
+        told = bisect_left(disabled_ns, start)
+        if told < len(disabled_ns) and disabled_ns[told] < end:  # arms without torque are commanded nothing
+            end = disabled_ns[told]
+            if end - start <= SILENT_NS:
+                continue
         due = f"one is due every {period_ns / 1e6:g} ms"
         yield Finding(start, end, "bad", "loop", f"no command for {(end - start) / 1e6:.0f} ms", due)
     for topic, stamps in episode.stamps.items():
@@ -212,9 +220,12 @@ def _gaps(episode: Episode) -> Iterator[Finding]:
                 title = f"{topic.removeprefix('camera/')}: no picture for {gaps[row] / 1e6:.0f} ms"
                 start, end = stamps.sent_ns[row : row + 2].tolist()
                 yield Finding(start, end, "warn", "cameras", title, f"one comes every {usual / 1e6:.0f} ms")
-        for row in np.flatnonzero(np.diff(stamps.epoch) != 0).tolist():
+        anew = np.diff(stamps.epoch) != 0 if TOPICS[topic].of_one_process else np.zeros(0, np.bool_)
+        for row in np.flatnonzero(anew).tolist():
             at = int(stamps.sent_ns[row + 1])
             yield Finding(at, at, "warn", "events", f"{topic}: its sender was started anew", "")
+        if topic in OVERTAKEN and episode.config is not None and episode.config.remote_planner:
+            continue
         lost = np.where(np.diff(stamps.epoch) == 0, np.diff(stamps.sequence) - 1, 0)
         for row in np.flatnonzero(lost > 0).tolist():
             start, end = stamps.sent_ns[row : row + 2].tolist()

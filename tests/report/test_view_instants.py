@@ -122,3 +122,49 @@ def test_a_thought_that_comes_after_the_part_is_not_said_never_to_have_come(
         (note,) = [note for note in data["notes"] if note.startswith("Only seconds")]
         again = float(note.split("--at ")[1].split()[0])
         assert for_s - 0.02 < again <= for_s, "nothing lies between this part and the next"
+
+
+def send_safety(script: Script, at_ns: int, mode: m.Mode, *codes: str) -> None:
+    reasons = tuple(m.Reason(code=code, detail=f"{code} at {at_ns - T0}", next_step="resume") for code in codes)
+    state = m.SafetyState(
+        stamp_ns=at_ns, mode=mode, source=m.Source.HOLD, reasons=reasons, limited_joints=0, clamped_count=0,
+        refused_count=0, arm_distance_m=0.2,
+    )  # fmt: skip
+    script.send(at_ns, "safety", state)
+
+
+def test_causes_are_shown_when_they_were_named_and_no_mode_when_nothing_was_said(tmp_path: Path) -> None:
+    """A hold by one cause, then by another, then by the first again; then the robot is silent for a second."""
+    script = Script()
+    for at_ns in range(T0, T0 + 4 * S, 50 * MS):
+        second = (at_ns - T0) / S
+        if 2 <= second < 3:
+            continue
+        codes = [code for code, named in (("stale", not 0.5 <= second < 1.5), ("fault", second >= 0.5)) if named]
+        send_safety(script, at_ns, m.Mode.HOLD, *codes)
+    for at_ns in range(T0, T0 + 4 * S, 5 * MS):
+        send_command(script, at_ns, m.Provenance(source=m.Source.HOLD), age_s=-1.0)
+    data = shown(tmp_path, script)
+    assert [mode[:3] for mode in data["modes"]] == [
+        [pytest.approx(0.0, abs=0.06), pytest.approx(2.15, abs=1e-3), "hold"],
+        [pytest.approx(3.0, abs=1e-3), pytest.approx(4.0, abs=6e-3), "hold"],
+    ]
+    told = said(tmp_path, data, [0.2, 1.0, 1.8, 2.1, 2.5, 3.5])["said"]
+    assert [each["reasons"] for each in told] == [
+        ["stale"], ["fault"], ["stale", "fault"], ["stale", "fault"], [], ["stale", "fault"],
+    ]  # fmt: skip
+    assert [each["mode"] for each in told] == ["hold"] * 4 + [None, "hold"]
+
+
+def test_numbers_that_are_none_are_not_shown_as_some_and_every_source_has_a_colour(tmp_path: Path) -> None:
+    script = Script()
+    send_chunk(script, 0, T0, 50, float("nan"))
+    for at_ns in range(T0 + 20 * MS, T0 + S, 5 * MS):
+        provenance = m.Provenance(source=m.Source.UNKNOWN, chunk_id=0, chunk_row=1, splice_id=0, intent_id=4)
+        send_command(script, at_ns, provenance, age_s=-1.0)
+    told = said(tmp_path, shown(tmp_path, script), [0.5])
+    assert told["said"][0]["provenance"]["splice"].endswith("jump -")
+    assert told["said"][0]["provenance"]["intent"] == "4"
+    assert told["said"][0]["intent"] == "intent 4; it came before what is shown"
+    assert None not in told["colours"]
+    assert len(set(told["colours"])) == len(m.Source)

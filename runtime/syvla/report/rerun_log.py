@@ -15,7 +15,7 @@ from syvla.recording import images
 from syvla.report.episode import STOPPED_MODES, Episode
 from syvla.report.findings import findings
 from syvla.report.origins import Int64
-from syvla.report.view_data import Shown, wall_offset_ns
+from syvla.report.view_data import Shown, printable, wall_offset_ns
 from syvla.topics import CAMERAS
 
 SECONDS, WALL = "recording", "time of day"
@@ -51,7 +51,7 @@ class _Log:
     def __init__(self, shown: Shown, rrd: Path) -> None:
         self._shown, self._episode = shown, shown.episode
         self._offset_ns = wall_offset_ns(shown.episode.recording)
-        self._rr = rr.RecordingStream("syvla", recording_id=shown.episode.path.name)
+        self._rr = rr.RecordingStream("syvla", recording_id=printable(shown.episode.path))
         self._rr.save(rrd, default_blueprint=_blueprint(shown.episode))
 
     def joints(self) -> None:

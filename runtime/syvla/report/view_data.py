@@ -6,8 +6,10 @@ falls on a pixel.
 
 import base64
 import math
+import os
 from collections.abc import Iterator, Sequence
 from itertools import takewhile
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
@@ -24,6 +26,7 @@ from syvla.report.findings import JOINT_NAMES, findings, speed
 from syvla.report.plot import JUMP_RAD
 from syvla.report.summary import summarise_episode, tracking_error_rad
 from syvla.report.video import Film
+from syvla.report.view_modes import mode_rows
 from syvla.topics import TOPICS
 
 UNSHOWN = ("steps/", "memory/", "sim/state", "teleop")  # what a machine reads
@@ -122,7 +125,7 @@ def _page_data(shown: Shown, film: Film | None, notes: Sequence[str]) -> dict[st
     offset_ns = wall_offset_ns(recording)
     found = findings(episode, shown.heard)
     return {
-        "title": episode.path.name,
+        "title": printable(episode.path),
         "instruction": episode.instruction,
         "facts": _facts(episode),
         "notes": [*notes_of(shown), *notes],
@@ -136,10 +139,7 @@ def _page_data(shown: Shown, film: Film | None, notes: Sequence[str]) -> dict[st
             "jump_rad": JUMP_RAD,
         },
         "joints": JOINT_NAMES,
-        "modes": [
-            [*_span(episode, s.start_ns, s.end_ns), s.mode.value, [[r.code, r.detail, r.next_step] for r in s.reasons]]
-            for s in episode.modes
-        ],
+        "modes": mode_rows(episode),
         "overrides": [[*_span(episode, s.start_ns, s.end_ns), s.override_id] for s in episode.interventions],
         "tasks": [[episode.second(t.issued_ns), t.instruction] for t in episode.tasks],
         "thoughts": _thoughts(episode, shown.heard),
@@ -163,6 +163,11 @@ def _page_data(shown: Shown, film: Film | None, notes: Sequence[str]) -> dict[st
         "sources": [source.value for source in m.Source],
         "columns": {name: packed(column) for name, column in _columns(episode).items()},
     }  # fmt: skip
+
+
+def printable(path: Path) -> str:
+    """A file's name, which may be any bytes."""
+    return os.fsencode(path.name).decode(errors="backslashreplace")
 
 
 def packed(column: npt.NDArray[Any]) -> dict[str, str]:

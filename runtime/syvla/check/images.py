@@ -11,7 +11,7 @@ from syvla.config import CamerasConfig, RunConfig
 from syvla.errors import RecordingError
 from syvla.message import Float64
 from syvla.messages import ARMS, CAMERAS, ArmState, CameraFrame, CompressedFrame
-from syvla.recording.images import decompress
+from syvla.recording.images import check_compressed, decompress
 from syvla.recording.mcap_read import Recorded
 
 FROZEN_FRAMES = 3  # two may be one that was delivered twice
@@ -19,7 +19,7 @@ FROZEN_FRAMES = 3  # two may be one that was delivered twice
 FROZEN_MOVED_RAD = 0.15
 SKEW_PERIODS = 2  # cameras that run freely are up to one period apart
 SKEW_FRAMES = 10  # in a row: what is late once was only under way longer
-DECODE_NS = NS_PER_S  # so often a picture is decoded to the last pixel
+DECODE_NS = NS_PER_S  # so often a picture is decoded to the last pixel; of every one head and end are looked at
 _SEES = {"cam_high": (0, 1), "cam_left_wrist": (0,), "cam_right_wrist": (1,)}  # which arms move its picture
 
 
@@ -40,7 +40,8 @@ class _Camera:
         self._moved_rad = 0.0
         self._told = False
         self._pose_then = self._pose_before = np.zeros(0)
-        self._decoded_ns: int | None = None
+        self._decoded_ns: int | None = None  # when a picture was last decoded that could be
+        self._broken = False
 
     def see(self, frame: CameraFrame | CompressedFrame, at_ns: int, pose: Float64) -> None:
         """Take in a picture; ``pose`` are the joints of the arms that move it, as they are now."""
@@ -50,6 +51,8 @@ class _Camera:
             self._pose_then = self._pose_before = pose
             self._decode(frame, at_ns)
             return
+        if self._broken:
+            self.unreadable.add(at_ns)
         self._equal += 1  # up to the picture before, the arms moved before this one was taken
         self._moved_rad = max(self._moved_rad, _farthest(self._pose_before, self._pose_then))
         self._pose_before = pose
@@ -60,12 +63,16 @@ class _Camera:
             self._told = True
 
     def _decode(self, frame: CameraFrame | CompressedFrame, at_ns: int) -> None:
-        if isinstance(frame, CameraFrame) or (self._decoded_ns is not None and at_ns < self._decoded_ns + DECODE_NS):
+        if isinstance(frame, CameraFrame):
             return
-        self._decoded_ns = at_ns
         try:
-            decompress(frame)
+            check_compressed(frame)
+            if self._decoded_ns is None or at_ns >= self._decoded_ns + DECODE_NS:
+                decompress(frame)
+                self._decoded_ns = at_ns
+            self._broken = False
         except RecordingError as error:
+            self._broken = True
             self.why_unreadable = self.why_unreadable or plain(str(error))
             self.unreadable.add(at_ns)
 

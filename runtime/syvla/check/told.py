@@ -26,6 +26,7 @@ class TaskRule:
         self._played = run is not None and run.playback != ""  # nobody thinks then
         self._tasks = 0
         self._strange = Tally()
+        self._strange_text = ""  # the first
         self._intents = self._chunks = 0
         self._by_policy = False
 
@@ -37,6 +38,7 @@ class TaskRule:
             if any(letter.isalpha() for letter in message.instruction):
                 self.instruction = message.instruction
             if not message.instruction.isprintable() or message.instruction != message.instruction.strip():
+                self._strange_text = self._strange_text if self._strange.count else message.instruction
                 self._strange.add(recorded.log_time_ns)
         elif isinstance(message, Intent):
             self._intents += 1
@@ -56,7 +58,7 @@ class TaskRule:
             )  # fmt: skip
         yield from self._strange.told(
             span, Severity.WARNING, "task.text", "task",
-            f"the text has blanks at its ends, or what cannot be printed: {plain(repr(self.instruction))}",
+            f"the text has blanks at its ends, or what cannot be printed: {plain(repr(self._strange_text))}",
             "mend what enters the task",
         )  # fmt: skip
         if self._by_policy and not self._converted:

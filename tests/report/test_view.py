@@ -3,11 +3,9 @@
 import base64
 import hashlib
 import json
-import os
 import re
 import shutil
 import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -153,19 +151,6 @@ def test_a_recording_that_was_cut_short_is_shown_up_to_there(episode: Path, tmp_
     assert "The recording was cut short" in data["notes"][0]
     assert data["duration_s"] > 0.8 * 12 * share
     assert data["film"] is not None
-
-
-def test_a_file_whose_name_is_not_utf_8_has_a_page(blind: Path, tmp_path: Path) -> None:
-    """Of the command, which also says the name."""
-    recording = os.fsdecode(os.fsencode(tmp_path) + b"/one\xff.mcap")
-    shutil.copy(blind, recording)
-    command = [sys.executable, "-m", "syvla.cli", "replay", "view", recording]
-    done = subprocess.run(command, capture_output=True, timeout=120, check=False)
-    assert (done.returncode, done.stderr) == (0, b"")
-    assert b"one\\udcff.view.html" in done.stdout
-    page = Path(os.fsdecode(os.fsencode(tmp_path) + b"/one\xff.view.html")).read_text()
-    assert json.loads(Parsed(page).texts("script")[0])["title"] == "one\\xff.mcap"
-    assert "one\\xff.mcap" in page
 
 
 def test_without_cameras_it_says_so(blind: Path, tmp_path: Path) -> None:

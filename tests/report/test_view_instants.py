@@ -1,8 +1,10 @@
 """What the page says of one instant: of the things that there were then, and nothing of what came later."""
 
 import json
+import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -168,3 +170,15 @@ def test_numbers_that_are_none_are_not_shown_as_some_and_every_source_has_a_colo
     assert told["said"][0]["intent"] == "intent 4; it came before what is shown"
     assert None not in told["colours"]
     assert len(set(told["colours"])) == len(m.Source)
+
+
+def test_a_file_whose_name_is_not_utf_8_has_a_page(blind: Path, tmp_path: Path) -> None:
+    """Of the command, which also says the name."""
+    recording = os.fsdecode(os.fsencode(tmp_path) + b"/one\xff.mcap")
+    shutil.copy(blind, recording)
+    command = [sys.executable, "-m", "syvla.cli", "replay", "view", recording]
+    done = subprocess.run(command, capture_output=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"one\\udcff.view.html" in done.stdout
+    page = Path(os.fsdecode(os.fsencode(tmp_path) + b"/one\xff.view.html")).read_text()
+    assert "<title>one\\xff.mcap" in page

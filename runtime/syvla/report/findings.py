@@ -87,16 +87,17 @@ def _standstills(episode: Episode) -> Iterator[Finding]:
     """Where the policy had the arms and they stood, with what was so meanwhile."""
     commands = episode.commands
     joints, grippers = speed(commands)
+    past_end, thought_rows = _past_end(episode), episode.thought_rows()
     still = (joints < STILL_RAD_S) & (grippers < STILL_M_S) & (commands.source == m.Source.POLICY.value)
     for each in stretches(commands.at_ns, still, 2 * SPEED_NS, STILL_NS):
         title = f"the arms stood for {to_s(each.end_ns - each.start_ns):.1f} s while the policy commanded"
-        yield Finding(each.start_ns, each.end_ns, "warn", "speed", title, _why(episode, each))
+        yield Finding(each.start_ns, each.end_ns, "warn", "speed", title, _why(episode, each, past_end, thought_rows))
 
 
-def _why(episode: Episode, still: Stretch) -> str:
+def _why(episode: Episode, still: Stretch, past_end: npt.NDArray[np.bool_], thought_rows: Int64) -> str:
     """What the recording says of a standstill, the likeliest cause first."""
     commands, words = episode.commands, []
-    past = _past_end(episode)[still.rows].mean()
+    past = past_end[still.rows].mean()
     if past > 0.05:
         words.append(f"{past:.0%} of its commands repeat the last row of a chunk: no newer one had come")
     ages = commands.intent_age_s[still.rows]
@@ -108,7 +109,7 @@ def _why(episode: Episode, still: Stretch) -> str:
     chunks = np.unique(commands.chunk_id[still.rows])
     if not words:
         words.append(f"{_many(len(chunks), 'chunk')} executed meanwhile wanted no motion")
-    thoughts = [episode.thinking[row].text for row in np.unique(episode.thought_rows()[still.rows]) if row >= 0]
+    thoughts = [episode.thinking[row].text for row in np.unique(thought_rows[still.rows]) if row >= 0]
     thought = next((" ".join(text.split()) for text in reversed(thoughts) if text), "")
     if thought:
         words.append(f"thought: {thought}")

@@ -21,8 +21,8 @@ def test_there_and_back_is_without_fault(tmp_path: Path, to: Target, by: str) ->
         teleop = m.Provenance(source=m.Source.TELEOP, override_id=0)
         return told.but(provenance=teleop) if by == "person" else told
 
-    source = write(tmp_path / "episode.mcap", changed(led, "command"))
-    assert run([source], tmp_path / "there", to)[0] == 0
+    source = write(tmp_path / "episode.mcap", changed(led, "command"), configured(frozen_frames=2))
+    assert run([source], tmp_path / "there", to, fps=60)[0] == 0
     there = sorted((tmp_path / "there").glob("*.hdf5")) or [tmp_path / "there"]
     assert run(there, tmp_path / "back", "mcap")[0] == 0
     (back,) = (tmp_path / "back").glob("*.mcap")

@@ -45,7 +45,7 @@ def shown(path: Path) -> str:
 def _checked(recording: Recording) -> EpisodeCheck:
     run = _usable(known_configuration(recording))
     converted = "converted_from" in recording.run  # at a rate of its own, and of what the other format holds
-    images, task, values = ImagesRule(run), TaskRule(run, converted), ValuesRule()
+    images, task, values = ImagesRule(run, converted), TaskRule(run, converted), ValuesRule()
     stamps = StampsRule(run, own_rates_hz(recording) if converted else {})
     rules: tuple[Rule, ...] = (task, stamps, images, ArmsRule(run), values, ToldRule())
     count, start_ns, end_ns = 0, 0, 0

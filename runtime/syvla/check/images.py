@@ -26,7 +26,7 @@ _SEES = {"cam_high": (0, 1), "cam_left_wrist": (0,), "cam_right_wrist": (1,)}  #
 class _Camera:
     """One camera's newest picture, and how long it has been the same."""
 
-    def __init__(self, name: str, config: CamerasConfig | None) -> None:
+    def __init__(self, name: str, config: CamerasConfig | None, converted: bool) -> None:
         self.name = name
         # what the rig file says a camera is late by is in its stamps, and known
         self.delay_ns = to_ns(config.delay_s.get(name, 0.0)) if config is not None else 0
@@ -34,7 +34,8 @@ class _Camera:
         self.apart = 0  # pictures in a row that are too far from the others'
         self.frozen, self.skewed, self.unreadable = Tally(), Tally(), Tally()
         self.why_unreadable = ""
-        self._most = config.frozen_frames if config is not None else 0
+        # rows of another format repeat a picture until the next
+        self._most = config.frozen_frames if config is not None and not converted else 0
         self._digest = -1
         self._since_ns, self._equal = 0, 0
         self._moved_rad = 0.0
@@ -80,8 +81,8 @@ class _Camera:
 class ImagesRule:
     """All cameras of an episode."""
 
-    def __init__(self, run: RunConfig | None) -> None:
-        self._run = run
+    def __init__(self, run: RunConfig | None, converted: bool = False) -> None:
+        self._run, self._converted = run, converted
         self._config = run.rig.cameras if run is not None else None
         self._cameras: dict[str, _Camera] = {}
         self._pose = [np.zeros(0), np.zeros(0)]
@@ -102,7 +103,7 @@ class ImagesRule:
             name = recorded.topic.removeprefix("camera/")
             camera = self._cameras.get(name)
             if camera is None:
-                camera = self._cameras[name] = _Camera(name, self._config)
+                camera = self._cameras[name] = _Camera(name, self._config, self._converted)
             camera.see(message, recorded.log_time_ns, np.concatenate([self._pose[arm] for arm in _SEES[name]]))
             camera.stamp_ns, camera.sent_ns = message.exposure_ns + camera.delay_ns, recorded.header.sent_ns
             self._compare(camera, recorded.log_time_ns)

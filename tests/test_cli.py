@@ -85,6 +85,12 @@ def test_eval_prints_and_writes_what_it_measured(
     assert rate["low"] < rate["rate"] <= rate["high"]
     assert f"{rate['successes']}/2" in printed.replace(" ", "")
     assert len(result["episodes"]) == 2
+    assert next(iter(result)) == "result_of"
+    again = ("eval", "--task", "snack_loading", "--episodes", "1", "--json", str(out))
+    assert status(monkeypatch, *again) == 0
+    assert "over the one of before" in capsys.readouterr().out
+    assert len(json.loads(out.read_text())["episodes"]) == 1
+    assert [each.name for each in tmp_path.iterdir()] == ["eval.json"]
 
 
 def test_keys_are_made_once_and_shown_with_what_to_do_with_them(
@@ -113,13 +119,56 @@ def test_every_command_has_help(
     assert "usage" in capsys.readouterr().out
 
 
-def test_the_file_of_a_result_is_no_other_file(
+RECORDING = b"\x89MCAP0\r\n"
+
+
+@pytest.mark.parametrize(
+    ("there", "kept"),
+    [
+        (RECORDING, True),
+        (b'{"rig": "mine"}', True),
+        (b"[1, 2]", True),
+        (b'{\n  "result_of": "syvla doctor"\n}\n', True),
+        (b'{\n  "result_of": "syvla', True),
+        (b"", False),
+    ],
+)
+@pytest.mark.parametrize("command", [("eval", "--jobs", "0"), ("replay", "verify")])
+def test_a_result_is_written_over_an_earlier_one_of_its_command_only(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    there: bytes,
+    kept: bool,
+    command: tuple[str, ...],
+) -> None:
+    """A result was once written over whatever was there: a recording, then any JSON."""
+    target = tmp_path / "there.json"
+    target.write_bytes(there)
+    arguments = (*command, str(target)) if command[0] == "replay" else command
+    assert status(monkeypatch, *arguments, "--json", str(target)) == 2
+    error = capsys.readouterr().err
+    assert ("exists, was not written by syvla" in error) == kept
+    assert error.count("\n") == 1
+    assert target.read_bytes() == there
+
+
+@pytest.mark.parametrize("command", [("eval", "--jobs", "0"), ("replay", "verify", __file__)])
+def test_a_run_that_fails_leaves_no_empty_result(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    target = tmp_path / "new" / "folder" / "out.json"
+    assert status(monkeypatch, *command, "--json", str(target)) == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_where_no_result_can_be_put_is_said_before_the_work(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A result was once written over whatever was there, a recording too."""
-    recording = tmp_path / "episode.mcap"
-    recording.write_bytes(b"\x89MCAP0\r\n")
-    for command in (("bench", "lockstep"), ("eval",), ("replay", "verify", str(recording))):
-        assert status(monkeypatch, *command, "--json", str(recording)) == 2
-        assert "exists, is no result in JSON, and is not overwritten" in capsys.readouterr().err
-    assert recording.read_bytes() == b"\x89MCAP0\r\n"
+    (tmp_path / "file").write_bytes(RECORDING)
+    assert status(monkeypatch, "bench", "lockstep", "--json", str(tmp_path / "file" / "a" / "out.json")) == 2
+    assert "file is no folder" in capsys.readouterr().err
+    assert status(monkeypatch, "bench", "lockstep", "--json", str(tmp_path)) == 2
+    assert "is no regular file" in capsys.readouterr().err
+    assert status(monkeypatch, "bench", "lockstep", "--json", str(tmp_path / "file")) == 2
+    assert "exists, was not written by syvla bench lockstep, and is not overwritten" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """The ``syvla`` command."""
 
+import io
 import sys
 from collections.abc import Callable
 
@@ -32,6 +33,8 @@ COMMANDS: dict[str, Callable[..., int]] = {
 
 def main() -> None:
     """Entry point: 0 done, 1 not reached, 2 bad input, 130 interrupted."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be any bytes
     try:
         status = tyro.extras.subcommand_cli_from_dict(COMMANDS, description=__doc__)
     except SyvlaError as error:

@@ -18,10 +18,17 @@ class Topic(NamedTuple):
     recorded: bool = True
     every: bool = False  # every single message counts, also for a stage that otherwise reads the latest
 
+    @property
+    def of_one_process(self) -> bool:
+        """Whether another sender means that its process began anew; an event may be anybody's word."""
+        return self.rate_hz is not None
+
 
 CAMERAS: tuple[str, ...] = m.CAMERAS
 REPLAYED: tuple[str, ...] = ("planner", "expert", "robot")  # whose steps can be repeated from a recording
 STAGES: tuple[str, ...] = ("twin", "cameras", "planner", "expert", "robot", "teleop", "recorder", "console")
+# Of a planner on another machine these are overtaken by its own newer ones: their numbers have holes that mean nothing.
+OVERTAKEN: tuple[str, ...] = ("thought", "intent", "health/planner")
 
 _ROWS = (
     *(Topic(f"camera/{camera}", m.CameraFrame, 30.0, 0.2, "cameras") for camera in CAMERAS),

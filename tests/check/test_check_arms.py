@@ -78,6 +78,16 @@ def test_units(tmp_path: Path, topic: str, field: str, factor: float, said: str)
     assert said in only(checked(tmp_path, changed(fault, topic)), "units", topic).seen
 
 
+@pytest.mark.parametrize("value", [1.9, 40.0])
+def test_one_joint_that_is_far_beyond_its_limit_is_in_no_other_unit(tmp_path: Path, value: float) -> None:
+    def fault(told: Told) -> Told:
+        assert isinstance(told.message, m.ArmState)
+        return told.but(position_rad=joint(told.message.position_rad, 4, value))
+
+    finding = only(checked(tmp_path, changed(fault, "arm/left")), "joint.beyond", "arm/left")
+    assert finding.seen.startswith(f"joint 5 reaches {value:g} rad; it is limited to ")
+
+
 def test_an_arm_that_does_not_follow(tmp_path: Path) -> None:
     def fault(told: Told) -> Told:
         return told.but(position_rad=np.array([0.0, 1.05, -0.93, 0.0, 1.05, 0.0]))
@@ -122,6 +132,18 @@ def test_task_texts(tmp_path: Path) -> None:
     only(
         checked(tmp_path / "c", changed(lambda t: t.but(instruction="a\x1b[2J"), "task")), "task.text", "task", WARNING
     )
+
+
+def test_the_text_that_is_strange_is_shown_and_not_the_one_after_it(tmp_path: Path) -> None:
+    told = list(good())
+    first = next(each for each in told if each.topic == "task")
+    more = (MS, "open\tthe box"), (2 * MS, "open it")
+    for after_ns, text in more:
+        header = first.header._replace(sequence=first.header.sequence + after_ns // MS)
+        told.append(first._replace(header=header, log_ns=first.log_ns + after_ns).but(instruction=text))
+    result = checked(tmp_path, sorted(told, key=lambda each: each.log_ns))
+    assert "open\\tthe box" in only(result, "task.text", "task", WARNING).seen
+    assert result.instruction == "open it"
 
 
 def test_nan_in_a_chunk_and_in_a_number(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """Rules about cameras: one fault in a good recording, and exactly that is found."""
 
+from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from tests.check.episodes import (
@@ -88,6 +90,59 @@ def test_a_picture_that_is_none(tmp_path: Path) -> None:
 
     finding = only(checked(tmp_path, changed(fault, "camera/cam_high")), "camera.unreadable", "cam_high")
     assert "cannot be read" in finding.seen
+
+
+def cut_off(frame: m.CompressedFrame) -> m.CompressedFrame:
+    return msgspec.structs.replace(frame, jpeg=frame.jpeg[:-20])
+
+
+def of_another_size(frame: m.CompressedFrame) -> m.CompressedFrame:
+    return msgspec.structs.replace(frame, width=frame.width + 1)
+
+
+def none(frame: m.CompressedFrame) -> m.CompressedFrame:
+    return msgspec.structs.replace(frame, jpeg=np.zeros(100, np.uint8))
+
+
+def garbled(frame: m.CompressedFrame) -> m.CompressedFrame:
+    """Whole by its head and end."""
+    jpeg = frame.jpeg.copy()
+    jpeg[jpeg.tobytes().index(b"\xff\xda") + 2 : -2] = 0xFF
+    return msgspec.structs.replace(frame, jpeg=jpeg)
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [(cut_off, "cut off"), (of_another_size, "not 65x48"), (none, "cannot be read"), (garbled, "cannot be read")],
+)
+def test_every_picture_is_looked_at_and_each_that_is_broken_counts(
+    tmp_path: Path, fault: Callable[[m.CompressedFrame], m.CompressedFrame], said: str
+) -> None:
+    broken = range(20, 35)  # of 45: a second of them
+
+    def put(told: Told) -> Told:
+        assert isinstance(told.message, m.CompressedFrame)
+        return told._replace(message=fault(told.message)) if told.header.sequence in broken else told
+
+    finding = next(
+        found for found in checked(tmp_path, changed(put, "camera/cam_right_wrist")).findings
+        if found.name == "camera.unreadable"
+    )  # fmt: skip
+    assert said in finding.seen
+    assert finding.at_s is not None
+    if fault is garbled:  # one picture in a second is decoded, and after a bad one every picture
+        assert 1 <= finding.count <= len(broken)
+    else:
+        assert finding.count == len(broken)
+        assert finding.at_s == pytest.approx(20 * FRAME_NS / 1e9, abs=0.02)
+
+
+def test_padding_behind_a_picture_is_no_fault(tmp_path: Path) -> None:
+    def padded(told: Told) -> Told:
+        assert isinstance(told.message, m.CompressedFrame)
+        return told.but(jpeg=np.append(told.message.jpeg, np.zeros(7, np.uint8)))
+
+    assert checked(tmp_path, changed(padded, "camera/cam_high")).findings == []
 
 
 def test_a_robot_has_all_three_cameras(tmp_path: Path) -> None:

@@ -94,3 +94,17 @@ def test_an_image_that_is_none_is_left_out_and_that_is_said(tmp_path: Path) -> N
     found = read_back(to_rerun(tmp_path / "snack_loading-7.mcap", tmp_path / "a.rrd", 0.0, 600.0, said.append))
     assert "  1 images could not be read and are left out" in said
     assert sum(batch.num_rows for batch in found["/camera/cam_high"]) == 30
+
+
+def test_a_part_is_on_the_seconds_of_the_whole_recording(tmp_path: Path) -> None:
+    record(tmp_path, realistic(8.0, ()), run_config()).close()
+    recording = tmp_path / "snack_loading-7.mcap"
+    whole = read_back(to_rerun(recording, tmp_path / "whole.rrd", 0.0, 600.0, quiet))
+    part = read_back(to_rerun(recording, tmp_path / "part.rrd", 4.0, 2.0, quiet))
+    at_ns, all_ns = (np.array(nanoseconds(found["/left/joint_1/command"], "recording")) for found in (part, whole))
+    assert 3.99 * S < at_ns.min() < 4.01 * S
+    assert 5.99 * S < at_ns.max() <= 6 * S
+    assert set(np.rint(at_ns / 1000)) <= set(np.rint(all_ns / 1000)), "one command has one time"
+    texts = column(part["/thought"], "TextLog:text")
+    assert texts
+    assert set(texts) <= set(column(whole["/thought"], "TextLog:text")), "of the seconds it looked at, too"

@@ -102,7 +102,7 @@ def test_intents_and_chunks(tmp_path: Path) -> None:
     sent = steady()
     sent += [intent(i, T0 + 400 * MS * i, T0 + 400 * MS * i + (300 + i) * MS) for i in range(4)]
     for i in range(10):
-        observed = T0 + 100 * MS * i
+        observed = T0 + 50 * MS * i - 30 * MS  # it arrives when its first row is due
         chunk = m.ActionChunk(
             task_id=1,
         chunk_id=i, intent_id=0, intent_observation_ns=T0, observation_ns=observed, period_ns=33_333_333,

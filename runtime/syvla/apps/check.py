@@ -1,9 +1,7 @@
 """``syvla check``: what is wrong with recorded episodes, as a table, as JSON and as a page."""
 
 import itertools
-import os
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from syvla.apps.parallel import in_order
+from syvla.apps.results import check_ours, replace_ours
 from syvla.check.episode import check_episode, shown
 from syvla.check.finding import KIND, EpisodeCheck, Finding, Report, Severity, verdict
 from syvla.check.page import MARK, page
@@ -46,7 +45,7 @@ def check(
     paths = list(dict.fromkeys(file for found in files.values() for file in found))
     for target, mark in ((json, _JSON_MARK), (html, MARK)):
         if target is not None and target != STDOUT:
-            check_ours(target, mark)
+            check_ours(target, mark, KIND)
     quiet = json == STDOUT
     checked: dict[Path, EpisodeCheck] = {}
     with console.status("") as status_line:
@@ -66,16 +65,16 @@ def check(
         if quiet:
             sys.stdout.write(text)
         else:
-            _say(console, replace_ours(json, text, _JSON_MARK))
+            _say(console, replace_ours(json, text, _JSON_MARK, KIND))
     if html is not None:
-        said = replace_ours(html, page(everything), MARK)
+        said = replace_ours(html, page(everything), MARK, KIND)
         if not quiet:
             _say(console, said)
         return status
     for folder, found in files.items():
         if folder.is_dir():
             try:
-                said = replace_ours(folder / PAGE, page([checked[file] for file in found]), MARK)
+                said = replace_ours(folder / PAGE, page([checked[file] for file in found]), MARK, KIND)
             except ConfigError as error:  # a folder that may only be read, say
                 said = f"no page was written: {error}; name another place with --html"
             if not quiet:
@@ -98,44 +97,6 @@ def recordings(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise RecordingError(f"{shown(path)}: {error.strerror}") from error
     raise RecordingError(f"{shown(path)}: no recordings (*.mcap, *.mcap{PARTIAL}) in this folder")
-
-
-def check_ours(path: Path, mark: str) -> None:
-    """ConfigError if something is at ``path`` that does not begin with ``mark``, or nothing can be put there."""
-    try:
-        if os.path.lexists(path):
-            if path.is_symlink() or not path.is_file():
-                raise ConfigError(f"{shown(path)}: is no regular file")
-            with path.open("rb") as file:
-                if file.read(len(mark.encode())) != mark.encode():
-                    raise ConfigError(f"{shown(path)}: exists, was not written by syvla check, and is not overwritten")
-        elif not path.parent.is_dir():
-            raise ConfigError(f"{shown(path)}: there is no folder {shown(path.parent)}")
-    except OSError as error:
-        raise ConfigError(f"{shown(path)}: {error.strerror}") from error
-
-
-def replace_ours(path: Path, text: str, mark: str) -> str:
-    """Write ``text``, whole or not at all, where nothing or an older result of ours is; what was done, in words."""
-    check_ours(path, mark)
-    again = path.exists()
-    try:
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
-        ) as file:
-            part = Path(file.name)
-            try:
-                file.write(text)
-                file.flush()
-                part.chmod(0o644)
-                if not again:
-                    path.touch(exist_ok=False)  # ours to replace
-                part.replace(path)
-            finally:
-                part.unlink(missing_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{shown(path)}: {error.strerror}") from error
-    return f"written to {shown(path)}{', over the one of before' if again else ''}"
 
 
 def _status(checked: Sequence[EpisodeCheck], strict: bool) -> int:

@@ -15,6 +15,7 @@ from syvla.recording.mcap_read import Recorded
 SATURATED_RAD = 0.01  # a hair: half a degree
 SATURATED_S = 1.0  # a reach touches a limit for less
 BEYOND_RAD = 0.5  # a sagging arm or a bad policy is beyond a limit by less; degrees are by more
+TURN_RAD = 2 * np.pi  # no joint turns so far; that of several, all in one other unit, is told from a joint that is off
 BEYOND_SPEED = 10.0  # times the limit: no motor turns so fast, but degrees are 57 times radians
 LARGEST_NM = 200.0  # several times what the arm's strongest joint can
 GRIPPER_SHARE = 0.5  # beyond its width by so much of it
@@ -67,11 +68,14 @@ class _Quantities:
         arms = len(self.position_rad.low) // ARM_JOINTS
         low = np.tile(limits.position_min_rad, arms) - BEYOND_RAD
         high = np.tile(limits.position_max_rad, arms) + BEYOND_RAD
-        if self.position_rad.seen and not self.position_rad.within(low, high):
+        reached = np.fmax(-self.position_rad.low, self.position_rad.high)
+        if self.position_rad.seen and (reached > TURN_RAD).sum() < 2:
+            for joint in np.flatnonzero((self.position_rad.low < low) | (self.position_rad.high > high)).tolist():
+                yield _beyond(topic, joint, reached[joint], limits)
+        elif self.position_rad.seen and not self.position_rad.within(low, high):
             units = {"degrees": np.pi / 180, "thousandths of a degree": np.pi / 180_000}
             like = _first(unit for unit, scale in units.items() if self.position_rad.within(low, high, scale))
-            farthest = max(-self.position_rad.low.min(), self.position_rad.high.max())
-            yield _units(topic, f"joints reach {farthest:.4g} and are no radians{like}", "radians")
+            yield _units(topic, f"joints reach {reached.max():.4g} and are no radians{like}", "radians")
         most_m = limits.gripper_max_m * (1 + GRIPPER_SHARE)
         least_m = limits.gripper_min_m - limits.gripper_max_m * GRIPPER_SHARE
         if self.gripper_m.seen and not self.gripper_m.within(np.array(least_m), np.array(most_m)):
@@ -204,6 +208,16 @@ class ArmsRule:
                     seen=f"commanded over {wanted[joint]:.2f} rad, but measured over {measured.width[joint]:.3f} only",
                     fix="see whether the arm had torque and its feedback came: faults, enabling, cable",
                 )  # fmt: skip
+
+
+def _beyond(topic: str, joint: int, reached_rad: float, limits: SafetyLimits) -> Finding:
+    low, high = (limit[joint % ARM_JOINTS] for limit in (limits.position_min_rad, limits.position_max_rad))
+    name = f"joint {joint + 1}" if topic.startswith("arm/") else _JOINTS[joint]
+    return Finding(
+        name="joint.beyond", severity=Severity.ERROR, where=topic,
+        seen=f"{name} reaches {reached_rad:.4g} rad; it is limited to {low:g} to {high:g} rad",
+        fix="see whether the arm's zero and the rig file's limits are right, and leave the episode out",
+    )  # fmt: skip
 
 
 def _units(topic: str, seen: str, wanted: str) -> Finding:

@@ -9,7 +9,7 @@ import numpy as np
 from syvla.check.arms import ArmsRule
 from syvla.check.finding import EpisodeCheck, Finding, Rule, Severity, Span, plain
 from syvla.check.images import ImagesRule
-from syvla.check.stamps import StampsRule
+from syvla.check.stamps import StampsRule, own_rates_hz
 from syvla.check.told import TaskRule, ToldRule
 from syvla.check.values import ValuesRule
 from syvla.clock import to_s
@@ -44,8 +44,10 @@ def shown(path: Path) -> str:
 
 def _checked(recording: Recording) -> EpisodeCheck:
     run = _usable(known_configuration(recording))
-    images, task, values = ImagesRule(run), TaskRule(run), ValuesRule()
-    rules: tuple[Rule, ...] = (task, StampsRule(run), images, ArmsRule(run), values, ToldRule())
+    converted = "converted_from" in recording.run  # at a rate of its own, and of what the other format holds
+    images, task, values = ImagesRule(run, converted), TaskRule(run, converted), ValuesRule()
+    stamps = StampsRule(run, own_rates_hz(recording) if converted else {})
+    rules: tuple[Rule, ...] = (task, stamps, images, ArmsRule(run), values, ToldRule())
     count, start_ns, end_ns = 0, 0, 0
     damage = ""
     try:

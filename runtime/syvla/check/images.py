@@ -11,7 +11,7 @@ from syvla.config import CamerasConfig, RunConfig
 from syvla.errors import RecordingError
 from syvla.message import Float64
 from syvla.messages import ARMS, CAMERAS, ArmState, CameraFrame, CompressedFrame
-from syvla.recording.images import decompress
+from syvla.recording.images import check_compressed, decompress
 from syvla.recording.mcap_read import Recorded
 
 FROZEN_FRAMES = 3  # two may be one that was delivered twice
@@ -19,14 +19,14 @@ FROZEN_FRAMES = 3  # two may be one that was delivered twice
 FROZEN_MOVED_RAD = 0.15
 SKEW_PERIODS = 2  # cameras that run freely are up to one period apart
 SKEW_FRAMES = 10  # in a row: what is late once was only under way longer
-DECODE_NS = NS_PER_S  # so often a picture is decoded to the last pixel
+DECODE_NS = NS_PER_S  # so often a picture is decoded to the last pixel; of every one head and end are looked at
 _SEES = {"cam_high": (0, 1), "cam_left_wrist": (0,), "cam_right_wrist": (1,)}  # which arms move its picture
 
 
 class _Camera:
     """One camera's newest picture, and how long it has been the same."""
 
-    def __init__(self, name: str, config: CamerasConfig | None) -> None:
+    def __init__(self, name: str, config: CamerasConfig | None, converted: bool) -> None:
         self.name = name
         # what the rig file says a camera is late by is in its stamps, and known
         self.delay_ns = to_ns(config.delay_s.get(name, 0.0)) if config is not None else 0
@@ -34,13 +34,15 @@ class _Camera:
         self.apart = 0  # pictures in a row that are too far from the others'
         self.frozen, self.skewed, self.unreadable = Tally(), Tally(), Tally()
         self.why_unreadable = ""
-        self._most = config.frozen_frames if config is not None else 0
+        # rows of another format repeat a picture until the next
+        self._most = config.frozen_frames if config is not None and not converted else 0
         self._digest = -1
         self._since_ns, self._equal = 0, 0
         self._moved_rad = 0.0
         self._told = False
         self._pose_then = self._pose_before = np.zeros(0)
-        self._decoded_ns: int | None = None
+        self._decoded_ns: int | None = None  # when a picture was last decoded that could be
+        self._broken = False
 
     def see(self, frame: CameraFrame | CompressedFrame, at_ns: int, pose: Float64) -> None:
         """Take in a picture; ``pose`` are the joints of the arms that move it, as they are now."""
@@ -50,6 +52,8 @@ class _Camera:
             self._pose_then = self._pose_before = pose
             self._decode(frame, at_ns)
             return
+        if self._broken:
+            self.unreadable.add(at_ns)
         self._equal += 1  # up to the picture before, the arms moved before this one was taken
         self._moved_rad = max(self._moved_rad, _farthest(self._pose_before, self._pose_then))
         self._pose_before = pose
@@ -60,12 +64,16 @@ class _Camera:
             self._told = True
 
     def _decode(self, frame: CameraFrame | CompressedFrame, at_ns: int) -> None:
-        if isinstance(frame, CameraFrame) or (self._decoded_ns is not None and at_ns < self._decoded_ns + DECODE_NS):
+        if isinstance(frame, CameraFrame):
             return
-        self._decoded_ns = at_ns
         try:
-            decompress(frame)
+            check_compressed(frame)
+            if self._decoded_ns is None or at_ns >= self._decoded_ns + DECODE_NS:
+                decompress(frame)
+                self._decoded_ns = at_ns
+            self._broken = False
         except RecordingError as error:
+            self._broken = True
             self.why_unreadable = self.why_unreadable or plain(str(error))
             self.unreadable.add(at_ns)
 
@@ -73,8 +81,8 @@ class _Camera:
 class ImagesRule:
     """All cameras of an episode."""
 
-    def __init__(self, run: RunConfig | None) -> None:
-        self._run = run
+    def __init__(self, run: RunConfig | None, converted: bool = False) -> None:
+        self._run, self._converted = run, converted
         self._config = run.rig.cameras if run is not None else None
         self._cameras: dict[str, _Camera] = {}
         self._pose = [np.zeros(0), np.zeros(0)]
@@ -95,7 +103,7 @@ class ImagesRule:
             name = recorded.topic.removeprefix("camera/")
             camera = self._cameras.get(name)
             if camera is None:
-                camera = self._cameras[name] = _Camera(name, self._config)
+                camera = self._cameras[name] = _Camera(name, self._config, self._converted)
             camera.see(message, recorded.log_time_ns, np.concatenate([self._pose[arm] for arm in _SEES[name]]))
             camera.stamp_ns, camera.sent_ns = message.exposure_ns + camera.delay_ns, recorded.header.sent_ns
             self._compare(camera, recorded.log_time_ns)

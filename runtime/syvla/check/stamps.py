@@ -1,15 +1,18 @@
 """Is time as it should be: stamps that are missing, jump, run backwards or repeat, rates, numbers, senders."""
 
-from collections.abc import Iterator
+import statistics
+from collections.abc import Iterator, Mapping
+from itertools import islice, pairwise
 from typing import NamedTuple
 
 from syvla.check.finding import Finding, Severity, Span, Tally
 from syvla.clock import NS_PER_S, to_ns, to_s
 from syvla.config import RunConfig
+from syvla.errors import RecordingError
 from syvla.message import Message
 from syvla.messages import Mode, SafetyState
-from syvla.recording.mcap_read import Recorded
-from syvla.topics import CAMERAS, TOPICS
+from syvla.recording.mcap_read import Recorded, Recording
+from syvla.topics import CAMERAS, OVERTAKEN, TOPICS
 
 GAP_PERIODS = 3  # fewer are jitter; more cannot be told from motion by whoever interpolates
 GAP_S = 0.05  # nor is less than that: a row of actions is due every 0.033 s
@@ -19,6 +22,7 @@ RATE_BROKEN = 0.3
 SETTLED = 10  # regular messages, after which it is known how old a stamp is when it is sent
 CLOCK_APART_S = 2.0  # nothing is under way so long: such a stamp was made by another clock, or in another unit
 _MOST = 64  # lives of a sender that are told apart
+RATED = 6000  # messages by which a recording's own rates are known
 _STAMPS = ("exposure_ns", "measured_ns", "commanded_ns", "sampled_ns", "stamp_ns")
 _SENSED = (*(f"camera/{camera}" for camera in CAMERAS), "arm/left", "arm/right")
 _PERIODIC = (*_SENSED, "command")
@@ -33,15 +37,27 @@ class Expected(NamedTuple):
     hold_ns: int
 
 
-def expected(topic: str, run: RunConfig | None) -> Expected:
-    """Of a topic that has a rate."""
-    hold_s, configured = 0.0, run is not None
-    rate_hz = TOPICS[topic].rate_hz or 1.0
+def own_rates_hz(recording: Recording) -> dict[str, float]:
+    """Of each topic that has a rate: one over the median of its periods, by the recording's first messages."""
+    sent_ns: dict[str, list[int]] = {}
+    try:
+        for raw in islice(recording.records(_PERIODIC), RATED):
+            sent_ns.setdefault(raw.topic, []).append(raw.sent_ns)
+    except RecordingError:
+        pass  # whoever reads it whole says so
+    periods_ns = {topic: statistics.median(b - a for a, b in pairwise(at)) for topic, at in sent_ns.items() if at[1:]}
+    return {topic: NS_PER_S / period_ns for topic, period_ns in periods_ns.items() if period_ns > 0}
+
+
+def expected(topic: str, run: RunConfig | None, own_hz: float | None = None) -> Expected:
+    """Of a topic that has a rate: ``own_hz`` where that is not the rig's, as in a recording that was converted."""
+    hold_s, configured = 0.0, run is not None and own_hz is None
+    rate_hz = own_hz or TOPICS[topic].rate_hz or 1.0
     if run is not None and topic.startswith("camera/"):
-        rate_hz, hold_s = run.rig.cameras.rate_hz, run.rig.cameras.silent_s
+        rate_hz, hold_s = own_hz or run.rig.cameras.rate_hz, run.rig.cameras.silent_s
     elif run is not None:
-        rate_hz = run.rig.control.rate_hz
-        hold_s = max(run.rig.safety.feedback_stale_s, run.rig.safety.missed_ticks_to_hold / rate_hz)
+        rate_hz = own_hz or run.rig.control.rate_hz
+        hold_s = max(run.rig.safety.feedback_stale_s, run.rig.safety.missed_ticks_to_hold / run.rig.control.rate_hz)
     gap_s = max(GAP_PERIODS / rate_hz, GAP_S)
     return Expected(rate_hz, configured, to_ns(gap_s), to_ns(max(gap_s, hold_s)))
 
@@ -49,8 +65,8 @@ def expected(topic: str, run: RunConfig | None) -> Expected:
 class _Stream:
     """One topic, by its stamps and numbers."""
 
-    def __init__(self, topic: str, run: RunConfig | None) -> None:
-        self.expected = expected(topic, run) if topic in _PERIODIC else None
+    def __init__(self, topic: str, run: RunConfig | None, own_hz: float | None) -> None:
+        self.expected = expected(topic, run, own_hz) if topic in _PERIODIC else None
         self.count = 0
         self.first_ns, self.last_ns = 0, 0  # on the recorder's clock
         self.number: tuple[int, int] | None = None  # epoch and sequence
@@ -119,24 +135,22 @@ class _Stream:
 class StampsRule:
     """Every topic's stamps, and that each was sent by one process from beginning to end."""
 
-    def __init__(self, run: RunConfig | None) -> None:
-        self._run = run
+    def __init__(self, run: RunConfig | None, own_hz: Mapping[str, float]) -> None:
+        self._run, self._own_hz = run, own_hz
         self._streams: dict[str, _Stream] = {}
         self._epochs: dict[str, set[int]] = {}  # by topic
         self._lives: set[tuple[str, int]] = set()
         self._restarts: dict[str, Tally] = {}  # by the stage that writes it
         self._rivals: dict[str, Tally] = {}
-        # a planner elsewhere is overtaken by its own newer words, which keep their numbers
-        self._unnumbered = ("thought", "intent", "health/planner") if run and run.remote_planner else ()
+        self._unnumbered = OVERTAKEN if run and run.remote_planner else ()
 
     def see(self, recorded: Recorded) -> None:
         """Take in one message."""
         topic, header, message = recorded.topic, recorded.header, recorded.message
         stream = self._streams.get(topic)
         if stream is None:
-            stream = self._streams[topic] = _Stream(topic, self._run)
-        periodic = TOPICS[topic].rate_hz is not None  # an event may be anybody's word
-        if periodic and stream.number is not None and stream.number[0] != header.epoch:
+            stream = self._streams[topic] = _Stream(topic, self._run, self._own_hz.get(topic))
+        if TOPICS[topic].of_one_process and stream.number is not None and stream.number[0] != header.epoch:
             known = self._epochs.setdefault(topic, {stream.number[0]})
             writer = TOPICS[topic].writer
             if header.epoch in known:

@@ -20,13 +20,15 @@ from syvla.recording.mcap_read import Recorded
 class TaskRule:
     """The task's text, and that whoever had the arms was really there."""
 
-    def __init__(self, run: RunConfig | None) -> None:
+    def __init__(self, run: RunConfig | None, converted: bool = False) -> None:
+        self._converted = converted  # other formats do not hold what the two systems said
         self.instruction = ""  # the last that is one
         self._played = run is not None and run.playback != ""  # nobody thinks then
         self._tasks = 0
         self._strange = Tally()
+        self._strange_text = ""  # the first
         self._intents = self._chunks = 0
-        self._by_person = self._by_policy = False
+        self._by_policy = False
 
     def see(self, recorded: Recorded) -> None:
         """Take in one message."""
@@ -36,13 +38,13 @@ class TaskRule:
             if any(letter.isalpha() for letter in message.instruction):
                 self.instruction = message.instruction
             if not message.instruction.isprintable() or message.instruction != message.instruction.strip():
+                self._strange_text = self._strange_text if self._strange.count else message.instruction
                 self._strange.add(recorded.log_time_ns)
         elif isinstance(message, Intent):
             self._intents += 1
         elif isinstance(message, ActionChunk):
             self._chunks += 1
         elif isinstance(message, JointCommand):
-            self._by_person |= message.provenance.source is Source.TELEOP
             self._by_policy |= message.provenance.source is Source.POLICY
 
     def findings(self, span: Span) -> Iterator[Finding]:
@@ -56,10 +58,10 @@ class TaskRule:
             )  # fmt: skip
         yield from self._strange.told(
             span, Severity.WARNING, "task.text", "task",
-            f"the text has blanks at its ends, or what cannot be printed: {plain(repr(self.instruction))}",
+            f"the text has blanks at its ends, or what cannot be printed: {plain(repr(self._strange_text))}",
             "mend what enters the task",
         )  # fmt: skip
-        if self._by_policy or not self._by_person:
+        if self._by_policy and not self._converted:
             if self._intents == 0 and not self._played:
                 yield Finding(
                     name="intent.none", severity=error, where="intent", seen="the planner wanted nothing",

@@ -25,12 +25,12 @@ def bench(name: Positional[str], json: Json = None, repeats: int = 0, quick: boo
 
     if name not in BENCHMARKS:
         raise ConfigError(f"no benchmark {name!r}; there are {', '.join(BENCHMARKS)}")
-    check_writable(json)
+    check_writable(json, f"syvla bench {name}")
     result, lines = BENCHMARKS[name](repeats or None, quick)
     print("conditions: " + ", ".join(f"{key} {value}" for key, value in result["conditions"].items()))
     for line in lines:
         print(line)
-    write_json(json, result)
+    write_json(json, f"syvla bench {name}", result)
     return 0 if result["reached"] else 1
 
 

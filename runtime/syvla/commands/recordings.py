@@ -142,10 +142,10 @@ def replay_verify(recording: Positional[Path], stages: Tasks = (), json: Json = 
     from syvla.apps.replay_verify import exact_stages, verify
     from syvla.recording.mcap_read import Recording
 
-    check_writable(json)
+    check_writable(json, "syvla replay verify")
     episode = Recording(recording)
     results = verify(episode, stages or exact_stages(episode), functools.partial(print, flush=True))
-    write_json(json, [each._asdict() for each in results])
+    write_json(json, "syvla replay verify", {"stages": [each._asdict() for each in results]})
     return 0 if all(each.exact for each in results) else 1
 
 

@@ -2,8 +2,9 @@
 
 import contextlib
 import json
+import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,7 @@ from syvla.errors import ConfigError
 Json = Annotated[Path | None, tyro.conf.arg(help="also write the result to this file")]
 Policy = Annotated[str, tyro.conf.arg(metavar="reference|learned|FOLDER")]
 Tasks = tuple[str, ...]
+_RESULT_OF = "result_of"
 
 
 def at_least_one(name: str, value: int) -> None:
@@ -22,25 +24,40 @@ def at_least_one(name: str, value: int) -> None:
         raise ConfigError(f"{name} must be at least 1, not {value}")
 
 
-def check_writable(path: Path | None) -> None:
-    """Before the long work, not after it; what is no earlier result is not overwritten."""
+def check_writable(path: Path | None, command: str) -> None:
+    """Before the long work, not after it; what is no earlier result of ``command`` is not overwritten.
+
+    Nothing is made yet, not even the folder.
+    """
     if path is None:
         return
+    from syvla.apps.results import check_ours
+
+    there = next((folder for folder in path.parents if os.path.lexists(folder)), path.parent)
+    if not there.is_dir():
+        raise ConfigError(f"--json {path}: {there} is no folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError(f"--json {path}: nothing may be written into {there}")
+    if there == path.parent:
+        check_ours(path, _begins(command), command)
+
+
+def write_json(path: Path | None, command: str, result: Mapping[str, object]) -> None:
+    """Write ``result``, and before it that it is one of ``command``, to ``path`` if there is one."""
+    if path is None:
+        return
+    from syvla.apps.results import replace_ours
+
+    text = json.dumps({_RESULT_OF: command, **result}, indent=2, default=str) + "\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a+b") as file:
-            file.seek(0)
-            if file.read(1) not in (b"", b"{", b"["):
-                raise ConfigError(f"--json {path}: exists, is no result in JSON, and is not overwritten")
     except OSError as error:
         raise ConfigError(f"--json {path}: {error.strerror}") from error
+    print(replace_ours(path, text, _begins(command), command))
 
 
-def write_json(path: Path | None, result: object) -> None:
-    """Write ``result`` to ``path`` if there is one."""
-    if path is not None:
-        path.write_text(json.dumps(result, indent=2, default=str) + "\n")
-        print(f"written to {path}")
+def _begins(command: str) -> str:
+    return f'{{\n  "{_RESULT_OF}": {json.dumps(command)}'
 
 
 @contextlib.contextmanager

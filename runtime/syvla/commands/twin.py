@@ -146,7 +146,7 @@ def evaluate(
 
     run = lockstep_run(rig, planner_latency, expert_latency, policy, blank, backend, continuity, preempt_after)
     names = chosen_tasks(task, split)
-    check_writable(json)
+    check_writable(json, "syvla eval")
     at_least_one("episodes", episodes)
     at_least_one("jobs", jobs)
     plan = [
@@ -179,6 +179,7 @@ def evaluate(
         )
     write_json(
         json,
+        "syvla eval",
         {
             "policy": policy,
             "backend": run.backend,

@@ -10,16 +10,17 @@ import numpy as np
 import numpy.typing as npt
 
 from syvla import messages as m
-from syvla.clock import NS_PER_S
+from syvla.clock import NS_PER_S, to_ns
 from syvla.config import IntentPolicy, RunConfig
 from syvla.message import Float64, Message
 from syvla.recording.mcap_read import Recorded, Recording
+from syvla.report.origins import Int64, newest_rows
 from syvla.topics import TOPICS
 
-Int64 = npt.NDArray[np.int64]
 _BULKY = frozenset(row.name for row in TOPICS.values() if row.type in (m.CameraFrame, m.SimState))
 _UNREAD = Message()  # stands for a message of which only the stamps are kept
 CONFIG_ATTACHMENT = "run.json"
+SILENT_NS = to_ns(TOPICS["safety"].stale_after_s or 0.0)  # after which a mode is nobody's word any more
 STOPPED_MODES = (m.Mode.HOLD, m.Mode.SOFT_STOP, m.Mode.FAULT)
 
 
@@ -31,6 +32,7 @@ class Thinking(NamedTuple):
     arrived_ns: int
     arrived: bool
     text: str
+    cut_off: bool = False  # what is shown ends before it could arrive
 
 
 class ChunkSpan(NamedTuple):
@@ -87,6 +89,7 @@ class Commands(NamedTuple):
     override_id: Int64  # -1 where no person commands
     splice_id: Int64
     intent_id: Int64
+    intent_observation_ns: Int64  # which tells apart intents of one number, -1 where there is none
     observation_ns: Int64  # what the chunk was made from, -1 where there is none
     intent_age_s: Float64  # -1 where no intent is behind the command
     limited: Int64
@@ -147,6 +150,27 @@ class Episode:
         for number, at_ns in rows:
             spans[number] = spans.get(number, (at_ns,))[0], at_ns
         return [Intervention(number, start_ns, end_ns) for number, (start_ns, end_ns) in spans.items()]
+
+    def thought_rows(self) -> Int64:
+        """Which of ``thinking`` each command is of, (N,), -1: none. By its observation, by its number if need be."""
+        commands = self.commands
+        arrived = [(row, thought) for row, thought in enumerate(self.thinking) if thought.arrived]
+        exact = {(thought.intent_id, thought.observation_ns): row for row, thought in arrived}
+        keys = zip(commands.intent_id.tolist(), commands.intent_observation_ns.tolist(), strict=True)
+        rows = np.array([exact.get(key, -1) for key in keys], np.int64)
+        numbers = np.where(commands.intent_observation_ns < 0, commands.intent_id, -1)
+        newest = newest_rows(((t.intent_id, t.arrived_ns) for _, t in arrived), numbers, commands.at_ns)
+        places = np.array([row for row, _ in arrived] or [-1], np.int64)
+        return np.where(newest >= 0, places[newest], rows)
+
+    def chunk_rows(self) -> Int64:
+        """Which of ``chunks`` each command is of, (N,); -1 of none."""
+        return _chunk_rows(((chunk.chunk_id, chunk.arrived_ns) for chunk in self.chunks), self.commands)
+
+    def splice_rows(self) -> Int64:
+        """Which of ``splices`` put each command's chunk there, (N,); -1 none."""
+        commands = self.commands
+        return newest_rows(((s.splice_id, s.spliced_ns) for s in self.splices), commands.splice_id, commands.at_ns)
 
     def seconds(self, at_ns: Int64) -> Float64:
         """Instants as seconds since the start."""
@@ -222,6 +246,7 @@ def _commands(messages: list[Message]) -> Commands:
         override_id=np.array([c.provenance.override_id for c in rows], np.int64),
         splice_id=np.array([c.provenance.splice_id for c in rows], np.int64),
         intent_id=np.array([c.provenance.intent_id for c in rows], np.int64),
+        intent_observation_ns=np.array([c.provenance.intent_observation_ns for c in rows], np.int64),
         observation_ns=np.array([c.provenance.observation_ns for c in rows], np.int64),
         intent_age_s=np.array([c.intent_age_s for c in rows], np.float64),
         limited=np.array([c.limited_joints for c in rows], np.int64),
@@ -251,10 +276,12 @@ def _thinking(intents: list[Recorded], thoughts: list[tuple[int, m.Thought]], en
 
 
 def _chunks(messages: list[Recorded], commands: Commands) -> list[ChunkSpan]:
+    told = [(recorded, r) for recorded in messages if isinstance(r := recorded.message, m.ActionChunk)]
+    rows = _chunk_rows(((chunk.chunk_id, recorded.header.sent_ns) for recorded, chunk in told), commands)
     executed: dict[int, tuple[int, int]] = {}
-    for chunk_id, row in zip(commands.chunk_id.tolist(), commands.chunk_row.tolist(), strict=True):
-        low, high = executed.get(chunk_id, (row, row))
-        executed[chunk_id] = min(low, row), max(high, row)
+    for place, row in zip(rows.tolist(), commands.chunk_row.tolist(), strict=True):
+        low, high = executed.get(place, (row, row))
+        executed[place] = min(low, row), max(high, row)
     return [
         ChunkSpan(
             chunk.chunk_id,
@@ -263,11 +290,14 @@ def _chunks(messages: list[Recorded], commands: Commands) -> list[ChunkSpan]:
             recorded.header.sent_ns,
             chunk.period_ns,
             len(chunk.position_rad),
-            executed.get(chunk.chunk_id),
+            executed.get(place),
         )
-        for recorded in messages
-        if isinstance(chunk := recorded.message, m.ActionChunk)
+        for place, (recorded, chunk) in enumerate(told)
     ]
+
+
+def _chunk_rows(came: Iterable[tuple[int, int]], commands: Commands) -> Int64:
+    return newest_rows(came, commands.chunk_id, commands.at_ns)
 
 
 def _modes(safety: list[m.SafetyState], end_ns: int) -> list[ModeSpan]:

@@ -1,5 +1,6 @@
 """What in an episode a person should look at first: holds, standstills and their causes, stale intents, late ticks."""
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
@@ -10,9 +11,11 @@ from syvla import messages as m
 from syvla.clock import NS_PER_S, to_s
 from syvla.message import Float64
 from syvla.recording.mcap_read import Recorded
-from syvla.report.episode import STOPPED_MODES, Commands, Episode, Int64
+from syvla.report.episode import SILENT_NS, STOPPED_MODES, Commands, Episode
+from syvla.report.origins import Int64
 from syvla.report.plot import JUMP_RAD
 from syvla.report.spans import Stretch, stretches
+from syvla.topics import OVERTAKEN, TOPICS
 
 Level = Literal["bad", "warn", "note"]
 STILL_RAD_S, STILL_M_S = 0.02, 0.002  # arms that are commanded less than this stand
@@ -84,16 +87,17 @@ def _standstills(episode: Episode) -> Iterator[Finding]:
     """Where the policy had the arms and they stood, with what was so meanwhile."""
     commands = episode.commands
     joints, grippers = speed(commands)
+    past_end, thought_rows = _past_end(episode), episode.thought_rows()
     still = (joints < STILL_RAD_S) & (grippers < STILL_M_S) & (commands.source == m.Source.POLICY.value)
     for each in stretches(commands.at_ns, still, 2 * SPEED_NS, STILL_NS):
         title = f"the arms stood for {to_s(each.end_ns - each.start_ns):.1f} s while the policy commanded"
-        yield Finding(each.start_ns, each.end_ns, "warn", "speed", title, _why(episode, each))
+        yield Finding(each.start_ns, each.end_ns, "warn", "speed", title, _why(episode, each, past_end, thought_rows))
 
 
-def _why(episode: Episode, still: Stretch) -> str:
+def _why(episode: Episode, still: Stretch, past_end: npt.NDArray[np.bool_], thought_rows: Int64) -> str:
     """What the recording says of a standstill, the likeliest cause first."""
     commands, words = episode.commands, []
-    past = _past_end(episode)[still.rows].mean()
+    past = past_end[still.rows].mean()
     if past > 0.05:
         words.append(f"{past:.0%} of its commands repeat the last row of a chunk: no newer one had come")
     ages = commands.intent_age_s[still.rows]
@@ -105,9 +109,8 @@ def _why(episode: Episode, still: Stretch) -> str:
     chunks = np.unique(commands.chunk_id[still.rows])
     if not words:
         words.append(f"{_many(len(chunks), 'chunk')} executed meanwhile wanted no motion")
-    intents = np.unique(commands.intent_id[still.rows])
-    thoughts = {t.intent_id: " ".join(t.text.split()) for t in episode.thinking if t.arrived and t.text}
-    thought = next((thoughts[i] for i in reversed(intents.tolist()) if i in thoughts), "")
+    thoughts = [episode.thinking[row].text for row in np.unique(thought_rows[still.rows]) if row >= 0]
+    thought = next((" ".join(text.split()) for text in reversed(thoughts) if text), "")
     if thought:
         words.append(f"thought: {thought}")
     return "; ".join(words)
@@ -115,9 +118,9 @@ def _why(episode: Episode, still: Stretch) -> str:
 
 def _past_end(episode: Episode) -> npt.NDArray[np.bool_]:
     """Which commands (N,) are of a chunk's last row: there is nothing newer to execute."""
-    last = {chunk.chunk_id: chunk.rows - 1 for chunk in episode.chunks}
     commands = episode.commands
-    ends = np.array([last.get(number, -2) for number in commands.chunk_id.tolist()], np.int64)
+    last = np.array([*(chunk.rows - 1 for chunk in episode.chunks), -2], np.int64)  # the -2 is that of no chunk
+    ends = last[episode.chunk_rows()]
     at_end: npt.NDArray[np.bool_] = (commands.chunk_row == ends) & (commands.source == m.Source.POLICY.value)
     return at_end
 
@@ -139,7 +142,7 @@ def _planner(episode: Episode, each: Stretch) -> str:
         return "The planner was at nothing."
     longest = max(busy, key=lambda t: t.arrived_ns - t.observation_ns)
     took_s = to_s(longest.arrived_ns - longest.observation_ns)
-    ended = "took" if longest.arrived else "never came, within"
+    ended = "took" if longest.arrived else "had not come after" if longest.cut_off else "never came, within"
     return f"The thought of intent {longest.intent_id} {ended} {took_s:.2f} s."
 
 
@@ -200,8 +203,14 @@ def _gaps(episode: Episode) -> Iterator[Finding]:
     """Ticks that did not come, frames that did not, messages that were lost on their way."""
     at_ns = episode.commands.at_ns
     period_ns = float(np.median(np.diff(at_ns))) if len(at_ns) > 1 else 0.0
+    disabled_ns = [state.stamp_ns for state in episode.safety if state.mode is m.Mode.DISABLED]
     for row in np.flatnonzero(np.diff(at_ns) > MISSED_PERIODS * period_ns).tolist():
         start, end = at_ns[row : row + 2].tolist()
+        told = bisect_left(disabled_ns, start)
+        if told < len(disabled_ns) and disabled_ns[told] < end:  # arms without torque are commanded nothing
+            end = disabled_ns[told]
+            if end - start <= SILENT_NS:
+                continue
         due = f"one is due every {period_ns / 1e6:g} ms"
         yield Finding(start, end, "bad", "loop", f"no command for {(end - start) / 1e6:.0f} ms", due)
     for topic, stamps in episode.stamps.items():
@@ -212,9 +221,12 @@ def _gaps(episode: Episode) -> Iterator[Finding]:
                 title = f"{topic.removeprefix('camera/')}: no picture for {gaps[row] / 1e6:.0f} ms"
                 start, end = stamps.sent_ns[row : row + 2].tolist()
                 yield Finding(start, end, "warn", "cameras", title, f"one comes every {usual / 1e6:.0f} ms")
-        for row in np.flatnonzero(np.diff(stamps.epoch) != 0).tolist():
+        anew = np.diff(stamps.epoch) != 0 if TOPICS[topic].of_one_process else np.zeros(0, np.bool_)
+        for row in np.flatnonzero(anew).tolist():
             at = int(stamps.sent_ns[row + 1])
             yield Finding(at, at, "warn", "events", f"{topic}: its sender was started anew", "")
+        if topic in OVERTAKEN and episode.config is not None and episode.config.remote_planner:
+            continue
         lost = np.where(np.diff(stamps.epoch) == 0, np.diff(stamps.sequence) - 1, 0)
         for row in np.flatnonzero(lost > 0).tolist():
             start, end = stamps.sent_ns[row : row + 2].tolist()

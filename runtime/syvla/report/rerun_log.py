@@ -12,9 +12,10 @@ from syvla import messages as m
 from syvla.errors import RecordingError
 from syvla.message import Float64
 from syvla.recording import images
-from syvla.report.episode import STOPPED_MODES, Episode, Int64
+from syvla.report.episode import STOPPED_MODES, Episode
 from syvla.report.findings import findings
-from syvla.report.view_data import Shown, wall_offset_ns
+from syvla.report.origins import Int64
+from syvla.report.view_data import Shown, printable, wall_offset_ns
 from syvla.topics import CAMERAS
 
 SECONDS, WALL = "recording", "time of day"
@@ -50,7 +51,7 @@ class _Log:
     def __init__(self, shown: Shown, rrd: Path) -> None:
         self._shown, self._episode = shown, shown.episode
         self._offset_ns = wall_offset_ns(shown.episode.recording)
-        self._rr = rr.RecordingStream("syvla", recording_id=shown.episode.path.name)
+        self._rr = rr.RecordingStream("syvla", recording_id=printable(shown.episode.path))
         self._rr.save(rrd, default_blueprint=_blueprint(shown.episode))
 
     def joints(self) -> None:
@@ -128,7 +129,7 @@ class _Log:
         """On the recording's own times alone, not on when they were written here."""
         if not len(at_ns):
             return
-        axes = [rr.TimeColumn(SECONDS, duration=self._episode.seconds(at_ns))]
+        axes = [rr.TimeColumn(SECONDS, duration=self._shown.at_s + self._episode.seconds(at_ns))]
         if self._offset_ns is not None:
             axes.append(rr.TimeColumn(WALL, timestamp=(at_ns + self._offset_ns).astype("datetime64[ns]")))
         self._rr.send_columns(entity, indexes=axes, columns=columns)
@@ -138,7 +139,7 @@ def _lines(shown: Shown) -> Iterator[_Line]:
     episode = shown.episode
     for thought in episode.thinking:
         if thought.arrived:
-            text = f"intent {thought.intent_id}, of {episode.second(thought.observation_ns):.2f} s: {thought.text}"
+            text = f"intent {thought.intent_id}, of {shown.second(thought.observation_ns):.2f} s: {thought.text}"
             yield _Line(thought.arrived_ns, "thought", text, INFO)
     for span in episode.modes:
         causes = "; ".join(f"{r.code}: {r.detail}. Next: {r.next_step}" for r in span.reasons)

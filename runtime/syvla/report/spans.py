@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from syvla.report.episode import Int64
+from syvla.report.origins import Int64
 
 
 class Stretch(NamedTuple):

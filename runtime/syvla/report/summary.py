@@ -9,7 +9,8 @@ import numpy.typing as npt
 from syvla import messages as m
 from syvla.clock import NS_PER_S
 from syvla.message import Float64
-from syvla.report.episode import STOPPED_MODES, Episode, Int64, Stamps, load
+from syvla.report.episode import STOPPED_MODES, Episode, Stamps, load
+from syvla.report.origins import Int64
 
 MISSED_TICKS = 3  # a gap of more periods than this is not jitter any more
 

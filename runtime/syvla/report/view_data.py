@@ -6,8 +6,10 @@ falls on a pixel.
 
 import base64
 import math
+import os
 from collections.abc import Iterator, Sequence
 from itertools import takewhile
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
@@ -24,6 +26,7 @@ from syvla.report.findings import JOINT_NAMES, findings, speed
 from syvla.report.plot import JUMP_RAD
 from syvla.report.summary import summarise_episode, tracking_error_rad
 from syvla.report.video import Film
+from syvla.report.view_modes import mode_rows
 from syvla.topics import TOPICS
 
 UNSHOWN = ("steps/", "memory/", "sim/state", "teleop")  # what a machine reads
@@ -43,6 +46,10 @@ class Shown(NamedTuple):
     heard: list[Recorded]  # operators, processes, cameras, intents
     at_s: float
     goes_on: bool  # whether the recording has more after it
+
+    def second(self, at_ns: int) -> float:
+        """An instant as seconds since the recording's start, not the part's."""
+        return self.at_s + self.episode.second(at_ns)
 
 
 def read(recording: Recording, at_s: float, for_s: float) -> Shown:
@@ -83,8 +90,11 @@ def read(recording: Recording, at_s: float, for_s: float) -> Shown:
             yield recorded
 
     episode = assembled(recording, shown())
+    episode.start_ns = since_ns  # also where the first message comes later
     if not any(topic != "task" for topic in episode.stamps):
         raise RecordingError(f"{recording.path}: nothing was recorded in the {for_s:g} s from --at {at_s:g} on")
+    if beyond and episode.thinking and not episode.thinking[-1].arrived:  # an earlier one was given up for this one
+        episode.thinking[-1] = episode.thinking[-1]._replace(cut_off=True)
     return Shown(episode, heard, at_s, beyond)
 
 
@@ -115,7 +125,7 @@ def _page_data(shown: Shown, film: Film | None, notes: Sequence[str]) -> dict[st
     offset_ns = wall_offset_ns(recording)
     found = findings(episode, shown.heard)
     return {
-        "title": episode.path.name,
+        "title": printable(episode.path),
         "instruction": episode.instruction,
         "facts": _facts(episode),
         "notes": [*notes_of(shown), *notes],
@@ -129,10 +139,7 @@ def _page_data(shown: Shown, film: Film | None, notes: Sequence[str]) -> dict[st
             "jump_rad": JUMP_RAD,
         },
         "joints": JOINT_NAMES,
-        "modes": [
-            [*_span(episode, s.start_ns, s.end_ns), s.mode.value, [[r.code, r.detail, r.next_step] for r in s.reasons]]
-            for s in episode.modes
-        ],
+        "modes": mode_rows(episode),
         "overrides": [[*_span(episode, s.start_ns, s.end_ns), s.override_id] for s in episode.interventions],
         "tasks": [[episode.second(t.issued_ns), t.instruction] for t in episode.tasks],
         "thoughts": _thoughts(episode, shown.heard),
@@ -158,6 +165,11 @@ def _page_data(shown: Shown, film: Film | None, notes: Sequence[str]) -> dict[st
     }  # fmt: skip
 
 
+def printable(path: Path) -> str:
+    """A file's name, which may be any bytes."""
+    return os.fsencode(path.name).decode(errors="backslashreplace")
+
+
 def packed(column: npt.NDArray[Any]) -> dict[str, str]:
     """A column as base64 of little-endian f4, f8, i4 or u1; (N, S) becomes S series one after the other."""
     if column.dtype.kind == "i":
@@ -180,6 +192,9 @@ def _columns(episode: Episode) -> dict[str, npt.NDArray[Any]]:
         "command.row": commands.chunk_row,
         "command.splice": commands.splice_id,
         "command.intent": commands.intent_id,
+        "command.thought_at": episode.thought_rows(),  # these three: where in the lists, -1: in none
+        "command.chunk_at": episode.chunk_rows(),
+        "command.splice_at": episode.splice_rows(),
         "command.override": commands.override_id,
         "command.seen": np.where(commands.observation_ns >= 0, episode.seconds(commands.observation_ns), np.nan),
         "command.age": _small(np.where(commands.intent_age_s >= 0, commands.intent_age_s, np.nan)),
@@ -231,8 +246,9 @@ def _span(episode: Episode, start_ns: int, end_ns: int) -> list[float]:
 
 
 def _thoughts(episode: Episode, heard: Sequence[Recorded]) -> list[list[Any]]:
-    """Intents with their words, and how many of the words there were when."""
-    models = {r.message.intent_id: r.message.model_id for r in heard if isinstance(r.message, m.Intent)}
+    """Intents with their words, and how many of the words there were when; whether one arrived, None: not yet."""
+    intents = [r.message for r in heard if isinstance(r.message, m.Intent)]
+    models = {(intent.intent_id, intent.observation_ns): intent.model_id for intent in intents}
     growing: dict[tuple[int, int], list[tuple[float, str]]] = {}
     for sent_ns, thought in episode.thoughts:
         key = thought.intent_id, thought.observation_ns
@@ -242,7 +258,8 @@ def _thoughts(episode: Episode, heard: Sequence[Recorded]) -> list[list[Any]]:
         parts = growing.get((t.intent_id, t.observation_ns), [])
         lengths = [[at, _length(text)] for at, text in parts if t.text.startswith(text)]
         span = _span(episode, t.observation_ns, t.arrived_ns)
-        rows.append([t.intent_id, *span, t.arrived, t.text, models.get(t.intent_id, ""), lengths])
+        arrived = None if t.cut_off else t.arrived
+        rows.append([t.intent_id, *span, arrived, t.text, models.get((t.intent_id, t.observation_ns), ""), lengths])
     return rows
 
 
@@ -304,9 +321,9 @@ def notes_of(shown: Shown) -> list[str]:
     if recording.ends_early:
         notes.append(f"The recording was cut short: {recording.ends_early}. What is whole before that is shown.")
     if shown.at_s > 0 or shown.goes_on:
-        end_s = shown.at_s + episode.duration_s
-        after = f"; it goes on: --at {end_s:.0f} shows what follows" if shown.goes_on else ""
-        notes.append(f"Only seconds {shown.at_s:g} to {end_s:.1f} of the recording are shown{after}.")
+        end_s = math.floor(100 * (shown.at_s + episode.duration_s)) / 100  # nothing lies between two parts
+        after = f"; it goes on: --at {end_s:.2f} shows what follows" if shown.goes_on else ""
+        notes.append(f"Only seconds {shown.at_s:g} to {end_s:.2f} of the recording are shown{after}.")
     if wall_offset_ns(recording) is None:
         notes.append("It does not say what time of day it was: a virtual clock, or an older recording.")
     absent = [

@@ -2,7 +2,7 @@
 // The lanes of the timeline. Each draws itself into the box that it is given; `v` is the view: data, columns, scale, colours.
 
 const MODE_COLOUR = { disabled: "muted", enabled: "green", override: "person", hold: "red", soft_stop: "red", fault: "red" };
-const SOURCE_COLOUR = { none: "muted", policy: "blue", teleop: "person", hold: "amber" };
+const SOURCE_COLOUR = { none: "muted", policy: "blue", teleop: "person", hold: "amber", unknown: "wait" };
 const STOPPED = new Set(["hold", "soft_stop", "fault"]);
 
 function bar(v, from, to, top, height, colour) {
@@ -97,7 +97,7 @@ const drawMode = (v, box) => {
       box.top + 1 + height / 2, "#fff", true);
   }
   for (const [from, to, source] of v.sourceSpans) {
-    if (visible(v, from, to)) bar(v, from, to, box.top + box.height - strip - 1, strip, SOURCE_COLOUR[source]);
+    if (visible(v, from, to)) bar(v, from, to, box.top + box.height - strip - 1, strip, SOURCE_COLOUR[source] || "muted");
   }
 };
 
@@ -119,7 +119,7 @@ const drawThoughts = (v, box) => {
     lane = 1 - lane;
     if (!visible(v, seen, came)) continue;
     const height = half / 2 - 1, top = box.top + 1 + lane * (height + 1);
-    bar(v, seen, came, top, height, arrived ? "thinking" : "red");
+    bar(v, seen, came, top, height, arrived ? "thinking" : arrived === null ? "rest" : "red");
   }
   for (const [from, to, text, id] of v.inForce) {
     if (!visible(v, from, to)) continue;

@@ -14,23 +14,26 @@ function clockAt(t, digits) { return v.data.wall_ms === null ? "" : timeOfDay(v.
 
 function stamp(t, digits) { return `${(t + v.data.at_s).toFixed(digits)} s`; }
 
+function mrad(jump) { return jump === null ? "-" : `${(1000 * jump).toFixed(1)} mrad`; }
+
 // The command in force at an instant, field by field; null where there is none.
 function commandAt(t) {
   const all = v.column("command.t"), i = indexAt(all, t);
   if (i < 0 || t - all[i] > STALE_S) return null;
   const of = (name) => v.column(`command.${name}`)[i];
   return { i, t: all[i], source: v.data.sources[of("source")], chunk: of("chunk"), row: of("row"), splice: of("splice"), intent: of("intent"),
+    thoughtAt: of("thought_at"), chunkAt: of("chunk_at"), spliceAt: of("splice_at"),
     override: of("override"), seen: of("seen"), age: of("age"), limited: of("limited") };
 }
 
 // Where a command came from, as pairs of name and words.
 function provenance(c) {
   if (!c) return [["", "no command at this instant"]];
-  const chunk = v.byId.chunk.get(c.chunk), splice = v.byId.splice.get(c.splice), pairs = [["by", c.source]];
+  const chunk = v.data.chunks[c.chunkAt], splice = v.data.splices[c.spliceAt], pairs = [["by", c.source]];
   if (!Number.isNaN(c.seen)) pairs.push(["observation", `${stamp(c.seen, 3)} (${((c.t - c.seen) * 1000).toFixed(0)} ms before)`]);
-  if (c.intent >= 0) pairs.push(["intent", `${c.intent}, ${c.age.toFixed(3)} s old`]);
+  if (c.intent >= 0) pairs.push(["intent", Number.isNaN(c.age) ? `${c.intent}` : `${c.intent}, ${c.age.toFixed(3)} s old`]);
   if (c.chunk >= 0) pairs.push(["chunk", `${c.chunk}, row ${c.row}${chunk ? ` of ${chunk[5]}` : ""}`]);
-  if (splice) pairs.push(["splice", `${c.splice} at ${stamp(splice[0], 3)}, ${splice[6]} rows late, jump ${(1000 * splice[7]).toFixed(1)} mrad`]);
+  if (splice) pairs.push(["splice", `${c.splice} at ${stamp(splice[0], 3)}, ${splice[6]} rows late, jump ${mrad(splice[7])}`]);
   else if (c.splice >= 0) pairs.push(["splice", `${c.splice}`]);
   if (c.override >= 0) pairs.push(["override", `${c.override}`]);
   const limited = v.data.joints.filter((_, j) => c.limited >> j & 1);
@@ -38,7 +41,10 @@ function provenance(c) {
   return pairs;
 }
 
-function modeAt(t) { return v.data.modes.findLast((m) => m[0] <= t); }
+// Those that were named at an instant of a mode.
+function reasonsAt(mode, t) { return mode[3].filter(([, , , spans]) => spans.some(([from, to]) => from <= t && t <= to)); }
+
+function modeAt(t) { return v.data.modes.findLast((m) => m[0] <= t && t <= m[1]); }
 
 // ------------------------------------------------------------------ once
 
@@ -110,7 +116,7 @@ function tell() {
   $("mode").textContent = mode ? mode[2].toUpperCase().replace("_", " ") : "";
   $("mode").style.background = mode ? v.colour[MODE_COLOUR[mode[2]]] : "none";
   const reasons = clear($("reasons"));
-  for (const [code, detail, next] of mode && STOPPED.has(mode[2]) ? mode[3] : []) {
+  for (const [code, detail, next] of mode && STOPPED.has(mode[2]) ? reasonsAt(mode, v.at) : []) {
     const line = made("div");
     line.append(made("b", code), ` ${detail}. Next: ${next}`);
     reasons.append(line);
@@ -133,18 +139,18 @@ function tell() {
 
 function tellThoughts(c) {
   const newest = v.arrived.findLast((x) => x[2] <= v.at);
-  const inForce = c && c.intent >= 0 ? v.thoughts.get(c.intent) || [c.intent, NaN, NaN, true, "", "", []] : null;
+  const inForce = c && c.intent >= 0 ? v.data.thoughts[c.thoughtAt] || [c.intent, NaN, NaN, true, "", "", []] : null;
   const shown = inForce || newest, head = clear($("intent")), limits = v.data.limits;
   if (shown) {
     const age = inForce ? c.age : v.at - shown[1];
-    head.append(`intent ${shown[0]}, `);
-    head.append(made("span", `${age.toFixed(2)} s old`, age > limits.live_s ? "late" : age > limits.warn_s ? "old" : ""));
+    head.append(`intent ${shown[0]}`);
+    if (!Number.isNaN(age)) head.append(", ", made("span", `${age.toFixed(2)} s old`, age > limits.live_s ? "late" : age > limits.warn_s ? "old" : ""));
     head.append(Number.isNaN(shown[1]) ? "; it came before what is shown" : `; saw ${stamp(shown[1], 2)}, came ${stamp(shown[2], 2)}${shown[5] ? `; ${shown[5]}` : ""}`);
     if (!inForce) head.append("; newest, but no command is of it");
   } else head.append("none yet");
   $("thought").textContent = shown ? shown[4] || (Number.isNaN(shown[1]) ? "" : "(without words)") : "";
   const thinking = v.data.thoughts.filter((x) => x[1] <= v.at && x[2] > v.at).pop(), words = clear($("growing"));
-  $("next").textContent = thinking ? `intent ${thinking[0]}, for ${(v.at - thinking[1]).toFixed(2)} s${thinking[3] ? "" : "; it never came"}` : "nothing";
+  $("next").textContent = thinking ? `intent ${thinking[0]}, for ${(v.at - thinking[1]).toFixed(2)} s${thinking[3] ? "" : thinking[3] === null ? "; still thinking where this part ends" : "; it never came"}` : "nothing";
   if (!thinking) return;
   const step = thinking[6].filter(([at]) => at <= v.at).pop(), known = step ? step[1] : 0;
   words.append(thinking[4].slice(0, known), made("i", thinking[4].slice(known)));
@@ -171,10 +177,10 @@ function hint(clientX, clientY, y) {
   const t = v.hover, box = v.boxes.find((b) => y >= b.top && y <= b.top + b.height), near = 4 * (v.t1 - v.t0) / (v.right - v.left);
   const lines = [`${stamp(t, 3)}   ${clockAt(t, 3)}`, ...provenance(commandAt(t)).map(([name, words]) => `${name} ${words}`.trim())];
   const key = box && box.lane.key, mode = modeAt(t);
-  if (key === "mode" && mode) lines.push(mode[2], ...mode[3].map(([code, detail, next]) => `${code}: ${detail}. Next: ${next}`));
+  if (key === "mode" && mode) lines.push(mode[2], ...reasonsAt(mode, t).map(([code, detail, next]) => `${code}: ${detail}. Next: ${next}`));
   if (key === "events") lines.push(...v.data.events.filter((e) => Math.abs(e[0] - t) <= 2 * near).map((e) => `${stamp(e[0], 2)} ${e[1]}: ${e[2]}`));
   if (key === "thoughts") { const f = v.inForce.findLast((s) => s[0] <= t && s[1] >= t); if (f) lines.push(f[2]); }
-  if (key === "chunks") for (const s of v.data.splices) if (Math.abs(s[0] - t) <= near) lines.push(`splice ${s[1]}: chunk ${s[2]} for ${s[4]}, jump ${(1000 * s[7]).toFixed(1)} mrad`);
+  if (key === "chunks") for (const s of v.data.splices) if (Math.abs(s[0] - t) <= near) lines.push(`splice ${s[1]}: chunk ${s[2]} for ${s[4]}, jump ${mrad(s[7])}`);
   lines.push(...v.data.findings.filter((f) => (f[3] === key || (key === "speed" && f[3] === "speed")) && f[0] - near <= t && f[1] + near >= t).slice(0, 4).map((f) => `! ${f[4]}`));
   tip.textContent = lines.slice(0, 16).join("\n");
   tip.hidden = false;

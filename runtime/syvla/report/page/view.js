@@ -35,13 +35,13 @@ function runs(t, values, keep) {
 }
 
 function derive() {
-  const t = v.column("command.t"), thoughts = new Map(v.data.thoughts.filter((x) => x[3]).map((x) => [x[0], x]));
-  v.thoughts = thoughts;
+  const t = v.column("command.t");
   v.arrived = v.data.thoughts.filter((x) => x[3]).sort((a, b) => a[2] - b[2]);
-  v.byId = { chunk: new Map(v.data.chunks.map((c) => [c[0], c])), splice: new Map(v.data.splices.map((s) => [s[1], s])) };
   v.sourceSpans = runs(t, v.column("command.source"), () => true).map(([a, b, k]) => [a, b, v.data.sources[k]]);
   v.limitedSpans = runs(t, v.column("command.limited"), (bits) => bits !== 0);
-  v.inForce = runs(t, v.column("command.intent"), (id) => id >= 0).map(([a, b, id]) => [a, b, thoughts.has(id) ? thoughts.get(id)[4] : "", id]);
+  // by its place among the thoughts, below -1 by the number of one that is not among them
+  const ids = v.column("command.intent"), of = Array.from(v.column("command.thought_at"), (place, i) => place >= 0 || ids[i] < 0 ? place : -2 - ids[i]);
+  v.inForce = runs(t, of, (place) => place !== -1).map(([a, b, place]) => (place < 0 ? [a, b, "", -2 - place] : [a, b, v.data.thoughts[place][4], v.data.thoughts[place][0]]));
   const same = [];  // one text over several intents is one stretch
   for (const span of v.inForce) {
     const last = same[same.length - 1];

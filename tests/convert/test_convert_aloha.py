@@ -3,6 +3,8 @@
 import io
 import os
 import struct
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -229,6 +231,29 @@ def test_a_truncated_file_is_refused_and_the_others_are_converted(tmp_path: Path
 def test_packed_numbers_are_read(tmp_path: Path) -> None:
     plain, small = foreign(tmp_path / "plain.hdf5"), foreign(tmp_path / "packed.hdf5", packed)
     assert assert_same_rows(AlohaEpisode(plain), AlohaEpisode(small), Grid(instruction="x"), 0.0) == LENGTH
+
+
+def test_a_pipe_behind_a_virtual_dataset_is_not_waited_for(tmp_path: Path) -> None:
+    """Of one without an end HDF5 opens the source for the shape alone, and a pipe nobody writes to never opens."""
+    os.mkfifo(tmp_path / "pipe.hdf5")
+
+    def endless(file: Any) -> None:
+        del file["action"]
+        none = h5py.h5s.UNLIMITED
+        made = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        made.set_layout(h5py.h5d.VIRTUAL)
+        space, source = (h5py.h5s.create_simple((LENGTH, 14), (none, 14)) for _ in range(2))
+        for each in (space, source):
+            each.select_hyperslab((0, 0), (1, 1), (1, 1), (none, 14))
+        made.set_virtual(space, os.fsencode(tmp_path / "pipe.hdf5"), b"x", source)
+        h5py.h5d.create(file.id, b"action", h5py.h5t.IEEE_F64LE, space, made)
+
+    path = tmp_path / "bad.hdf5"
+    foreign(path, endless)
+    arguments = [sys.executable, "-m", "syvla.cli", "convert", str(path), str(tmp_path / "out"), "--to", "mcap"]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=20, check=False)
+    (line,) = done.stdout.splitlines()
+    assert line.endswith("action has its data in another file, which is not opened")
 
 
 def test_a_plug_in_is_not_loaded(tmp_path: Path) -> None:

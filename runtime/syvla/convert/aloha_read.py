@@ -214,11 +214,13 @@ def _dataset(file: Any, path: str, where: Path) -> Any:
     if not _has(file, path, where):
         raise RecordingError(f"{where}: it has no {path}")
     found = file[path]
-    if not isinstance(found, h5py.Dataset) or found.dtype.kind not in "biuf" or not found.shape:
+    if not isinstance(found, h5py.Dataset):
         raise RecordingError(f"{where}: {path} must be an array of numbers")
-    if found.external or found.is_virtual:
+    made = found.id.get_create_plist()  # before its shape is asked for, for which HDF5 may open another file
+    if made.get_layout() == h5py.h5d.VIRTUAL or made.get_external_count():
         raise RecordingError(f"{where}: {path} has its data in another file, which is not opened")
-    made = found.id.get_create_plist()
+    if found.dtype.kind not in "biuf" or not found.shape:
+        raise RecordingError(f"{where}: {path} must be an array of numbers")
     filters = [made.get_filter(i)[0] for i in range(made.get_nfilters())]
     for number in filters:
         if number not in _FILTERS or filters.count(number) > 1:

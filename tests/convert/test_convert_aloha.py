@@ -183,6 +183,10 @@ def packed(file: Any) -> None:
     file.create_dataset("action", data=values, chunks=(5, 14), compression="gzip", shuffle=True, fletcher32=True)
 
 
+def _not_utf8(file: Any) -> None:
+    file.attrs.create("instruction", b"wipe \xff\xfe", dtype=h5py.string_dtype())
+
+
 def _not_finite(file: Any) -> None:
     file["action"][3, 5] = np.nan
 
@@ -204,6 +208,7 @@ def _not_finite(file: Any) -> None:
         (_bomb, "row 0 of cam_high: the image is 6000x6000; up to 3840x2160 are read"),
         (_replace("observations/images/cam_high", np.ones((LENGTH, 99), np.uint8)), "row 0 of cam_high: the image c"),
         (_packed_bomb, "action: a chunk unpacks to more than the 1360 bytes of a chunk"),
+        (_not_utf8, "instruction is not UTF-8"),
         (_not_finite, "action has a value that is not finite"),
     ],
 )  # fmt: skip

@@ -3,6 +3,9 @@
 import io
 import json
 import os
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -135,6 +138,27 @@ def _put(column: str, row: int, value: Any) -> Change:
     return change
 
 
+def _map(column: str, function: Callable[[Any], Any]) -> Change:
+    def change(parts: dict[str, Any]) -> None:
+        parts["table"][column] = [function(value) for value in parts["table"][column]]
+
+    return change
+
+
+def _ragged(parts: dict[str, Any]) -> None:
+    """A value too few and then one too many: together they are two rows."""
+    state = parts["table"]["observation.state"]
+    state[21:23] = [np.zeros(13, np.float32), np.zeros(15, np.float32)]
+
+
+def _texts_for_lengths(parts: dict[str, Any]) -> None:
+    for episode in parts["episodes"]:
+        episode["length"] = str(episode["length"])
+
+
+_NOT_UTF8 = pa.array([b"task 0", b"wipe \xff\xfe"]).view(pa.string())
+
+
 def read_second(root: Path) -> None:
     """Open the data set and read its second episode."""
     found = LeRobotDataset(root)
@@ -155,7 +179,14 @@ def read_second(root: Path) -> None:
         (_put("frame_index", 22, 3), "row 2 is frame 3"),
         (_put("observation.state", 22, np.full(14, np.nan, np.float32)), "state has a value that is not finite"),
         (_put("observation.state", 22, np.zeros(13, np.float32)), "state must have 14 values in each row"),
+        (_put("observation.state", 22, np.zeros(15, np.float32)), "state must have 14 values in each row"),
+        (_ragged, "state must have 14 values in each row"),
         (_put("action", 22, None), "action must be numbers"),
+        (_map("episode_index", str), "episode_index must be whole numbers, not string"),
+        (_map("frame_index", lambda i: float("nan") if i == 2 else float(i)), "frame_index must be whole numbers"),
+        (_map("task_index", lambda i: float("inf")), "task_index must be whole numbers, not double"),
+        (_texts_for_lengths, "length must be whole numbers, not string"),
+        (_set("tasks", "task", _NOT_UTF8), "task has a text that is not UTF-8"),
     ],
 )
 def test_tables_that_lie_are_refused(tmp_path: Path, change: Change, says: str) -> None:
@@ -163,6 +194,56 @@ def test_tables_that_lie_are_refused(tmp_path: Path, change: Change, says: str) 
     with pytest.raises(RecordingError, match=says) as refusal:
         read_second(root)
     assert len(str(refusal.value).splitlines()) == 1
+
+
+_MEASURE = """
+import resource, sys
+from pathlib import Path
+from syvla.convert.lerobot_read import LeRobotDataset
+from syvla.errors import RecordingError
+before_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    LeRobotDataset(Path(sys.argv[1]))
+except RecordingError as error:
+    print(error)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kb)
+"""
+
+
+@pytest.mark.parametrize(
+    ("length", "says"),
+    [
+        (20_000_000, "task unpacks to 200[0-9]* bytes in a row group; at most 16777216 are read"),
+        (4_000_000, "task must be texts of up to 1024 characters"),
+    ],
+)
+def test_one_long_text_for_many_rows_is_not_unpacked_for_each(tmp_path: Path, length: int, says: str) -> None:
+    """A file of a kilobyte whose dictionary has one text, which all rows have: 256 MB, were they read at once."""
+    root = write(tmp_path / "theirs")
+    words = pa.DictionaryArray.from_arrays(pa.array([0] * 64), ["x" * length])
+    tasks = pa.table({"task_index": list(range(64)), "task": words})
+    pq.write_table(tasks, root / "meta/tasks.parquet", compression="zstd", store_schema=False)
+    assert (root / "meta/tasks.parquet").stat().st_size < 10_000
+    done = subprocess.run(
+        [sys.executable, "-c", _MEASURE, str(root)], capture_output=True, text=True, timeout=60, check=True
+    )
+    line, grown_kb = done.stdout.splitlines()
+    assert re.search(says, line)
+    assert int(grown_kb) < 100_000
+
+
+def test_no_more_episodes_are_read_than_there_should_be(tmp_path: Path) -> None:
+    def many(parts: dict[str, Any]) -> None:
+        parts["episodes"] = parts["episodes"][:2] * 10_000 + [{**parts["episodes"][2], "length": -1}]
+
+    with pytest.raises(RecordingError, match="says 3 episodes, meta/episodes has more"):
+        LeRobotDataset(write(tmp_path / "theirs", change=many))
+
+
+def test_a_row_of_very_many_numbers_is_not_read(tmp_path: Path) -> None:
+    root = write(tmp_path / "theirs", change=_put("action", 22, np.zeros(100_000, np.float32)))
+    with pytest.raises(RecordingError, match="action has 100336 values in 25 rows"):
+        read_second(root)
 
 
 @pytest.mark.parametrize(

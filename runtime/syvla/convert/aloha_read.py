@@ -261,4 +261,8 @@ def _text(file: Any, name: str, most: int, where: Path) -> str:
         return ""
     if not isinstance(text, str) or len(text) > most:
         raise RecordingError(f"{where}: {name} must be a text of at most {most} characters")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # h5py has an escape for each byte that is none
+        raise RecordingError(f"{where}: {name} is not UTF-8") from error
     return text

@@ -27,13 +27,9 @@ def image_size(content: bytes, where: str) -> tuple[int, int]:
 
 
 def jpeg_or_pixels(
-    camera: str, number: int, exposure_ns: int, data: object, size: tuple[int, int], where: str
+    camera: str, number: int, exposure_ns: int, content: object, size: tuple[int, int], where: str
 ) -> Frame:
-    """The frame of a JPEG (kept as it is) or PNG of ``size`` (height, width).
-
-    ``data`` are its bytes, or a map with them under ``bytes``, as Parquet has images.
-    """
-    content = data.get("bytes") if isinstance(data, dict) else data
+    """The frame of a JPEG (kept as it is) or PNG of ``size`` (height, width)."""
     if not isinstance(content, bytes) or not 0 < len(content) <= MAX_PNG_BYTES:
         raise RecordingError(f"{where}: must be an image file of up to {MAX_PNG_BYTES} bytes")
     height, width = size

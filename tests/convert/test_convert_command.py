@@ -13,12 +13,13 @@ import pytest
 from tests.convert.made import assert_same_rows, record, run
 
 from syvla.convert.command import Target
-from syvla.convert.journal import NAME, unique
+from syvla.convert.journal import NAME, Journal, Plan, unique
 from syvla.convert.lerobot_read import LeRobotDataset
 from syvla.convert.making import Made, WriteError
 from syvla.convert.ours import McapEpisode, McapWriter
 from syvla.convert.rows import Grid
 from syvla.errors import RecordingError
+from syvla.recording.mcap_log import MAX_EPISODE_NAME
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -265,6 +266,49 @@ def test_a_huge_file_is_not_read(tmp_path: Path, head: bytes) -> None:
 
 def test_names_that_come_again_are_told_apart() -> None:
     assert unique(["a", "b", "a", "a-2", "a"]) == ["a", "b", "a-2", "a-2-2", "a-3"]
+
+
+def test_a_long_name_that_comes_again_is_still_a_name(tmp_path: Path) -> None:
+    name = "x" * MAX_EPISODE_NAME
+    assert unique([name] * 10_000)[-1] == f"{name[:-6]}-10000"
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        run([record(tmp_path / f"{folder}/{name}.mcap", 0.5)], tmp_path / folder / "set", "lerobot")
+    assert run([tmp_path / "a/set", tmp_path / "b/set"], tmp_path / "out", "mcap")[0] == 0
+    assert sorted(files(tmp_path / "out")) == [f"{name[:-2]}-2.mcap", f"{name}.mcap"]
+
+
+def test_two_conversions_into_the_same_folder_do_not_meet(tmp_path: Path) -> None:
+    """The second is refused while the first is under way, and has everything it made afterwards."""
+    plan = Plan({}, ["a"])
+    with Journal(tmp_path / "out", plan) as first:
+        (first.folder / "half.part").write_bytes(b"mine")
+        with pytest.raises(RecordingError, match=r"out\.partial: another conversion into it is running"):
+            Journal(tmp_path / "out", plan)
+        assert (first.folder / "half.part").read_bytes() == b"mine"
+    with Journal(tmp_path / "out", plan) as second:
+        assert list(second.made()) == []
+        second.finish()
+    assert files(tmp_path / "out") == {}
+
+
+@pytest.mark.parametrize("begun", [None, b"", b'{"settings":'])
+def test_a_conversion_killed_before_its_first_line_begins_anew(tmp_path: Path, begun: bytes | None) -> None:
+    (tmp_path / "out.partial").mkdir()
+    if begun is not None:
+        (tmp_path / "out.partial" / NAME).write_bytes(begun)
+    assert run([record(tmp_path / "one.mcap", 0.5)], tmp_path / "out", "aloha")[0] == 0
+    assert list(files(tmp_path / "out")) == ["episode_0.hdf5"]
+
+
+def test_a_folder_of_somebody_is_left_alone(tmp_path: Path) -> None:
+    half = tmp_path / "out.partial"
+    half.mkdir()
+    (half / NAME).write_bytes(b"")
+    (half / "mine").write_bytes(b"mine")
+    with pytest.raises(RecordingError, match="is there and is no conversion of ours"):
+        run([record(tmp_path / "one.mcap", 0.5)], tmp_path / "out", "aloha")
+    assert files(half) == {NAME: b"", "mine": b"mine"}
 
 
 _MEASURE = """

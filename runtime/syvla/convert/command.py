@@ -42,9 +42,11 @@ def convert(sources: Sequence[Path], out: Path, reading: Reading, wanted: Writin
         return 2
     names = unique([each.name for each in episodes])
     grid = wanted.grid._replace(fps=_rate(episodes, wanted))
-    journal = Journal(out, Plan(_settings(reading, wanted, grid), [each.origin for each in episodes]))
+    plan = Plan(_settings(reading, wanted, grid), [each.origin for each in episodes])
     try:
-        count, refused_then = _write_all(episodes, names, grid, journal, _writer(journal, wanted, grid.fps), console)
+        with Journal(out, plan) as journal:
+            writer = _writer(journal, wanted, grid.fps)
+            count, refused_then = _write_all(episodes, names, grid, journal, writer, console)
     except WriteError as error:
         raise WriteError(f"{error}; what is done stays, and the same command goes on with it") from error
     if count:

@@ -1,5 +1,6 @@
 """Our own recordings: an MCAP file as an episode, and episodes as MCAP files that report and training can read."""
 
+import contextlib
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from importlib.metadata import version
@@ -8,7 +9,7 @@ from typing import NamedTuple
 
 from syvla.clock import NS_PER_S
 from syvla.convert.files import identity, safe_name
-from syvla.convert.making import Made, WriteError, writing
+from syvla.convert.making import Made, WriteError
 from syvla.convert.rows import Episode, Facts, Frame, Grid, Row, Stamped, aligned, jpeg, pixels
 from syvla.errors import RecordingError
 from syvla.message import Message
@@ -119,7 +120,7 @@ class McapWriter:
             "converted_from": episode.origin,
             "images": f"jpeg {self._quality}" if self._quality else "raw",
         }
-        with writing(path, RecordingError):
+        with _writing(path):
             log = McapLog(path, metadata, {CONFIG_ATTACHMENT: run} if run else None, CHUNK_BYTES, flush_ns=NS_PER_S)
         seen: dict[str, _Seen] = {}
         last_ns = 0
@@ -129,7 +130,7 @@ class McapWriter:
             data = b"".join(frames)
             before = seen.get(topic)
             count = before.messages if before else 0
-            with writing(path, RecordingError):
+            with _writing(path):
                 log.write(Header(topic, 0, count, at_ns, 0), type(message), frames, at_ns)
             seen[topic] = _Seen(count + 1, before.first if before else data, data)
 
@@ -148,7 +149,7 @@ class McapWriter:
                 raise RecordingError(f"{episode.origin}: there is nothing in it")
             if facts.outcome in ("success", "failure"):
                 put("episode", last_ns, EpisodeControl(action=facts.outcome, name=name, issued_ns=last_ns))  # type: ignore[arg-type]
-            with writing(path, RecordingError):
+            with _writing(path):
                 log.close(
                     {"outcome": facts.outcome or UNKNOWN, "messages": str(log.messages), "ended_ns": str(last_ns)}
                 )
@@ -164,6 +165,17 @@ class McapWriter:
 
     def _image(self, frame: Frame) -> Frame:
         return jpeg(frame, self._quality) if self._quality else frame
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Inside, what the disk refuses is a WriteError; what cannot be said in a recording is the episode's own fault."""
+    try:
+        yield
+    except RecordingError as error:
+        if isinstance(error.__cause__, OSError):
+            raise WriteError(f"{path}: cannot be written: {error}") from error
+        raise
 
 
 def _check(path: Path, written: dict[str, _Seen]) -> None:

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 from tests.convert.made import assert_same_rows, record, run
+from tests.convert.test_convert_aloha import foreign
 
 from syvla.convert.command import Target
 from syvla.convert.journal import NAME, Journal, Plan, unique
@@ -190,6 +191,30 @@ def test_wrong_arguments_get_one_line(tmp_path: Path, arguments: tuple[str, ...]
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"syvla: {says}")
     assert [path.name for path in tmp_path.iterdir()] == ["one.mcap"]
+
+
+def test_names_of_others_command_no_terminal_and_break_no_line(tmp_path: Path) -> None:
+    """Names of files and of cameras in them, shown in a refusal and in the command's last words."""
+    name = "\x1b]0;pwned\x07\nsyvla: all is well \u202e"
+    folder = tmp_path / f"in{name}"
+    folder.mkdir()
+    foreign(
+        folder / f"{name}.hdf5",
+        lambda file: file.move("observations/images/cam_high", f"observations/images/{name * 99}"),
+    )
+    for sources in ([folder], [folder / "none\x1b[2J"], [folder, folder]):
+        done = syvla("convert", *map(str, sources), str(tmp_path / "out"), "--to", "mcap", "--instruction", "x")
+        assert done.returncode == 2
+        lines = (done.stdout + done.stderr).removesuffix("\n").split("\n")
+        assert len(lines) == len(sources)
+        for line in lines:
+            assert line.isprintable()
+            assert len(line) < 1100
+
+
+def test_a_file_whose_name_is_not_utf8_is_converted(tmp_path: Path) -> None:
+    source = record(tmp_path / "one.mcap", 0.5).rename(Path(os.fsdecode(os.fsencode(tmp_path) + b"/o\xff.mcap")))
+    assert run([source], tmp_path / "out", "aloha")[0] == 0
 
 
 @pytest.mark.parametrize(

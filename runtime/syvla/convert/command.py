@@ -14,6 +14,7 @@ from syvla.convert.rows import Episode, Facts, Grid
 from syvla.digest import text_sha256
 from syvla.errors import RecordingError, SyvlaError
 from syvla.extras import check_convert
+from syvla.plain import LINE, plain
 
 Target = Literal["lerobot", "aloha", "mcap"]
 _NEEDED: dict[Target, tuple[str, ...]] = {"lerobot": ("pyarrow", "av"), "aloha": ("h5py",), "mcap": ()}
@@ -186,4 +187,4 @@ def _ticker(progress: Progress, bar: object) -> Callable[[], None]:
 
 
 def _say(console: Console, text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    console.print(plain(text, LINE), markup=False, highlight=False, soft_wrap=True)

@@ -14,6 +14,7 @@ from tests.convert.made import assert_same_rows, record, run
 from tests.convert.test_convert_aloha import foreign
 
 from syvla.convert.command import Target
+from syvla.convert.found import Reading, expanded
 from syvla.convert.journal import NAME, Journal, Plan, unique
 from syvla.convert.lerobot_read import LeRobotDataset
 from syvla.convert.making import Made, WriteError
@@ -276,6 +277,21 @@ def test_a_folder_of_data_sets_and_bags_is_looked_into(tmp_path: Path) -> None:
     run([record(tmp_path / "two.mcap", 1.0)], tmp_path / "all/more", "lerobot")
     assert run([tmp_path / "all"], tmp_path / "out", "mcap")[0] == 0
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["one.mcap", "two.mcap"]
+
+
+def test_a_folder_of_a_ros_run_has_each_episode_once(tmp_path: Path) -> None:
+    """A bag lies beside its recording; a fault's last minute and what was thrown away are no episodes, unless named."""
+    names = ("a.mcap", "b.repaired.mcap", "b.incomplete.mcap", "c.discarded.mcap", "fault-hot.mcap", "d.mcap.partial")
+    for name in names:
+        (tmp_path / name).write_bytes(b"\x89MCAP0\r\n")
+    bags = ("a", "b.repaired", "c.discarded", "fault-hot", "alone")
+    for name in bags:
+        (tmp_path / f"{name}.rosbag2").mkdir()
+        (tmp_path / f"{name}.rosbag2/metadata.yaml").touch()
+    found = [path.name for path in expanded(tmp_path, Reading())]
+    assert found == ["a.mcap", "alone.rosbag2", "b.repaired.mcap"]
+    fault = tmp_path / "fault-hot.mcap"
+    assert expanded(fault, Reading()) == [fault]
 
 
 @pytest.mark.parametrize("head", [b"\x89HDF\r\n\x1a\n", b"\x89MCAP0\r\n\x01" + b"\xff" * 8])

@@ -51,7 +51,7 @@ def convert(sources: Sequence[Path], out: Path, reading: Reading, wanted: Writin
     except WriteError as error:
         raise WriteError(f"{error}; what is done stays, and the same command goes on with it") from error
     if count:
-        _say(console, f"{count} of {len(episodes)} episodes in {out}, read back and the same")
+        _say(console, f"{count} of {len(episodes)} episodes in {out}, read back and compared")
     return 2 if refused or refused_then else 0
 
 

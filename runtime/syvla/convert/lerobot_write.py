@@ -83,7 +83,7 @@ class LeRobotWriter:
                 pass
             check_same(data, ends, back.ends(str(data)))
             for camera, part in zip(videos, video_parts, strict=True):
-                check_video(part, ends.length, sizes[camera], ends.first.frames[camera], ends.last.frames[camera])
+                check_video(part, ends.length, sizes[camera], films[camera].samples.result())
         stats = table.stats() | {layout.IMAGE_PREFIX + camera: film.pixels.result() for camera, film in films.items()}
         made = Made(episode.origin, name, ends.length, facts.outcome, facts.run, table.used, sizes, stats)
         self._count(made)

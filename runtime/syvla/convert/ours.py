@@ -1,11 +1,11 @@
 """Our own recordings: an MCAP file as an episode, and episodes as MCAP files that report and training can read."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
 
 from syvla.clock import NS_PER_S
 from syvla.convert.files import identity, safe_name
@@ -24,8 +24,9 @@ from syvla.messages import (
 )
 from syvla.protocols import Header
 from syvla.recording.mcap_log import PARTIAL, McapLog
-from syvla.recording.mcap_read import Recording
-from syvla.transport.codec import encode_body
+from syvla.recording.mcap_read import Recording, unpacked
+from syvla.transport.codec import encode_body, unpack_record
+from syvla.transport.wire import Buffer
 
 CONFIG_ATTACHMENT = "run.json"
 CHUNK_BYTES = 2**20  # nothing is lost with this process, so chunks may be large; each costs memory for the index
@@ -85,12 +86,23 @@ def stamp_ns(message: Message) -> int:
     return message.issued_ns
 
 
-class _Seen(NamedTuple):
-    """Of one topic: how many messages, and the first and last one's bytes."""
+class _Seen:
+    """Of one topic: how many messages there were, and the digest of their times and bytes."""
 
-    messages: int
-    first: bytes
-    last: bytes
+    def __init__(self) -> None:
+        self.messages = 0
+        self._digest = hashlib.sha256()
+
+    def add(self, at_ns: int, frames: Iterable[Buffer]) -> None:
+        """The next message."""
+        self.messages += 1
+        self._digest.update(at_ns.to_bytes(8, "little"))
+        for frame in frames:
+            self._digest.update(frame)
+
+    def told(self) -> tuple[int, str]:
+        """What two must have in common to be the same."""
+        return self.messages, self._digest.hexdigest()
 
 
 class McapWriter:
@@ -127,12 +139,10 @@ class McapWriter:
 
         def put(topic: str, at_ns: int, message: Message) -> None:
             frames = encode_body(message)
-            data = b"".join(frames)
-            before = seen.get(topic)
-            count = before.messages if before else 0
+            so_far = seen.setdefault(topic, _Seen())
             with _writing(path):
-                log.write(Header(topic, 0, count, at_ns, 0), type(message), frames, at_ns)
-            seen[topic] = _Seen(count + 1, before.first if before else data, data)
+                log.write(Header(topic, 0, so_far.messages, at_ns, 0), type(message), frames, at_ns)
+            so_far.add(at_ns, frames)
 
         try:
             for topic, at_ns, message in episode.messages(grid):
@@ -179,26 +189,20 @@ def _writing(path: Path) -> Iterator[None]:
 
 
 def _check(path: Path, written: dict[str, _Seen]) -> None:
-    """WriteError if other messages are read back than were written. An image is looked at first and last."""
+    """WriteError if other messages are read back than were written. The first and last image of each is decoded."""
     recording = Recording(path)
     read: dict[str, _Seen] = {}
     last: dict[str, Frame] = {}
-    for recorded in recording.messages():
-        topic = recorded.topic
-        if isinstance(recorded.message, CompressedFrame | CameraFrame):
-            last[topic] = recorded.message
-            if topic not in read:
-                pixels(recorded.message)
-        if topic not in read:
-            data = b"".join(encode_body(recorded.message))
-            read[topic] = _Seen(0, data, data)
-        before = read[topic]
-        count = before.messages + 1
-        ends = count == written[topic].messages if topic in written else True
-        newest = b"".join(encode_body(recorded.message)) if ends else before.last
-        read[topic] = _Seen(count, before.first, newest)
+    for raw in recording.records():
+        message = unpacked(raw).message
+        if isinstance(message, CompressedFrame | CameraFrame):
+            last[raw.topic] = message
+            if raw.topic not in read:
+                pixels(message)
+        read.setdefault(raw.topic, _Seen()).add(raw.log_time_ns, unpack_record(raw.data)[1:])
     for frame in last.values():
         pixels(frame)
-    if recording.ends_early or read != written:
-        topic = next((t for t in written if read.get(t) != written[t]), "")
-        raise WriteError(f"{path}: was read back with other messages of {topic}")
+    topics = sorted(written.keys() | read.keys())
+    different = [t for t in topics if t not in written or t not in read or written[t].told() != read[t].told()]
+    if recording.ends_early or different:
+        raise WriteError(f"{path}: was read back with other messages of {', '.join(different)}")

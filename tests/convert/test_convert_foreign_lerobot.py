@@ -23,6 +23,7 @@ from syvla.convert.lerobot_layout import DATA_PATH, IMAGE_PREFIX, VIDEO_PATH
 from syvla.convert.lerobot_read import LeRobotDataset, LeRobotEpisode
 from syvla.convert.rows import Grid
 from syvla.errors import RecordingError
+from syvla.recording.mcap_read import Recording
 
 FPS, LENGTHS = 50, (20, 23, 21)
 VIDEO = IMAGE_PREFIX + "cam_high"
@@ -151,6 +152,76 @@ def _ragged(parts: dict[str, Any]) -> None:
     state[21:23] = [np.zeros(13, np.float32), np.zeros(15, np.float32)]
 
 
+SIDES = [f"{side}_{part}" for side in ("left", "right") for part in (*(f"joint_{i}" for i in range(6)), "gripper")]
+
+
+@pytest.mark.parametrize(
+    ("names", "first"),
+    [
+        ([*SIDES[7:], *SIDES[:7]], [*range(7, 14), *range(7)]),
+        ({"motors": [*SIDES[7:], *SIDES[:7]]}, [*range(7, 14), *range(7)]),
+        ({"axes": SIDES}, list(range(14))),
+        (SIDES[::-1], list(range(13, -1, -1))),
+        ([f"motor_{i}" for i in range(14)], list(range(14))),
+        ({"motors": 3}, list(range(14))),
+    ],
+)
+def test_values_go_by_their_names(tmp_path: Path, names: object, first: list[int]) -> None:
+    """A vector with the right arm first is not taken for one with the left arm first."""
+
+    def change(parts: dict[str, Any]) -> None:
+        parts["info"]["features"]["observation.state"] = {"dtype": "float32", "shape": [14], "names": names}
+        parts["table"]["observation.state"] = [np.arange(14, dtype=np.float32)] * sum(LENGTHS)
+
+    found = LeRobotDataset(write(tmp_path / "theirs", change=change))
+    row = next(LeRobotEpisode(found, found.episodes[0]).rows(Grid()))
+    assert row.state.tolist() == first
+    np.testing.assert_array_equal(row.action, np.full(14, 1.0))
+
+
+@pytest.mark.parametrize("names", [[*SIDES[:8], *(f"motor_{i}" for i in range(6))], [*SIDES[:7], *SIDES[:7]]])
+def test_names_that_tell_only_half_are_refused(tmp_path: Path, names: list[str]) -> None:
+    def change(parts: dict[str, Any]) -> None:
+        parts["info"]["features"]["action"] = {"dtype": "float32", "shape": [14], "names": names}
+
+    with pytest.raises(RecordingError, match="action must have names of seven values of each arm"):
+        LeRobotDataset(write(tmp_path / "theirs", change=change))
+
+
+@pytest.mark.parametrize("video", [True, False])
+def test_images_may_have_their_channels_first(tmp_path: Path, video: bool) -> None:
+    def change(parts: dict[str, Any]) -> None:
+        parts["info"]["features"][VIDEO] |= {"shape": [3, *SIZE], "names": ["channels", "height", "width"]}
+
+    found = LeRobotDataset(write(tmp_path / "theirs", video, change))
+    row = next(LeRobotEpisode(found, found.episodes[0]).rows(Grid()))
+    assert shown(row.frames["cam_high"]).shape == (*SIZE, 3)
+
+
+def test_the_success_that_a_data_set_tells_is_the_outcome(tmp_path: Path) -> None:
+    def change(parts: dict[str, Any]) -> None:
+        parts["info"]["features"]["next.success"] = {"dtype": "bool", "shape": [1], "names": None}
+        episodes = parts["table"]["episode_index"]
+        last = [i + 1 == len(episodes) or episodes[i + 1] != e for i, e in enumerate(episodes)]
+        parts["table"]["next.success"] = [end and e == 1 for end, e in zip(last, episodes, strict=True)]
+
+    assert run([write(tmp_path / "theirs", change=change)], tmp_path / "out", "mcap")[0] == 0
+    outcomes = [Recording(path).outcome["outcome"] for path in sorted((tmp_path / "out").iterdir())]
+    assert outcomes == ["failure", "success", "failure"]
+
+
+def test_a_file_that_is_missing_refuses_its_episodes_only_and_a_changed_one_is_another(tmp_path: Path) -> None:
+    root = write(tmp_path / "theirs", change=_set("episodes", "data/file_index", 1, 1))
+    found = LeRobotDataset(root)
+    before = [LeRobotEpisode(found, place).origin for place in found.episodes]
+    status, said = run([root], tmp_path / "out", "mcap")
+    assert (status, len(list((tmp_path / "out").iterdir()))) == (2, 2)
+    assert "file-001.parquet: No such file" in said
+    os.utime(root / DATA_PATH.format(**PATH), (1, 1))
+    now = [LeRobotEpisode(found, place).origin for place in found.episodes]
+    assert [a == b for a, b in zip(before, now, strict=True)] == [False, True, False]
+
+
 def _texts_for_lengths(parts: dict[str, Any]) -> None:
     for episode in parts["episodes"]:
         episode["length"] = str(episode["length"])
@@ -201,6 +272,7 @@ import resource, sys
 from pathlib import Path
 from syvla.convert.lerobot_read import LeRobotDataset
 from syvla.errors import RecordingError
+from syvla.recording.mcap_read import Recording
 before_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
     LeRobotDataset(Path(sys.argv[1]))

@@ -46,7 +46,7 @@ def convert(sources: Sequence[Path], out: Path, reading: Reading, wanted: Writin
     plan = Plan(_settings(reading, wanted, grid), [each.origin for each in episodes])
     try:
         with Journal(out, plan) as journal:
-            writer = _writer(journal, wanted, grid.fps)
+            writer = _writer(episodes, journal, wanted, grid.fps)
             count, refused_then = _write_all(episodes, names, grid, journal, writer, console)
     except WriteError as error:
         raise WriteError(f"{error}; what is done stays, and the same command goes on with it") from error
@@ -134,7 +134,7 @@ def _rate(episodes: Sequence[Episode], wanted: Writing) -> int:
     return rate
 
 
-def _writer(journal: Journal, wanted: Writing, fps: int) -> Writer:
+def _writer(episodes: Sequence[Episode], journal: Journal, wanted: Writing, fps: int) -> Writer:
     if wanted.to == "mcap":
         from syvla.convert.ours import McapWriter
 
@@ -142,10 +142,17 @@ def _writer(journal: Journal, wanted: Writing, fps: int) -> Writer:
     if wanted.to == "lerobot":
         from syvla.convert.lerobot_write import LeRobotWriter
 
-        return LeRobotWriter(journal.folder, fps, journal.made())
+        return LeRobotWriter(journal.folder, fps, journal.made(), all(map(_has_outcome, episodes)))
     from syvla.convert.aloha_write import AlohaWriter
 
     return AlohaWriter(journal.folder, wanted.jpeg_quality)
+
+
+def _has_outcome(episode: Episode) -> bool:
+    try:
+        return episode.facts.outcome in ("success", "failure")
+    except RecordingError:  # it will be refused, and is none of the data set's
+        return True
 
 
 def _settings(reading: Reading, wanted: Writing, grid: Grid) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,10 +16,10 @@ from syvla.convert.files import camera_names, identity, read_file, safe_name
 from syvla.convert.lerobot_video import video_frames
 from syvla.convert.pictures import jpeg_or_pixels
 from syvla.convert.rows import COLUMNS, FIRST_NS, Facts, Frame, Grid, Row, Stamped, in_metres, messages_of
+from syvla.digest import text_sha256
 from syvla.errors import RecordingError
 from syvla.messages import CameraFrame
 
-MAX_SIDES = (2160, 3840)
 MAX_TASK = 1024  # characters, as of a Task
 _INDICES = ("frame_index", "episode_index", "task_index")
 _ZEROS = np.zeros(len(COLUMNS))
@@ -48,14 +49,11 @@ class LeRobotDataset:
         keys = [name for name, feature in self.info.features.items() if feature.dtype in ("video", "image")]
         named = {key.removeprefix(layout.IMAGE_PREFIX): key for key in keys}
         self.cameras = {ours: named[theirs] for ours, theirs in camera_names(list(named), cameras, where).items()}
-        for key in self.cameras.values():
-            shape = self.info.features[key].shape
-            if (
-                len(shape) != 3
-                or shape[2] != 3
-                or not all(1 <= s <= most for s, most in zip(shape, MAX_SIDES, strict=False))
-            ):
-                raise RecordingError(f"{where}: {key} must be up to {MAX_SIDES[1]}x{MAX_SIDES[0]} RGB, not {shape}")
+        features = self.info.features
+        self.sizes = {key: layout.image_size(features[key], f"{where}: {key}") for key in self.cameras.values()}
+        self.orders = {
+            name: layout.column_order(features[name], f"{where}: {name}") for name in layout.VECTORS if name in features
+        }
         self.tasks = _tasks(root / layout.TASKS)
         self.extra = _extra(root / layout.EXTRA)
         total = self.info.total_episodes
@@ -114,14 +112,30 @@ class LeRobotEpisode:
     def __init__(self, dataset: LeRobotDataset, place: Place) -> None:
         self._dataset = dataset
         self._place = place
-        self.origin = f"{identity(dataset.root / layout.INFO)} episode {place.number}"
-        self.name, outcome, run = f"episode_{place.number:06d}", "", ""
+        files = (place.data, *(path for path, _ in place.videos.values()))
+        digest = text_sha256(" ".join(_identity(file) for file in files))
+        self.origin = f"{identity(dataset.root / layout.INFO)} episode {place.number} of {digest[:16]}"
+        self.name, self._outcome, self._run = f"episode_{place.number:06d}", "", ""
         self.fps: int | None = dataset.info.fps
         extra = dataset.extra
         if extra is not None and place.number < len(extra.episodes):
-            said, outcome, which = extra.episodes[place.number]
-            self.name, run = safe_name(said), extra.runs.get(which, "")
-        self.facts = Facts(tuple(dataset.cameras), outcome, run)
+            said, self._outcome, which = extra.episodes[place.number]
+            self.name, self._run = safe_name(said), extra.runs.get(which, "")
+
+    @cached_property
+    def facts(self) -> Facts:
+        """Its outcome is what we noted of it, else what its rows say where they do."""
+        return Facts(tuple(self._dataset.cameras), self._outcome or self._success(), self._run)
+
+    def _success(self) -> str:
+        path, name = self._place.data, layout.SUCCESS
+        if name not in self._dataset.info.features:
+            return ""
+        found = False
+        for batch in parquet.batches(path, ["episode_index", name], self._place.number):
+            mine = parquet.numbers(batch, "episode_index", path, True) == self._place.number
+            found = found or bool(parquet.numbers(batch, name, path)[mine].any())
+        return "success" if found else "failure"
 
     def rows(self, grid: Grid) -> Iterator[Row]:
         """Its rows with their images."""
@@ -129,11 +143,19 @@ class LeRobotEpisode:
         images = [key for key in data.cameras.values() if not data.is_video(key)]
         where = f"{place.data} episode {place.number}"
         films = {
-            camera: video_frames(path, from_s, data.info.fps, data.info.features[data.cameras[camera]].shape)
+            camera: video_frames(path, from_s, data.info.fps, data.sizes[data.cameras[camera]])
             for camera, (path, from_s) in place.videos.items()
         }
         numbers = data_rows(
-            place.data, place.number, place.length, data.info.fps, data.tasks, where, grid.instruction, images
+            place.data,
+            place.number,
+            place.length,
+            data.info.fps,
+            data.tasks,
+            where,
+            grid.instruction,
+            images,
+            data.orders,
         )
         for i, row in enumerate(numbers):
             frames: dict[str, Frame] = {}
@@ -144,14 +166,21 @@ class LeRobotEpisode:
                         raise RecordingError(f"{place.videos[camera][0]}: it ends before row {i} of {place.length}")
                     frames[camera] = CameraFrame(camera=camera, frame_id=i, exposure_ns=row.time_ns, rgb=rgb)
                 else:
-                    height, width, _ = data.info.features[key].shape
                     told = f"{where}, row {i}: {key}"
-                    frames[camera] = jpeg_or_pixels(camera, i, row.time_ns, row.frames[key], (height, width), told)
+                    frames[camera] = jpeg_or_pixels(camera, i, row.time_ns, row.frames[key], data.sizes[key], told)
             yield in_metres(row._replace(frames=frames), data.gripper_unit_m)
 
     def messages(self, grid: Grid) -> Iterator[Stamped]:
         """What its rows stand for."""
         return messages_of(self.rows(grid))
+
+
+def _identity(path: Path) -> str:
+    """That of a file; a missing one refuses its episode when that is read, and no other."""
+    try:
+        return identity(path)
+    except RecordingError:
+        return "missing"
 
 
 def data_rows(
@@ -163,8 +192,9 @@ def data_rows(
     where: str,
     instruction: str = "",
     images: Sequence[str] = (),
+    orders: Mapping[str, Sequence[int]] = {},
 ) -> Iterator[Row]:
-    """The rows of an episode in the Parquet file at ``path``, without videos.
+    """The rows of an episode in the Parquet file at ``path``, without videos; ``orders`` say which value is which.
 
     Raises:
         RecordingError: Their number, order, times or values are not what the tables say.
@@ -180,6 +210,7 @@ def data_rows(
             continue
         part = batch.slice(int(mine[0]), int(mine[-1]) - int(mine[0]) + 1)
         found = {name: parquet.vectors(part, name, path, len(COLUMNS)) for name in vectors}
+        found |= {name: found[name][:, list(order)] for name, order in orders.items() if name in found}
         found |= {name: parquet.numbers(part, name, path, True) for name in _INDICES}
         found |= {name: parquet.numbers(part, name, path) for name in ("timestamp", *([led] if led else []))}
         shown = {name: parquet.files(part, name, path) for name in images}

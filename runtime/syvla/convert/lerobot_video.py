@@ -13,7 +13,7 @@ from syvla.convert.making import WriteError
 from syvla.convert.rows import Frame, pixels, size
 from syvla.convert.statistics import Pixels
 from syvla.errors import RecordingError
-from syvla.message import Array, UInt8
+from syvla.message import Float64, UInt8
 from syvla.recording.mcap_walk import open_regular
 
 CODECS = ("h264", "hevc", "av1", "libdav1d", "libaom-av1", "vp9", "mpeg4")
@@ -102,7 +102,7 @@ def _check_stream(stream: Any, shape: Sequence[int], path: Path) -> None:
         raise RecordingError(f"{path}: it is {stream.width}x{stream.height}, not {shape[1]}x{shape[0]}")
 
 
-def check_video(path: Path, count: int, shape: tuple[int, int], samples: Mapping[int, Array]) -> None:
+def check_video(path: Path, count: int, shape: tuple[int, int], samples: Mapping[int, Float64]) -> None:
     """WriteError if the video at ``path`` does not have ``count`` frames, or others than ``samples``, small, by row."""
     try:
         with av.open(str(path), "r", format="mp4") as container:
@@ -130,7 +130,7 @@ class Samples:
 
     def __init__(self) -> None:
         self._step = 4
-        self._kept: dict[int, Array] = {}
+        self._kept: dict[int, Float64] = {}
         self._last = -1, np.zeros((0, 0, 3), np.uint8)
 
     def add(self, row: int, rgb: UInt8) -> None:
@@ -143,17 +143,17 @@ class Samples:
             self._step *= 2
             self._kept = {n: kept for n, kept in self._kept.items() if n % self._step <= 1}
 
-    def result(self) -> dict[int, Array]:
+    def result(self) -> dict[int, Float64]:
         """Those kept and the last, by row."""
         row, rgb = self._last
         return {**self._kept, row: small(rgb)} if row >= 0 else {}
 
 
-def small(rgb: UInt8) -> Array:
+def small(rgb: UInt8) -> Float64:
     """A picture as a video hardly changes it: the means of its parts, of which every picture has as many."""
-    return np.asarray(Image.fromarray(rgb).resize(_SMALL, Image.Resampling.BOX), np.int16)
+    return np.asarray(Image.fromarray(rgb).resize(_SMALL, Image.Resampling.BOX), np.float64)
 
 
-def difference(ours: Array, theirs: Array) -> float:
+def difference(ours: Float64, theirs: Float64) -> float:
     """How much two small pictures differ, of 255."""
     return float(np.abs(ours - theirs).mean())

@@ -112,6 +112,31 @@ def test_gripper_units_and_swapped_colours(tmp_path: Path) -> None:
     assert np.abs(frame.rgb.astype(int) - picture(0)).mean() < 3.0
 
 
+def test_raw_images_with_swapped_colours_are_swapped_too(tmp_path: Path) -> None:
+    def raw(file: Any) -> None:
+        file.attrs["compress"] = False
+        for camera in m.CAMERAS:
+            swapped = np.array([picture(i)[..., ::-1] for i in range(LENGTH)])
+            _replace(f"observations/images/{camera}", swapped)(file)
+
+    row = next(AlohaEpisode(foreign(tmp_path / "a.hdf5", raw), swapped=True).rows(Grid(instruction="x")))
+    frame = row.frames["cam_high"]
+    assert isinstance(frame, m.CameraFrame)
+    np.testing.assert_array_equal(frame.rgb, picture(0))
+
+
+@pytest.mark.parametrize(("fps", "read"), [(50, 50), (50.0, 50), (49.5, None), (np.nan, None), ("50", None), (0, None)])
+def test_the_rate_may_be_written_as_a_float_and_is_never_passed_over(
+    tmp_path: Path, fps: Any, read: int | None
+) -> None:
+    source = foreign(tmp_path / "a.hdf5", lambda file: file.attrs.__setitem__("fps", fps))
+    if read:
+        assert AlohaEpisode(source).fps == read
+    else:
+        with pytest.raises(RecordingError, match=r"fps must be a whole number, 1\.\.240"):
+            AlohaEpisode(source)
+
+
 def _replace(path: str, data: Any) -> Callable[[Any], None]:
     def change(file: Any) -> None:
         del file[path]

@@ -21,7 +21,7 @@ from syvla.clock import NS_PER_S
 from syvla.convert.bag_command import Commands, provenance
 from syvla.convert.bag_files import mcap_messages, refuse_strange_tables
 from syvla.convert.files import identity, safe_name
-from syvla.convert.rows import FIRST_NS, Facts, Frame, Grid, Row, Stamped, aligned
+from syvla.convert.rows import FIRST_NS, Facts, Frame, Grid, Row, Stamped, aligned, begun_topics
 from syvla.errors import MessageError, RecordingError
 from syvla.messages import (
     CAMERAS,
@@ -46,7 +46,6 @@ OURS = "syvla"  # the profile of our own nodes, which say more than the standard
 TASK = "/syvla/task/current"
 MAX_MESSAGE_BYTES = 64 * 2**20
 COMPRESSED = "/compressed"
-_LOOK_S = 5.0  # a camera that has not begun by then is none of the episode's
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _PROVOKED = (
     apsw.Error, ReaderError, SerdeError, MessageError, struct.error, ValueError, IndexError, KeyError, AssertionError,
@@ -122,12 +121,7 @@ class BagEpisode:
     @cached_property
     def _cameras(self) -> dict[str, str]:
         """Of each camera the topic that is read: the compressed one if there is one."""
-        begin_ns, found = -1, set()
-        for raw in self._raw():
-            begin_ns = raw.log_ns if begin_ns < 0 else begin_ns
-            if raw.log_ns - begin_ns > _LOOK_S * NS_PER_S:
-                break
-            found.add(raw.topic)
+        found = begun_topics((raw.topic, raw.log_ns) for raw in self._raw())
         cameras: dict[str, str] = {}
         for camera in CAMERAS:
             raw_topic = self._names.image[camera]

@@ -1,6 +1,7 @@
 """``syvla convert``: every episode of every source, one after the other, into a data set that is whole or not there."""
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -94,15 +95,26 @@ def _write_all(
 
 def _opened(sources: Sequence[Path], reading: Reading, wanted: Writing, console: Console) -> tuple[list["_Told"], int]:
     """The episodes of all sources, and how many sources were refused."""
-    episodes, refused = [], 0
-    for source in (each for path in sources for each in expanded(path, reading)):
+    episodes: list[_Told] = []
+    refused = 0
+
+    @contextlib.contextmanager
+    def refusing() -> Iterator[None]:
+        nonlocal refused
         try:
-            found = [_Told(each, wanted.outcome) for each in episodes_of(source, reading, wanted.to)]
-        except RecordingError as error:
+            yield
+        except (RecordingError, OSError) as error:
             refused += 1
-            _say(console, f"refused: {error}")
-            continue
-        episodes += found
+            told = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
+            _say(console, f"refused: {told}")
+
+    for path in sources:
+        found: list[Path] = []
+        with refusing():
+            found = expanded(path, reading)
+        for source in found:
+            with refusing():
+                episodes += [_Told(each, wanted.outcome) for each in episodes_of(source, reading, wanted.to)]
     return list({each.origin: each for each in episodes}.values()), refused
 
 

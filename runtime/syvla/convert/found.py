@@ -31,7 +31,7 @@ class Reading(NamedTuple):
     cameras: Mapping[str, str] | None = None  # ours to theirs
     profile: str = "piper_ros2"
     gripper_unit_m: float | None = None  # None: that of the profile, metres elsewhere
-    swapped: bool = False  # whether red and blue are the other way round in an ALOHA episode's JPEG
+    swapped: bool = False  # whether red and blue are the other way round in an ALOHA episode
 
 
 def checked_cameras(given: Sequence[str]) -> dict[str, str] | None:

@@ -53,13 +53,11 @@ class Feature(msgspec.Struct):
 
     def told_names(self) -> list[str]:
         """The names; none where they are told in no way that is known."""
-        for kind in (list[str], dict[str, list[str]]):
-            try:
-                found = msgspec.json.decode(self.names, type=kind)
-            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-                continue
-            return found if isinstance(found, list) else list(itertools.chain.from_iterable(found.values()))
-        return []
+        try:
+            found = msgspec.json.decode(self.names, type=list[str] | dict[str, list[str]] | None)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return []
+        return [*itertools.chain.from_iterable(found.values())] if isinstance(found, dict) else found or []
 
 
 class Extra(msgspec.Struct):

@@ -10,7 +10,7 @@ from pathlib import Path
 from syvla.clock import NS_PER_S
 from syvla.convert.files import identity, safe_name
 from syvla.convert.making import Made, WriteError
-from syvla.convert.rows import Episode, Facts, Frame, Grid, Row, Stamped, aligned, jpeg, pixels
+from syvla.convert.rows import Episode, Facts, Frame, Grid, Row, Stamped, aligned, begun_topics, jpeg, pixels
 from syvla.errors import RecordingError
 from syvla.message import Message
 from syvla.messages import (
@@ -24,14 +24,12 @@ from syvla.messages import (
 )
 from syvla.protocols import Header
 from syvla.recording.mcap_log import PARTIAL, McapLog
-from syvla.recording.mcap_read import Recording, unpacked
+from syvla.recording.mcap_read import CONFIG_ATTACHMENT, Recording, unpacked
 from syvla.transport.codec import encode_body, unpack_record
 from syvla.transport.wire import Buffer
 
-CONFIG_ATTACHMENT = "run.json"
 CHUNK_BYTES = 2**20  # nothing is lost with this process, so chunks may be large; each costs memory for the index
 UNKNOWN = "unknown"  # the outcome of an episode of which nobody says how it ended
-_LOOK_S = 5.0  # a camera that has not begun by then is none of the episode's
 _TAKEN = ("task", "command", "arm/left", "arm/right", *(f"camera/{camera}" for camera in CAMERAS))
 
 
@@ -54,12 +52,7 @@ class McapEpisode:
     def facts(self) -> Facts:
         """Its cameras are those that begin in its first seconds."""
         recording = self._recording
-        begin_ns, found = -1, set()
-        for record in recording.records(_TAKEN):
-            begin_ns = record.log_time_ns if begin_ns < 0 else begin_ns
-            if record.log_time_ns - begin_ns > _LOOK_S * NS_PER_S:
-                break
-            found.add(record.topic)
+        found = begun_topics((record.topic, record.log_time_ns) for record in recording.records(_TAKEN))
         cameras = tuple(camera for camera in CAMERAS if f"camera/{camera}" in found)
         run = recording.attachments.get(CONFIG_ATTACHMENT, "")
         return Facts(cameras, recording.outcome.get("outcome", ""), run)

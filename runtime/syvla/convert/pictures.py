@@ -8,9 +8,8 @@ from PIL import Image, UnidentifiedImageError
 from syvla.convert.rows import Frame
 from syvla.errors import MessageError, RecordingError
 from syvla.messages import CameraFrame, CompressedFrame
+from syvla.standard_messages import MAX_JPEG, MAX_SIDE
 
-MAX_BYTES = 2 * 2**20  # of a JPEG, as of a CompressedFrame
-MAX_SIDES = (2160, 3840)
 MAX_PNG_BYTES = 32 * 2**20
 
 
@@ -21,8 +20,8 @@ def image_size(content: bytes, where: str) -> tuple[int, int]:
             width, height = image.size
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise RecordingError(f"{where}: the image cannot be read: {error}") from error
-    if not (1 <= height <= MAX_SIDES[0] and 1 <= width <= MAX_SIDES[1]):
-        raise RecordingError(f"{where}: the image is {width}x{height}; up to {MAX_SIDES[1]}x{MAX_SIDES[0]} are read")
+    if not (1 <= height <= MAX_SIDE[0] and 1 <= width <= MAX_SIDE[1]):
+        raise RecordingError(f"{where}: the image is {width}x{height}; up to {MAX_SIDE[1]}x{MAX_SIDE[0]} are read")
     return height, width
 
 
@@ -37,7 +36,7 @@ def jpeg_or_pixels(
         with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as image:
             if image.size != (width, height):
                 raise RecordingError(f"{where}: the image is {image.size[0]}x{image.size[1]}, not {width}x{height}")
-            if image.format == "JPEG" and len(content) <= MAX_BYTES:
+            if image.format == "JPEG" and len(content) <= MAX_JPEG:
                 return CompressedFrame(
                     camera=camera, frame_id=number, exposure_ns=exposure_ns, width=width, height=height,
                     jpeg=np.frombuffer(content, np.uint8),

@@ -13,13 +13,12 @@ from syvla import messages as m
 from syvla.clock import NS_PER_S
 from syvla.config import IntentPolicy, RunConfig
 from syvla.message import Float64, Message
-from syvla.recording.mcap_read import Recorded, Recording
+from syvla.recording.mcap_read import CONFIG_ATTACHMENT, Recorded, Recording
 from syvla.topics import TOPICS
 
 Int64 = npt.NDArray[np.int64]
 _BULKY = frozenset(row.name for row in TOPICS.values() if row.type in (m.CameraFrame, m.SimState))
 _UNREAD = Message()  # stands for a message of which only the stamps are kept
-CONFIG_ATTACHMENT = "run.json"
 STOPPED_MODES = (m.Mode.HOLD, m.Mode.SOFT_STOP, m.Mode.FAULT)
 
 

@@ -21,6 +21,7 @@ from tests.convert.made import SIZE, picture, run, shown
 
 from syvla.convert.lerobot_layout import DATA_PATH, IMAGE_PREFIX, VIDEO_PATH
 from syvla.convert.lerobot_read import LeRobotDataset, LeRobotEpisode
+from syvla.convert.parquet_pages import pages
 from syvla.convert.rows import Grid
 from syvla.errors import RecordingError
 from syvla.recording.mcap_read import Recording
@@ -302,6 +303,46 @@ def test_one_long_text_for_many_rows_is_not_unpacked_for_each(tmp_path: Path, le
     line, grown_kb = done.stdout.splitlines()
     assert re.search(says, line)
     assert int(grown_kb) < 100_000
+
+
+def test_a_footer_that_says_less_than_there_is_is_not_believed(tmp_path: Path) -> None:
+    """The bytes that a column unpacks to are noted twice: in the footer, and at each of its pages."""
+    root = write(tmp_path / "theirs")
+    path = root / "meta/tasks.parquet"
+    tasks = pa.table({"task_index": [0], "task": ["x" * 20_000_000]})
+    pq.write_table(tasks, path, compression="zstd", use_dictionary=False, write_statistics=False)
+    size = pq.read_metadata(path).row_group(0).column(1).total_uncompressed_size
+    content = path.read_bytes()
+    assert content.count(varint(size)) == 1
+    path.write_bytes(content.replace(varint(size), varint(2**21)))
+    assert pq.read_metadata(path).row_group(0).column(1).total_uncompressed_size == 2**21
+    with pytest.raises(RecordingError, match="task unpacks to more bytes or values than the file says"):
+        LeRobotDataset(root)
+
+
+def varint(number: int) -> bytes:
+    """A number as Thrift writes it, in four bytes."""
+    number = number << 1
+    return bytes(number >> shift & 127 | (128 if shift < 21 else 0) for shift in (0, 7, 14, 21))
+
+
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+@pytest.mark.parametrize("compression", ["none", "snappy", "zstd"])
+def test_pages_of_every_kind_are_counted(tmp_path: Path, version: Any, compression: Any) -> None:
+    table = pa.table(
+        {name: pa.array(values) for name, values in columns().items()} | {"words": ["word"] * sum(LENGTHS)}
+    )
+    path = tmp_path / "a.parquet"
+    pq.write_table(
+        table, path, data_page_version=version, compression=compression, data_page_size=64, row_group_size=30
+    )
+    group = pq.read_metadata(path).row_group(1)
+    with path.open("rb") as file:
+        for chunk in (group.column(i) for i in range(group.num_columns)):
+            begin = chunk.dictionary_page_offset or chunk.data_page_offset
+            found = list(pages(file, begin, begin + chunk.total_compressed_size))
+            assert sum(page.header + page.size for page in found) == chunk.total_uncompressed_size
+            assert sum(page.values for page in found) == chunk.num_values
 
 
 def test_no_more_episodes_are_read_than_there_should_be(tmp_path: Path) -> None:

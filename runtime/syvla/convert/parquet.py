@@ -3,12 +3,13 @@
 import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from syvla.convert.parquet_pages import pages
 from syvla.errors import RecordingError
 from syvla.message import Array
 from syvla.recording.mcap_walk import open_regular
@@ -26,16 +27,19 @@ _PROVOKED = (pa.ArrowException, OSError, ValueError, TypeError, KeyError, IndexE
 
 
 @contextlib.contextmanager
-def _open(path: Path) -> Iterator[pq.ParquetFile]:
+def _open(path: Path) -> Iterator[tuple[BinaryIO, pq.ParquetFile]]:
     """The file; whatever a malformed one provokes becomes one RecordingError."""
     with open_regular(path) as file:
         try:
-            yield pq.ParquetFile(
+            yield (
                 file,
-                buffer_size=2**20,
-                pre_buffer=False,
-                thrift_string_size_limit=MAX_META_BYTES,
-                thrift_container_size_limit=2**20,
+                pq.ParquetFile(
+                    file,
+                    buffer_size=2**20,
+                    pre_buffer=False,
+                    thrift_string_size_limit=MAX_META_BYTES,
+                    thrift_container_size_limit=2**20,
+                ),
             )
         except _PROVOKED as error:
             told = str(error).splitlines() or [type(error).__name__]
@@ -44,7 +48,7 @@ def _open(path: Path) -> Iterator[pq.ParquetFile]:
 
 def names(path: Path) -> set[str]:
     """What its columns are called."""
-    with _open(path) as file:
+    with _open(path) as (_, file):
         return set(file.schema_arrow.names)
 
 
@@ -57,18 +61,18 @@ def batches(
         RecordingError: A column is missing, or would unpack to more than ``wide_bytes`` of texts or images in a row
             group, or to more numbers than its rows have room for.
     """
-    with _open(path) as file:
+    with _open(path) as (content, file):
         missing = [name for name in columns if name not in file.schema_arrow.names]
         if missing:
             raise RecordingError(f"{path}: it has no column {missing[0]}")
         groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
         mine = [i for i, group in enumerate(groups) if episode is None or _may_hold(group, episode)]
-        widest = max((_widest(groups[i], columns, wide_bytes, path) for i in mine), default=0)
+        widest = max((_widest(groups[i], columns, wide_bytes, path, content) for i in mine), default=0)
         rows = max(1, min(_BATCH, _BATCH_BYTES // max(1, widest)))  # a dictionary may have one text for all rows
         yield from file.iter_batches(rows, row_groups=mine, columns=list(columns), use_threads=False)
 
 
-def _widest(group: Any, columns: Sequence[str], wide_bytes: int, path: Path) -> int:
+def _widest(group: Any, columns: Sequence[str], wide_bytes: int, path: Path, content: BinaryIO) -> int:
     """The most bytes that texts or images of a column have in a row group, within bounds."""
     widest = 0
     for i in range(group.num_columns):
@@ -85,7 +89,22 @@ def _widest(group: Any, columns: Sequence[str], wide_bytes: int, path: Path) -> 
             most = _NUMBER_BYTES * chunk.num_values + _SPARE_BYTES
         if not 0 <= size <= most:
             raise RecordingError(f"{path}: {name} unpacks to {size} bytes in a row group; at most {most} are read")
+        if not _as_it_says(chunk, content):
+            raise RecordingError(f"{path}: {name} unpacks to more bytes or values than the file says")
     return widest
+
+
+def _as_it_says(chunk: Any, content: BinaryIO) -> bool:
+    """Whether a column's pages have no more than the footer says of them."""
+    begin = chunk.data_page_offset
+    if chunk.dictionary_page_offset:  # None or 0: there is none
+        begin = min(begin, chunk.dictionary_page_offset)
+    size, values = chunk.total_uncompressed_size, chunk.num_values
+    for page in pages(content, begin, begin + chunk.total_compressed_size):
+        size, values = size - page.size, values - page.values
+        if size < 0 or values < 0:
+            return False
+    return True
 
 
 def _may_hold(group: Any, episode: int) -> bool:

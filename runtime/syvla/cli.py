@@ -10,6 +10,7 @@ from syvla.commands.machine import bench, doctor, find_cameras, find_can, keys, 
 from syvla.commands.recordings import check, convert, replay, report
 from syvla.commands.twin import demo, demonstrate, evaluate, scenes, stage
 from syvla.errors import SyvlaError
+from syvla.plain import LINE, plain
 
 COMMANDS: dict[str, Callable[..., int]] = {
     "demo": demo,
@@ -38,7 +39,7 @@ def main() -> None:
     try:
         status = tyro.extras.subcommand_cli_from_dict(COMMANDS, description=__doc__)
     except SyvlaError as error:
-        print(f"syvla: {error}", file=sys.stderr)
+        print(f"syvla: {plain(str(error), LINE)}", file=sys.stderr)
         status = 2
     except ModuleNotFoundError as error:
         from syvla.extras import SIM_PACKAGES

@@ -3,6 +3,8 @@
 import io
 import os
 import struct
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -110,6 +112,31 @@ def test_gripper_units_and_swapped_colours(tmp_path: Path) -> None:
     assert np.abs(frame.rgb.astype(int) - picture(0)).mean() < 3.0
 
 
+def test_raw_images_with_swapped_colours_are_swapped_too(tmp_path: Path) -> None:
+    def raw(file: Any) -> None:
+        file.attrs["compress"] = False
+        for camera in m.CAMERAS:
+            swapped = np.array([picture(i)[..., ::-1] for i in range(LENGTH)])
+            _replace(f"observations/images/{camera}", swapped)(file)
+
+    row = next(AlohaEpisode(foreign(tmp_path / "a.hdf5", raw), swapped=True).rows(Grid(instruction="x")))
+    frame = row.frames["cam_high"]
+    assert isinstance(frame, m.CameraFrame)
+    np.testing.assert_array_equal(frame.rgb, picture(0))
+
+
+@pytest.mark.parametrize(("fps", "read"), [(50, 50), (50.0, 50), (49.5, None), (np.nan, None), ("50", None), (0, None)])
+def test_the_rate_may_be_written_as_a_float_and_is_never_passed_over(
+    tmp_path: Path, fps: Any, read: int | None
+) -> None:
+    source = foreign(tmp_path / "a.hdf5", lambda file: file.attrs.__setitem__("fps", fps))
+    if read:
+        assert AlohaEpisode(source).fps == read
+    else:
+        with pytest.raises(RecordingError, match=r"fps must be a whole number, 1\.\.240"):
+            AlohaEpisode(source)
+
+
 def _replace(path: str, data: Any) -> Callable[[Any], None]:
     def change(file: Any) -> None:
         del file[path]
@@ -181,6 +208,10 @@ def packed(file: Any) -> None:
     file.create_dataset("action", data=values, chunks=(5, 14), compression="gzip", shuffle=True, fletcher32=True)
 
 
+def _not_utf8(file: Any) -> None:
+    file.attrs.create("instruction", b"wipe \xff\xfe", dtype=h5py.string_dtype())
+
+
 def _not_finite(file: Any) -> None:
     file["action"][3, 5] = np.nan
 
@@ -202,6 +233,7 @@ def _not_finite(file: Any) -> None:
         (_bomb, "row 0 of cam_high: the image is 6000x6000; up to 3840x2160 are read"),
         (_replace("observations/images/cam_high", np.ones((LENGTH, 99), np.uint8)), "row 0 of cam_high: the image c"),
         (_packed_bomb, "action: a chunk unpacks to more than the 1360 bytes of a chunk"),
+        (_not_utf8, "instruction is not UTF-8"),
         (_not_finite, "action has a value that is not finite"),
     ],
 )  # fmt: skip
@@ -229,6 +261,29 @@ def test_a_truncated_file_is_refused_and_the_others_are_converted(tmp_path: Path
 def test_packed_numbers_are_read(tmp_path: Path) -> None:
     plain, small = foreign(tmp_path / "plain.hdf5"), foreign(tmp_path / "packed.hdf5", packed)
     assert assert_same_rows(AlohaEpisode(plain), AlohaEpisode(small), Grid(instruction="x"), 0.0) == LENGTH
+
+
+def test_a_pipe_behind_a_virtual_dataset_is_not_waited_for(tmp_path: Path) -> None:
+    """Of one without an end HDF5 opens the source for the shape alone, and a pipe nobody writes to never opens."""
+    os.mkfifo(tmp_path / "pipe.hdf5")
+
+    def endless(file: Any) -> None:
+        del file["action"]
+        none = h5py.h5s.UNLIMITED
+        made = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        made.set_layout(h5py.h5d.VIRTUAL)
+        space, source = (h5py.h5s.create_simple((LENGTH, 14), (none, 14)) for _ in range(2))
+        for each in (space, source):
+            each.select_hyperslab((0, 0), (1, 1), (1, 1), (none, 14))
+        made.set_virtual(space, os.fsencode(tmp_path / "pipe.hdf5"), b"x", source)
+        h5py.h5d.create(file.id, b"action", h5py.h5t.IEEE_F64LE, space, made)
+
+    path = tmp_path / "bad.hdf5"
+    foreign(path, endless)
+    arguments = [sys.executable, "-m", "syvla.cli", "convert", str(path), str(tmp_path / "out"), "--to", "mcap"]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=20, check=False)
+    (line,) = done.stdout.splitlines()
+    assert line.endswith("action has its data in another file, which is not opened")
 
 
 def test_a_plug_in_is_not_loaded(tmp_path: Path) -> None:

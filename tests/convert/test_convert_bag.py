@@ -12,6 +12,7 @@ from tests.convert.made import INSTRUCTION, SIZE, assert_same_rows, picture, run
 
 from syvla import messages as m
 from syvla.convert.bag import BagEpisode
+from syvla.convert.bag_command import Commands
 from syvla.convert.found import Reading
 from syvla.convert.ours import McapEpisode
 from syvla.convert.rows import Grid
@@ -19,6 +20,7 @@ from syvla.errors import ConfigError, RecordingError
 from syvla.profiles import PROFILES
 from syvla.recording.images import compress
 from syvla.recording.mcap_read import Recording
+from syvla.standard_messages import Joints
 
 STORE = get_typestore(Stores.ROS2_HUMBLE)
 BEGIN_NS = 1_700_000_000_000_000_000
@@ -68,7 +70,7 @@ def write_bag(
                 bag.write(other, at_ns, STORE.serialize_cdr(words, words.__msgtype__))
             if tick % 5 == 0:
                 rgb = picture(tick)
-                for topic, connection in images.items():
+                for connection in images.values():
                     if jpeg:
                         frame = m.CameraFrame(camera="cam_high", frame_id=0, exposure_ns=0, rgb=rgb)
                         data = np.array(compress(frame, 90).jpeg)
@@ -77,7 +79,6 @@ def write_bag(
                         bgr = np.ascontiguousarray(rgb[..., ::-1]).reshape(-1)
                         image = types[kind](header(at_ns), SIZE[0], SIZE[1], "bgr8", 0, SIZE[1] * 3, bgr)
                     bag.write(connection, at_ns, STORE.serialize_cdr(image, kind))
-                    assert topic
     return folder
 
 
@@ -95,6 +96,7 @@ def test_a_bag_becomes_a_recording(tmp_path: Path, storage: StoragePlugin, jpeg:
     np.testing.assert_array_equal(states[0].velocity_rad_s, np.full(6, 0.25))
     commands = [r.message for r in found if isinstance(r.message, m.JointCommand)]
     assert {c.provenance.source for c in commands} == {m.Source.UNKNOWN}
+    assert len(commands) == len({c.commanded_ns for c in commands}) == 50  # one for both arms at each tick
     np.testing.assert_allclose(commands[-1].position_rad[:2], [1.147, 1.247])
     frames = [r.message for r in found if isinstance(r.message, m.CameraFrame | m.CompressedFrame)]
     assert len(frames) == 90
@@ -117,7 +119,9 @@ def test_a_file_alone_and_other_names_and_units(tmp_path: Path) -> None:
 
 
 def test_our_own_nodes_say_who_commanded_and_what_was_asked_for(tmp_path: Path) -> None:
-    bag = write_bag(tmp_path / "bag", profile="syvla", said="source=teleop&override_id=3&chunk_id=-1&command=7")
+    bag = write_bag(
+        tmp_path / "bag", profile="syvla", said="source=teleop&override_id=3&chunk_id=5&observation_ns=99&command=7"
+    )
     with pytest.raises(RecordingError, match="it does not say what was asked for"):
         list(BagEpisode(bag, "syvla").rows(Grid()))
     rows = list(BagEpisode(bag, "syvla").rows(GRID))
@@ -127,6 +131,22 @@ def test_our_own_nodes_say_who_commanded_and_what_was_asked_for(tmp_path: Path) 
     assert command.provenance == m.Provenance(source=m.Source.TELEOP, override_id=3)
     pretended = write_bag(tmp_path / "pretended", said="source=teleop&override_id=3")
     assert not any(row.intervention for row in BagEpisode(pretended, "piper_ros2").rows(GRID))
+
+
+def test_a_command_is_of_both_arms_at_once() -> None:
+    """Right after left with the same stamp is one command; an arm that is told alone leaves the other where it was."""
+
+    def joints(value: float) -> Joints:
+        return Joints(np.full(6, value), np.zeros(6), np.zeros(6), value / 100)
+
+    commands, who, made = Commands(), m.Provenance(source=m.Source.UNKNOWN), []
+    told = [("left", 10, 1.0), ("right", 10, 2.0), ("left", 20, 3.0), ("left", 30, 4.0), ("right", 30, 5.0)]
+    told += [("right", 40, 6.0), ("left", 39, 7.0), ("right", 50, 8.0)]  # a clock that is a little behind
+    for arm, at_ns, value in told:
+        made += [each.message for each in commands.add(arm, at_ns, joints(value), who)]
+    made += [each.message for each in commands.rest()]
+    found = [(c.commanded_ns, c.position_rad[0], c.position_rad[6]) for c in made if isinstance(c, m.JointCommand)]
+    assert found == [(10, 1.0, 2.0), (20, 3.0, 2.0), (30, 4.0, 5.0), (40, 7.0, 6.0), (50, 7.0, 8.0)]
 
 
 def test_without_stamps_the_time_of_receipt_counts(tmp_path: Path) -> None:

@@ -11,14 +11,18 @@ from types import SimpleNamespace
 
 import pytest
 from tests.convert.made import assert_same_rows, record, run
+from tests.convert.test_convert_aloha import foreign
 
+from syvla.convert.aloha_read import AlohaEpisode
 from syvla.convert.command import Target
-from syvla.convert.journal import NAME, unique
+from syvla.convert.found import Reading, expanded
+from syvla.convert.journal import NAME, Journal, Plan, unique
 from syvla.convert.lerobot_read import LeRobotDataset
 from syvla.convert.making import Made, WriteError
 from syvla.convert.ours import McapEpisode, McapWriter
 from syvla.convert.rows import Grid
 from syvla.errors import RecordingError
+from syvla.recording.mcap_log import MAX_EPISODE_NAME
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -58,7 +62,12 @@ def test_killed_and_asked_for_again_it_is_as_if_nothing_had_happened(tmp_path: P
     assert status == 0
     taken_up, at_once = files(tmp_path / "out"), files(tmp_path / "at_once")
     assert taken_up.keys() == at_once.keys()
-    if to == "lerobot":  # x264 does not give the same bytes every time, and HDF5 writes the time
+    if to == "aloha":  # HDF5 writes the time
+        for name in taken_up:
+            ours, theirs = (AlohaEpisode(tmp_path / folder / name) for folder in ("out", "at_once"))
+            assert assert_same_rows(ours, theirs, Grid(), 0.0) > 30
+            assert (ours.name, ours.fps, ours.facts) == (theirs.name, theirs.fps, theirs.facts)
+    else:  # x264 does not give the same bytes every time
         assert {name: data for name, data in taken_up.items() if not name.endswith(".mp4")} == {
             name: data for name, data in at_once.items() if not name.endswith(".mp4")
         }
@@ -179,6 +188,7 @@ def test_what_exists_is_never_overwritten(tmp_path: Path) -> None:
         (("{0}", "{1}", "--to", "aloha", "--fps", "0"), "fps must be 1 to 240, not 0"),
         (("{0}", "{1}", "--to", "aloha", "--jpeg", "96"), "jpeg must be 1 to 95, or 0 for raw images, not 96"),
         (("{0}", "{1}", "--to", "aloha", "--camera", "top=x"), "camera must be one of cam_high, cam_left_wrist,"),
+        (("{0}", "{1}", "--to", "mcap", "--gripper-unit", "-1"), "gripper-unit must be 1e-6 to 10 m, not -1"),
         (("{0}", "{1}", "--to", "mcap", "--rig", "none"), "no rig 'none'; there are"),
     ],
 )
@@ -189,6 +199,30 @@ def test_wrong_arguments_get_one_line(tmp_path: Path, arguments: tuple[str, ...]
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"syvla: {says}")
     assert [path.name for path in tmp_path.iterdir()] == ["one.mcap"]
+
+
+def test_names_of_others_command_no_terminal_and_break_no_line(tmp_path: Path) -> None:
+    """Names of files and of cameras in them, shown in a refusal and in the command's last words."""
+    name = "\x1b]0;pwned\x07\nsyvla: all is well \u202e"
+    folder = tmp_path / f"in{name}"
+    folder.mkdir()
+    foreign(
+        folder / f"{name}.hdf5",
+        lambda file: file.move("observations/images/cam_high", f"observations/images/{name * 99}"),
+    )
+    for sources in ([folder], [folder / "none\x1b[2J"], [folder, folder]):
+        done = syvla("convert", *map(str, sources), str(tmp_path / "out"), "--to", "mcap", "--instruction", "x")
+        assert done.returncode == 2
+        lines = (done.stdout + done.stderr).removesuffix("\n").split("\n")
+        assert len(lines) == len(sources)
+        for line in lines:
+            assert line.isprintable()
+            assert len(line) < 1100
+
+
+def test_a_file_whose_name_is_not_utf8_is_converted(tmp_path: Path) -> None:
+    source = record(tmp_path / "one.mcap", 0.5).rename(Path(os.fsdecode(os.fsencode(tmp_path) + b"/o\xff.mcap")))
+    assert run([source], tmp_path / "out", "aloha")[0] == 0
 
 
 @pytest.mark.parametrize(
@@ -204,11 +238,7 @@ def test_wrong_arguments_get_one_line(tmp_path: Path, arguments: tuple[str, ...]
 def test_a_foreign_file_is_refused_with_one_line(tmp_path: Path, content: bytes, says: str) -> None:
     source = tmp_path / ("a.db3" if content.startswith(b"SQL") else "a.mcap")
     source.write_bytes(content)
-    status, said = 2, ""
-    try:
-        status, said = run([source], tmp_path / "out", "lerobot", grid=Grid(instruction="x"))
-    except RecordingError as error:
-        said = str(error)
+    status, said = run([source], tmp_path / "out", "lerobot", grid=Grid(instruction="x"))
     assert status == 2
     assert says in said
     assert len(said.splitlines()) == 1
@@ -245,11 +275,36 @@ def test_without_cameras_there_and_back(tmp_path: Path, to: Target) -> None:
     assert [path.name for path in (tmp_path / "back").iterdir()] == ["one.mcap"]
 
 
+def test_a_source_that_is_missing_does_not_keep_the_others(tmp_path: Path) -> None:
+    sources = [tmp_path / "none.mcap", record(tmp_path / "one.mcap", 0.5), tmp_path / "empty"]
+    (tmp_path / "empty").mkdir()
+    status, said = run(sources, tmp_path / "out", "aloha")
+    first, second, *_ = said.splitlines()
+    assert (status, first) == (2, f"refused: {sources[0]}: No such file or directory")
+    assert second.startswith(f"refused: {sources[2]}: there is nothing in it that can be converted")
+    assert list(files(tmp_path / "out")) == ["episode_0.hdf5"]
+
+
 def test_a_folder_of_data_sets_and_bags_is_looked_into(tmp_path: Path) -> None:
     run([record(tmp_path / "one.mcap", 1.0)], tmp_path / "all/set", "lerobot")
     run([record(tmp_path / "two.mcap", 1.0)], tmp_path / "all/more", "lerobot")
     assert run([tmp_path / "all"], tmp_path / "out", "mcap")[0] == 0
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["one.mcap", "two.mcap"]
+
+
+def test_a_folder_of_a_ros_run_has_each_episode_once(tmp_path: Path) -> None:
+    """A bag lies beside its recording; a fault's last minute and what was thrown away are no episodes, unless named."""
+    names = ("a.mcap", "b.repaired.mcap", "b.incomplete.mcap", "c.discarded.mcap", "fault-hot.mcap", "d.mcap.partial")
+    for name in names:
+        (tmp_path / name).write_bytes(b"\x89MCAP0\r\n")
+    bags = ("a", "b.repaired", "c.discarded", "fault-hot", "alone")
+    for name in bags:
+        (tmp_path / f"{name}.rosbag2").mkdir()
+        (tmp_path / f"{name}.rosbag2/metadata.yaml").touch()
+    found = [path.name for path in expanded(tmp_path, Reading())]
+    assert found == ["a.mcap", "alone.rosbag2", "b.repaired.mcap"]
+    fault = tmp_path / "fault-hot.mcap"
+    assert expanded(fault, Reading()) == [fault]
 
 
 @pytest.mark.parametrize("head", [b"\x89HDF\r\n\x1a\n", b"\x89MCAP0\r\n\x01" + b"\xff" * 8])
@@ -265,6 +320,49 @@ def test_a_huge_file_is_not_read(tmp_path: Path, head: bytes) -> None:
 
 def test_names_that_come_again_are_told_apart() -> None:
     assert unique(["a", "b", "a", "a-2", "a"]) == ["a", "b", "a-2", "a-2-2", "a-3"]
+
+
+def test_a_long_name_that_comes_again_is_still_a_name(tmp_path: Path) -> None:
+    name = "x" * MAX_EPISODE_NAME
+    assert unique([name] * 10_000)[-1] == f"{name[:-6]}-10000"
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        run([record(tmp_path / f"{folder}/{name}.mcap", 0.5)], tmp_path / folder / "set", "lerobot")
+    assert run([tmp_path / "a/set", tmp_path / "b/set"], tmp_path / "out", "mcap")[0] == 0
+    assert sorted(files(tmp_path / "out")) == [f"{name[:-2]}-2.mcap", f"{name}.mcap"]
+
+
+def test_two_conversions_into_the_same_folder_do_not_meet(tmp_path: Path) -> None:
+    """The second is refused while the first is under way, and has everything it made afterwards."""
+    plan = Plan({}, ["a"])
+    with Journal(tmp_path / "out", plan) as first:
+        (first.folder / "half.part").write_bytes(b"mine")
+        with pytest.raises(RecordingError, match=r"out\.partial: another conversion into it is running"):
+            Journal(tmp_path / "out", plan)
+        assert (first.folder / "half.part").read_bytes() == b"mine"
+    with Journal(tmp_path / "out", plan) as second:
+        assert list(second.made()) == []
+        second.finish()
+    assert files(tmp_path / "out") == {}
+
+
+@pytest.mark.parametrize("begun", [None, b"", b'{"settings":'])
+def test_a_conversion_killed_before_its_first_line_begins_anew(tmp_path: Path, begun: bytes | None) -> None:
+    (tmp_path / "out.partial").mkdir()
+    if begun is not None:
+        (tmp_path / "out.partial" / NAME).write_bytes(begun)
+    assert run([record(tmp_path / "one.mcap", 0.5)], tmp_path / "out", "aloha")[0] == 0
+    assert list(files(tmp_path / "out")) == ["episode_0.hdf5"]
+
+
+def test_a_folder_of_somebody_is_left_alone(tmp_path: Path) -> None:
+    half = tmp_path / "out.partial"
+    half.mkdir()
+    (half / NAME).write_bytes(b"")
+    (half / "mine").write_bytes(b"mine")
+    with pytest.raises(RecordingError, match="is there and is no conversion of ours"):
+        run([record(tmp_path / "one.mcap", 0.5)], tmp_path / "out", "aloha")
+    assert files(half) == {NAME: b"", "mine": b"mine"}
 
 
 _MEASURE = """

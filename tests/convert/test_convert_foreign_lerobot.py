@@ -3,6 +3,9 @@
 import io
 import json
 import os
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -18,8 +21,10 @@ from tests.convert.made import SIZE, picture, run, shown
 
 from syvla.convert.lerobot_layout import DATA_PATH, IMAGE_PREFIX, VIDEO_PATH
 from syvla.convert.lerobot_read import LeRobotDataset, LeRobotEpisode
+from syvla.convert.parquet_pages import pages
 from syvla.convert.rows import Grid
 from syvla.errors import RecordingError
+from syvla.recording.mcap_read import Recording
 
 FPS, LENGTHS = 50, (20, 23, 21)
 VIDEO = IMAGE_PREFIX + "cam_high"
@@ -135,6 +140,97 @@ def _put(column: str, row: int, value: Any) -> Change:
     return change
 
 
+def _map(column: str, function: Callable[[Any], Any]) -> Change:
+    def change(parts: dict[str, Any]) -> None:
+        parts["table"][column] = [function(value) for value in parts["table"][column]]
+
+    return change
+
+
+def _ragged(parts: dict[str, Any]) -> None:
+    """A value too few and then one too many: together they are two rows."""
+    state = parts["table"]["observation.state"]
+    state[21:23] = [np.zeros(13, np.float32), np.zeros(15, np.float32)]
+
+
+SIDES = [f"{side}_{part}" for side in ("left", "right") for part in (*(f"joint_{i}" for i in range(6)), "gripper")]
+
+
+@pytest.mark.parametrize(
+    ("names", "first"),
+    [
+        ([*SIDES[7:], *SIDES[:7]], [*range(7, 14), *range(7)]),
+        ({"motors": [*SIDES[7:], *SIDES[:7]]}, [*range(7, 14), *range(7)]),
+        ({"axes": SIDES}, list(range(14))),
+        (SIDES[::-1], list(range(13, -1, -1))),
+        ([f"motor_{i}" for i in range(14)], list(range(14))),
+        ({"motors": 3}, list(range(14))),
+    ],
+)
+def test_values_go_by_their_names(tmp_path: Path, names: object, first: list[int]) -> None:
+    """A vector with the right arm first is not taken for one with the left arm first."""
+
+    def change(parts: dict[str, Any]) -> None:
+        parts["info"]["features"]["observation.state"] = {"dtype": "float32", "shape": [14], "names": names}
+        parts["table"]["observation.state"] = [np.arange(14, dtype=np.float32)] * sum(LENGTHS)
+
+    found = LeRobotDataset(write(tmp_path / "theirs", change=change))
+    row = next(LeRobotEpisode(found, found.episodes[0]).rows(Grid()))
+    assert row.state.tolist() == first
+    np.testing.assert_array_equal(row.action, np.full(14, 1.0))
+
+
+@pytest.mark.parametrize("names", [[*SIDES[:8], *(f"motor_{i}" for i in range(6))], [*SIDES[:7], *SIDES[:7]]])
+def test_names_that_tell_only_half_are_refused(tmp_path: Path, names: list[str]) -> None:
+    def change(parts: dict[str, Any]) -> None:
+        parts["info"]["features"]["action"] = {"dtype": "float32", "shape": [14], "names": names}
+
+    with pytest.raises(RecordingError, match="action must have names of seven values of each arm"):
+        LeRobotDataset(write(tmp_path / "theirs", change=change))
+
+
+@pytest.mark.parametrize("video", [True, False])
+def test_images_may_have_their_channels_first(tmp_path: Path, video: bool) -> None:
+    def change(parts: dict[str, Any]) -> None:
+        parts["info"]["features"][VIDEO] |= {"shape": [3, *SIZE], "names": ["channels", "height", "width"]}
+
+    found = LeRobotDataset(write(tmp_path / "theirs", video, change))
+    row = next(LeRobotEpisode(found, found.episodes[0]).rows(Grid()))
+    assert shown(row.frames["cam_high"]).shape == (*SIZE, 3)
+
+
+def test_the_success_that_a_data_set_tells_is_the_outcome(tmp_path: Path) -> None:
+    def change(parts: dict[str, Any]) -> None:
+        parts["info"]["features"]["next.success"] = {"dtype": "bool", "shape": [1], "names": None}
+        episodes = parts["table"]["episode_index"]
+        last = [i + 1 == len(episodes) or episodes[i + 1] != e for i, e in enumerate(episodes)]
+        parts["table"]["next.success"] = [end and e == 1 for end, e in zip(last, episodes, strict=True)]
+
+    assert run([write(tmp_path / "theirs", change=change)], tmp_path / "out", "mcap")[0] == 0
+    outcomes = [Recording(path).outcome["outcome"] for path in sorted((tmp_path / "out").iterdir())]
+    assert outcomes == ["failure", "success", "failure"]
+
+
+def test_a_file_that_is_missing_refuses_its_episodes_only_and_a_changed_one_is_another(tmp_path: Path) -> None:
+    root = write(tmp_path / "theirs", change=_set("episodes", "data/file_index", 1, 1))
+    found = LeRobotDataset(root)
+    before = [LeRobotEpisode(found, place).origin for place in found.episodes]
+    status, said = run([root], tmp_path / "out", "mcap")
+    assert (status, len(list((tmp_path / "out").iterdir()))) == (2, 2)
+    assert "file-001.parquet: No such file" in said
+    os.utime(root / DATA_PATH.format(**PATH), (1, 1))
+    now = [LeRobotEpisode(found, place).origin for place in found.episodes]
+    assert [a == b for a, b in zip(before, now, strict=True)] == [False, True, False]
+
+
+def _texts_for_lengths(parts: dict[str, Any]) -> None:
+    for episode in parts["episodes"]:
+        episode["length"] = str(episode["length"])
+
+
+_NOT_UTF8 = pa.array([b"task 0", b"wipe \xff\xfe"]).view(pa.string())
+
+
 def read_second(root: Path) -> None:
     """Open the data set and read its second episode."""
     found = LeRobotDataset(root)
@@ -155,7 +251,14 @@ def read_second(root: Path) -> None:
         (_put("frame_index", 22, 3), "row 2 is frame 3"),
         (_put("observation.state", 22, np.full(14, np.nan, np.float32)), "state has a value that is not finite"),
         (_put("observation.state", 22, np.zeros(13, np.float32)), "state must have 14 values in each row"),
+        (_put("observation.state", 22, np.zeros(15, np.float32)), "state must have 14 values in each row"),
+        (_ragged, "state must have 14 values in each row"),
         (_put("action", 22, None), "action must be numbers"),
+        (_map("episode_index", str), "episode_index must be whole numbers, not string"),
+        (_map("frame_index", lambda i: float("nan") if i == 2 else float(i)), "frame_index must be whole numbers"),
+        (_map("task_index", lambda i: float("inf")), "task_index must be whole numbers, not double"),
+        (_texts_for_lengths, "length must be whole numbers, not string"),
+        (_set("tasks", "task", _NOT_UTF8), "task has a text that is not UTF-8"),
     ],
 )
 def test_tables_that_lie_are_refused(tmp_path: Path, change: Change, says: str) -> None:
@@ -163,6 +266,97 @@ def test_tables_that_lie_are_refused(tmp_path: Path, change: Change, says: str) 
     with pytest.raises(RecordingError, match=says) as refusal:
         read_second(root)
     assert len(str(refusal.value).splitlines()) == 1
+
+
+_MEASURE = """
+import resource, sys
+from pathlib import Path
+from syvla.convert.lerobot_read import LeRobotDataset
+from syvla.errors import RecordingError
+from syvla.recording.mcap_read import Recording
+before_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    LeRobotDataset(Path(sys.argv[1]))
+except RecordingError as error:
+    print(error)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kb)
+"""
+
+
+@pytest.mark.parametrize(
+    ("length", "says"),
+    [
+        (20_000_000, "task unpacks to 200[0-9]* bytes in a row group; at most 16777216 are read"),
+        (4_000_000, "task must be texts of up to 1024 characters"),
+    ],
+)
+def test_one_long_text_for_many_rows_is_not_unpacked_for_each(tmp_path: Path, length: int, says: str) -> None:
+    """A file of a kilobyte whose dictionary has one text, which all rows have: 256 MB, were they read at once."""
+    root = write(tmp_path / "theirs")
+    words = pa.DictionaryArray.from_arrays(pa.array([0] * 64), ["x" * length])
+    tasks = pa.table({"task_index": list(range(64)), "task": words})
+    pq.write_table(tasks, root / "meta/tasks.parquet", compression="zstd", store_schema=False)
+    assert (root / "meta/tasks.parquet").stat().st_size < 10_000
+    done = subprocess.run(
+        [sys.executable, "-c", _MEASURE, str(root)], capture_output=True, text=True, timeout=60, check=True
+    )
+    line, grown_kb = done.stdout.splitlines()
+    assert re.search(says, line)
+    assert int(grown_kb) < 100_000
+
+
+def test_a_footer_that_says_less_than_there_is_is_not_believed(tmp_path: Path) -> None:
+    """The bytes that a column unpacks to are noted twice: in the footer, and at each of its pages."""
+    root = write(tmp_path / "theirs")
+    path = root / "meta/tasks.parquet"
+    tasks = pa.table({"task_index": [0], "task": ["x" * 20_000_000]})
+    pq.write_table(tasks, path, compression="zstd", use_dictionary=False, write_statistics=False)
+    size = pq.read_metadata(path).row_group(0).column(1).total_uncompressed_size
+    content = path.read_bytes()
+    assert content.count(varint(size)) == 1
+    path.write_bytes(content.replace(varint(size), varint(2**21)))
+    assert pq.read_metadata(path).row_group(0).column(1).total_uncompressed_size == 2**21
+    with pytest.raises(RecordingError, match="task unpacks to more bytes or values than the file says"):
+        LeRobotDataset(root)
+
+
+def varint(number: int) -> bytes:
+    """A number as Thrift writes it, in four bytes."""
+    number = number << 1
+    return bytes(number >> shift & 127 | (128 if shift < 21 else 0) for shift in (0, 7, 14, 21))
+
+
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+@pytest.mark.parametrize("compression", ["none", "snappy", "zstd"])
+def test_pages_of_every_kind_are_counted(tmp_path: Path, version: Any, compression: Any) -> None:
+    table = pa.table(
+        {name: pa.array(values) for name, values in columns().items()} | {"words": ["word"] * sum(LENGTHS)}
+    )
+    path = tmp_path / "a.parquet"
+    pq.write_table(
+        table, path, data_page_version=version, compression=compression, data_page_size=64, row_group_size=30
+    )
+    group = pq.read_metadata(path).row_group(1)
+    with path.open("rb") as file:
+        for chunk in (group.column(i) for i in range(group.num_columns)):
+            begin = chunk.dictionary_page_offset or chunk.data_page_offset
+            found = list(pages(file, begin, begin + chunk.total_compressed_size))
+            assert sum(page.header + page.size for page in found) == chunk.total_uncompressed_size
+            assert sum(page.values for page in found) == chunk.num_values
+
+
+def test_no_more_episodes_are_read_than_there_should_be(tmp_path: Path) -> None:
+    def many(parts: dict[str, Any]) -> None:
+        parts["episodes"] = parts["episodes"][:2] * 10_000 + [{**parts["episodes"][2], "length": -1}]
+
+    with pytest.raises(RecordingError, match="says 3 episodes, meta/episodes has more"):
+        LeRobotDataset(write(tmp_path / "theirs", change=many))
+
+
+def test_a_row_of_very_many_numbers_is_not_read(tmp_path: Path) -> None:
+    root = write(tmp_path / "theirs", change=_put("action", 22, np.zeros(100_000, np.float32)))
+    with pytest.raises(RecordingError, match="action has 100336 values in 25 rows"):
+        read_second(root)
 
 
 @pytest.mark.parametrize(

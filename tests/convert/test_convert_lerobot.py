@@ -104,6 +104,17 @@ def test_cameras_of_another_name_must_be_told(dataset: Path, tmp_path: Path) -> 
     assert "has no camera 'tops' for cam_high; there are " in said
 
 
+def test_success_is_told_only_where_it_is_known_of_all(sources: list[Path], tmp_path: Path) -> None:
+    """False would say that an episode of which nobody knows had failed."""
+    unknown = record(tmp_path / "three.mcap", 0.5, outcome="")
+    assert run([*sources, unknown], tmp_path / "set", "lerobot")[0] == 0
+    features = json.loads((tmp_path / "set/meta/info.json").read_text())["features"]
+    columns = pq.read_schema(tmp_path / "set/data/chunk-000/file-000.parquet").names
+    assert "next.success" not in {*features, *columns}
+    found = LeRobotDataset(tmp_path / "set")
+    assert [LeRobotEpisode(found, place).facts.outcome for place in found.episodes] == ["success", "failure", ""]
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -115,7 +126,6 @@ def test_cameras_of_another_name_must_be_told(dataset: Path, tmp_path: Path) -> 
     ],
 )
 def test_an_info_that_is_wrong_is_refused(dataset: Path, tmp_path: Path, change: dict[str, object], says: str) -> None:
-    (tmp_path / "bad").symlink_to(dataset)
     bad = tmp_path / "copy"
     bad.mkdir()
     for part in ("data", "videos"):

@@ -17,10 +17,9 @@ from syvla.clock import NS_PER_S, to_ns
 from syvla.errors import RecordingError
 from syvla.message import Float32, Float64, Message, UInt8
 from syvla.messages import ARM_JOINTS, ARMS, ArmState, CameraFrame, CompressedFrame, Intent, JointCommand, Source, Task
-from syvla.recording.mcap_read import Recording
+from syvla.recording.mcap_read import CONFIG_ATTACHMENT, Recording
 from syvla_models.train.grounding import WAYPOINT_MODEL, WAYPOINT_SHAPE, Grounding, of_waypoints, unknown
 
-CONFIG_ATTACHMENT = "run.json"
 MAX_GAP_S = 0.25  # between two commands or two states of an arm: interpolated, not guessed over
 MAX_SKEW_S = 0.1  # between the images of one sight
 SETTLE_S = 0.2  # after another policy, until arms do what the demonstrator wants

@@ -17,9 +17,8 @@ from syvla.hosts.repeat import RepeatHost
 from syvla.messages import ARMS, ArmName, ArmState, Intent, JointCommand, Mode, SafetyState, Source
 from syvla.policies import recorded_policy
 from syvla.protocols import Stage
-from syvla.recording.mcap_read import Recording
+from syvla.recording.mcap_read import CONFIG_ATTACHMENT, Recording
 from syvla.recording.stepped import Stepped, steps_of
-from syvla.report.episode import CONFIG_ATTACHMENT
 from syvla.rig import replayed_stage
 from syvla.topics import REPLAYED
 

@@ -2,7 +2,7 @@
 
 In lockstep, so that the delay is exactly what it is said to be: a chunk made for an instant arrives d rows after it,
 and the expert begins the next one then. How hard a seam is is taken from what was sent to the arms, behind blending and
-gate, see :mod:`syvla.report.seams`.
+gate, see :mod:`syvla.report.seams`. How old an intent may be is not judged.
 """
 
 import functools
@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
+import msgspec
 import numpy as np
 
 from syvla.apps.director import Episode
@@ -103,6 +104,9 @@ class _Watch:
 def measure(policy: str, cell: Cell) -> Found:
     """One episode."""
     run = lockstep_run("twin", PLANNER_LATENCY_S, cell.delay * PERIOD_S + LATE_S, policy, continuity=cell.continuity)
+    # An expert that takes 0.4 s makes intents older than they may be, and the arms would hold for that.
+    use = msgspec.structs.replace(run.rig.intent, stale_policy="use")
+    run = msgspec.structs.replace(run, rig=msgspec.structs.replace(run.rig, intent=use))
     watch = _Watch()
     outcome, _ = run_lockstep(run, Episode(cell.task, "id", cell.seed, f"seams-{cell.seed}"), [watch])
     position_rad = np.array(watch.position_rad).reshape(len(watch.at_ns), -1)

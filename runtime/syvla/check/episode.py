@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from syvla.check.arms import ArmsRule
-from syvla.check.finding import EpisodeCheck, Finding, Rule, Severity, Span, plain
+from syvla.check.finding import EpisodeCheck, Finding, Rule, Severity, Span
 from syvla.check.images import ImagesRule
 from syvla.check.stamps import StampsRule, own_rates_hz
 from syvla.check.told import TaskRule, ToldRule
@@ -15,6 +15,7 @@ from syvla.check.values import ValuesRule
 from syvla.clock import to_s
 from syvla.config import RunConfig
 from syvla.errors import MessageError, RecordingError
+from syvla.plain import plain
 from syvla.recording.mcap_log import is_being_written
 from syvla.recording.mcap_read import Recording, unpacked
 from syvla.report.episode import known_configuration

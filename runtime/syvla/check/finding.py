@@ -11,7 +11,6 @@ from syvla.recording.mcap_read import Recorded
 
 SCHEMA_VERSION = 1
 KIND = "syvla check"
-_SHOWN = 200  # characters of a text out of a recording
 
 
 class Severity(Enum):
@@ -117,9 +116,3 @@ class Tally:
                 name=name, severity=severity, where=where, seen=seen, fix=fix,
                 at_s=span.second(self.first_ns), count=self.count,
             )  # fmt: skip
-
-
-def plain(text: str, most: int = _SHOWN) -> str:
-    """A text out of a file, or its name, fit to be shown: nothing in it commands a terminal or changes direction."""
-    cut = text if len(text) <= most else f"{text[:most]}..."
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)

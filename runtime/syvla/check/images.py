@@ -5,12 +5,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from syvla.check.finding import Finding, Severity, Span, Tally, plain
+from syvla.check.finding import Finding, Severity, Span, Tally
 from syvla.clock import NS_PER_S, to_ns, to_s
 from syvla.config import CamerasConfig, RunConfig
 from syvla.errors import RecordingError
 from syvla.message import Float64
 from syvla.messages import ARMS, CAMERAS, ArmState, CameraFrame, CompressedFrame
+from syvla.plain import plain
 from syvla.recording.images import check_compressed, decompress
 from syvla.recording.mcap_read import Recorded
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from syvla.check.finding import Finding, Severity, Span, Tally, plain
+from syvla.check.finding import Finding, Severity, Span, Tally
 from syvla.config import RunConfig
 from syvla.messages import (
     ActionChunk,
@@ -14,6 +14,7 @@ from syvla.messages import (
     Source,
     Task,
 )
+from syvla.plain import plain
 from syvla.recording.mcap_read import Recorded
 
 

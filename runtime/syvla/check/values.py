@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import msgspec
 import numpy as np
 
-from syvla.check.finding import Finding, Severity, Span, Tally, plain
+from syvla.check.finding import Finding, Severity, Span, Tally
 from syvla.message import NOT_FINITE, ArraySpec
+from syvla.plain import plain
 from syvla.recording.mcap_read import RawRecord, Recorded
 
 _MOST = 256  # places that are told apart

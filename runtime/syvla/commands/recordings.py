@@ -87,7 +87,7 @@ def convert(
         camera: which of a data set's or ALOHA episode's cameras is which, as cam_high=top; no others are taken then.
         profile: the names of a bag's topics: piper_ros2, cobot_magic_ros1_names or syvla.
         gripper_unit: what one unit of a source's grippers is [m]; by default that of the profile, metres elsewhere.
-        swapped_colours: the JPEG of an ALOHA episode have red and blue the other way round.
+        swapped_colours: the images of an ALOHA episode have red and blue the other way round.
         rig: whose configuration recordings from elsewhere carry, to train on them; a shipped rig, or a file.
     """
     from rich.console import Console
@@ -105,7 +105,7 @@ def convert(
         raise ConfigError(f"max-age must be 0.001 to 10 s, not {max_age}")
     if not 0 <= jpeg <= 95:
         raise ConfigError(f"jpeg must be 1 to 95, or 0 for raw images, not {jpeg}")
-    if gripper_unit is not None and not 1e-6 <= abs(gripper_unit) <= 10.0:
+    if gripper_unit is not None and not 1e-6 <= gripper_unit <= 10.0:
         raise ConfigError(f"gripper-unit must be 1e-6 to 10 m, not {gripper_unit}")
     reading = Reading(
         format=None if source_format == "auto" else source_format,

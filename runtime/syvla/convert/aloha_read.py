@@ -18,7 +18,7 @@ import numpy as np
 from syvla.clock import NS_PER_S
 from syvla.convert import aloha_layout as layout
 from syvla.convert.files import camera_names, identity, safe_name
-from syvla.convert.pictures import MAX_BYTES, image_size, jpeg_or_pixels
+from syvla.convert.pictures import image_size, jpeg_or_pixels
 from syvla.convert.rows import (
     COLUMNS,
     FIRST_NS,
@@ -36,11 +36,11 @@ from syvla.errors import RecordingError
 from syvla.message import Array
 from syvla.messages import CameraFrame
 from syvla.recording.mcap_walk import open_regular
+from syvla.standard_messages import MAX_JPEG, MAX_SIDE
 
 MAX_ROWS = 10**7
 MAX_CAMERAS = 16
 MAX_CHUNK_BYTES = 64 * 2**20
-MAX_SIDES = (2160, 3840)
 _FILTERS = {1: "gzip", 2: "shuffle", 3: "fletcher32"}  # what else there is may be a plug-in, or grows without bounds
 _SPARE = 16  # bytes that a checksum adds to a chunk
 _BLOCK = 256
@@ -81,9 +81,7 @@ class AlohaEpisode:
             for name in self._cameras.values():
                 self._check_images(_dataset(file, f"{layout.IMAGES}/{name}", path), name)
             texts = {name: _text(file, name, most, path) for name, most in layout.TEXTS.items()}
-            self.fps = int(file.attrs["fps"]) if _scalar(file, "fps", "iu") else None
-        if self.fps is not None and not 1 <= self.fps <= MAX_FPS:
-            raise RecordingError(f"{path}: fps must be 1..{MAX_FPS}, not {self.fps}")
+            self.fps = _rate(file, path)
         self._instruction = texts["instruction"]
         self.name = safe_name(texts["name"] or path.name.split(".")[0])
         self.facts = Facts(tuple(self._cameras), texts["outcome"], texts["run"])
@@ -139,10 +137,10 @@ class AlohaEpisode:
     def _check_images(self, found: Any, name: str) -> None:
         shape = found.shape
         if self._compressed:
-            wanted, right = "rows of JPEG files", len(shape) == 2 and 1 <= shape[1] <= MAX_BYTES
+            wanted, right = "rows of JPEG files", len(shape) == 2 and 1 <= shape[1] <= MAX_JPEG
         else:
             wanted, right = "RGB images", len(shape) == 4 and shape[3] == 3
-            right = right and 1 <= shape[1] <= MAX_SIDES[0] and 1 <= shape[2] <= MAX_SIDES[1]
+            right = right and 1 <= shape[1] <= MAX_SIDE[0] and 1 <= shape[2] <= MAX_SIDE[1]
         if found.dtype != np.uint8 or not right or shape[0] != self._length:
             raise RecordingError(
                 f"{self._path}: {layout.IMAGES}/{name} must be {self._length} {wanted} of uint8, "
@@ -158,10 +156,11 @@ class AlohaEpisode:
     def _frame(self, camera: str, number: int, at_ns: int, found: Any) -> Frame:
         where = f"{self._path}: row {number} of {camera}"
         data = _read(found, number, number + 1, where)[0]
-        if not self._compressed:
-            return CameraFrame(camera=camera, frame_id=number, exposure_ns=at_ns, rgb=data)
-        content = data.tobytes().rstrip(b"\0")
-        frame = jpeg_or_pixels(camera, number, at_ns, content, image_size(content, where), where)
+        if self._compressed:
+            content = data.tobytes().rstrip(b"\0")
+            frame = jpeg_or_pixels(camera, number, at_ns, content, image_size(content, where), where)
+        else:
+            frame = CameraFrame(camera=camera, frame_id=number, exposure_ns=at_ns, rgb=data)
         if not self._swapped:
             return frame
         rgb = np.ascontiguousarray(pixels(frame)[..., ::-1])
@@ -214,11 +213,13 @@ def _dataset(file: Any, path: str, where: Path) -> Any:
     if not _has(file, path, where):
         raise RecordingError(f"{where}: it has no {path}")
     found = file[path]
-    if not isinstance(found, h5py.Dataset) or found.dtype.kind not in "biuf" or not found.shape:
+    if not isinstance(found, h5py.Dataset):
         raise RecordingError(f"{where}: {path} must be an array of numbers")
-    if found.external or found.is_virtual:
+    made = found.id.get_create_plist()  # before its shape is asked for, for which HDF5 may open another file
+    if made.get_layout() == h5py.h5d.VIRTUAL or made.get_external_count():
         raise RecordingError(f"{where}: {path} has its data in another file, which is not opened")
-    made = found.id.get_create_plist()
+    if found.dtype.kind not in "biuf" or not found.shape:
+        raise RecordingError(f"{where}: {path} must be an array of numbers")
     filters = [made.get_filter(i)[0] for i in range(made.get_nfilters())]
     for number in filters:
         if number not in _FILTERS or filters.count(number) > 1:
@@ -245,6 +246,16 @@ def _flag(file: Any, name: str, where: Path) -> bool:
     return bool(file.attrs[name])
 
 
+def _rate(file: Any, where: Path) -> int | None:
+    """The rows a second, a whole number however it is written; None if nothing is said of it."""
+    if "fps" not in file.attrs:
+        return None
+    fps = float(file.attrs["fps"]) if _scalar(file, "fps", "iuf") else 0.0
+    if not (1 <= fps <= MAX_FPS and fps.is_integer()):
+        raise RecordingError(f"{where}: the attribute fps must be a whole number, 1..{MAX_FPS}")
+    return int(fps)
+
+
 def _text(file: Any, name: str, most: int, where: Path) -> str:
     """A text, as an attribute or an array of bytes; "" if there is none."""
     if _scalar(file, name, "SO"):
@@ -259,4 +270,8 @@ def _text(file: Any, name: str, most: int, where: Path) -> str:
         return ""
     if not isinstance(text, str) or len(text) > most:
         raise RecordingError(f"{where}: {name} must be a text of at most {most} characters")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # h5py has an escape for each byte that is none
+        raise RecordingError(f"{where}: {name} is not UTF-8") from error
     return text

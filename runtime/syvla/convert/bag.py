@@ -10,31 +10,25 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, Protocol, cast
-from urllib.parse import parse_qsl
 
 import apsw
-import msgspec
-import numpy as np
 from rosbags.interfaces import Connection
 from rosbags.rosbag2 import Reader, ReaderError
 from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, get_typestore
 
 from syvla.clock import NS_PER_S
+from syvla.convert.bag_command import Commands, provenance
 from syvla.convert.bag_files import mcap_messages, refuse_strange_tables
 from syvla.convert.files import identity, safe_name
-from syvla.convert.rows import FIRST_NS, Facts, Frame, Grid, Row, Stamped, aligned
+from syvla.convert.rows import FIRST_NS, Facts, Frame, Grid, Row, Stamped, aligned, begun_topics
 from syvla.errors import MessageError, RecordingError
 from syvla.messages import (
-    ARMS,
     CAMERAS,
     ArmName,
     ArmState,
     CameraFrame,
     CompressedFrame,
-    JointCommand,
-    Provenance,
-    Source,
     Task,
 )
 from syvla.profiles import profile
@@ -50,10 +44,8 @@ from syvla.standard_messages import (
 
 OURS = "syvla"  # the profile of our own nodes, which say more than the standard messages have fields for
 TASK = "/syvla/task/current"
-MAX_TAGS = 1024  # characters of a frame_id that are looked at
 MAX_MESSAGE_BYTES = 64 * 2**20
 COMPRESSED = "/compressed"
-_LOOK_S = 5.0  # a camera that has not begun by then is none of the episode's
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _PROVOKED = (
     apsw.Error, ReaderError, SerdeError, MessageError, struct.error, ValueError, IndexError, KeyError, AssertionError,
@@ -129,12 +121,7 @@ class BagEpisode:
     @cached_property
     def _cameras(self) -> dict[str, str]:
         """Of each camera the topic that is read: the compressed one if there is one."""
-        begin_ns, found = -1, set()
-        for raw in self._raw():
-            begin_ns = raw.log_ns if begin_ns < 0 else begin_ns
-            if raw.log_ns - begin_ns > _LOOK_S * NS_PER_S:
-                break
-            found.add(raw.topic)
+        found = begun_topics((raw.topic, raw.log_ns) for raw in self._raw())
         cameras: dict[str, str] = {}
         for camera in CAMERAS:
             raw_topic = self._names.image[camera]
@@ -159,8 +146,7 @@ class BagEpisode:
         images = set(self._cameras.values())
         shift_ns: int | None = None
         count = 0
-        commanded: dict[str, Joints] = {}
-        newest_ns = 0
+        commands = Commands()
         for raw in self._raw():
             use = self._uses[raw.topic]
             if use.what in ("image", "jpeg") and raw.topic not in images:
@@ -181,12 +167,10 @@ class BagEpisode:
             elif use.what != "command":
                 yield self._stamped(use, count, at_ns, message)
             else:
-                commanded[use.which] = self._joints(message, raw)
-                newest_ns = max(newest_ns, at_ns)
-                if len(commanded) == len(ARMS):
-                    who = _provenance(message) if self._ours else Provenance(source=Source.UNKNOWN)
-                    yield Stamped("command", newest_ns, _command(count, newest_ns, commanded, who))
+                who = provenance(cast("_Stamped", message).header.frame_id if self._ours else "")
+                yield from commands.add(use.which, at_ns, self._joints(message, raw), who)
             count += 1
+        yield from commands.rest()
 
     # ------------------------------------------------------------ inside
 
@@ -256,30 +240,6 @@ def _frame(use: _Use, number: int, at_ns: int, message: object) -> Frame:
 def _stamp_ns(message: object) -> int:
     stamp = cast("_Stamped", message).header.stamp
     return stamp.sec * NS_PER_S + stamp.nanosec
-
-
-def _provenance(message: object) -> Provenance:
-    """What our own nodes say of a command in its ``frame_id``."""
-    text = cast("_Stamped", message).header.frame_id
-    tags = dict(parse_qsl(text)) if len(text) <= MAX_TAGS else {}
-    known = {name: tags[name] for name in Provenance.__struct_fields__ if name in tags}
-    try:
-        return msgspec.convert(known, Provenance, strict=False)
-    except msgspec.ValidationError:
-        return Provenance(source=Source.UNKNOWN)
-
-
-def _command(number: int, at_ns: int, commanded: dict[str, Joints], who: Provenance) -> JointCommand:
-    left, right = (commanded[arm] for arm in ARMS)
-    return JointCommand(
-        command_id=number,
-        commanded_ns=at_ns,
-        position_rad=np.concatenate([left.position_rad, right.position_rad]),
-        gripper_width_m=np.array([left.gripper_width_m, right.gripper_width_m]),
-        provenance=who,
-        intent_age_s=-1.0,
-        limited_joints=0,
-    )
 
 
 def _files(path: Path) -> list[Path]:

@@ -1,6 +1,7 @@
 """``syvla convert``: every episode of every source, one after the other, into a data set that is whole or not there."""
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -14,6 +15,7 @@ from syvla.convert.rows import Episode, Facts, Grid
 from syvla.digest import text_sha256
 from syvla.errors import RecordingError, SyvlaError
 from syvla.extras import check_convert
+from syvla.plain import LINE, plain
 
 Target = Literal["lerobot", "aloha", "mcap"]
 _NEEDED: dict[Target, tuple[str, ...]] = {"lerobot": ("pyarrow", "av"), "aloha": ("h5py",), "mcap": ()}
@@ -42,13 +44,15 @@ def convert(sources: Sequence[Path], out: Path, reading: Reading, wanted: Writin
         return 2
     names = unique([each.name for each in episodes])
     grid = wanted.grid._replace(fps=_rate(episodes, wanted))
-    journal = Journal(out, Plan(_settings(reading, wanted, grid), [each.origin for each in episodes]))
+    plan = Plan(_settings(reading, wanted, grid), [each.origin for each in episodes])
     try:
-        count, refused_then = _write_all(episodes, names, grid, journal, _writer(journal, wanted, grid.fps), console)
+        with Journal(out, plan) as journal:
+            writer = _writer(episodes, journal, wanted, grid.fps)
+            count, refused_then = _write_all(episodes, names, grid, journal, writer, console)
     except WriteError as error:
         raise WriteError(f"{error}; what is done stays, and the same command goes on with it") from error
     if count:
-        _say(console, f"{count} of {len(episodes)} episodes in {out}, read back and the same")
+        _say(console, f"{count} of {len(episodes)} episodes in {out}, read back and compared")
     return 2 if refused or refused_then else 0
 
 
@@ -91,15 +95,26 @@ def _write_all(
 
 def _opened(sources: Sequence[Path], reading: Reading, wanted: Writing, console: Console) -> tuple[list["_Told"], int]:
     """The episodes of all sources, and how many sources were refused."""
-    episodes, refused = [], 0
-    for source in (each for path in sources for each in expanded(path, reading)):
+    episodes: list[_Told] = []
+    refused = 0
+
+    @contextlib.contextmanager
+    def refusing() -> Iterator[None]:
+        nonlocal refused
         try:
-            found = [_Told(each, wanted.outcome) for each in episodes_of(source, reading, wanted.to)]
-        except RecordingError as error:
+            yield
+        except (RecordingError, OSError) as error:
             refused += 1
-            _say(console, f"refused: {error}")
-            continue
-        episodes += found
+            told = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
+            _say(console, f"refused: {told}")
+
+    for path in sources:
+        found: list[Path] = []
+        with refusing():
+            found = expanded(path, reading)
+        for source in found:
+            with refusing():
+                episodes += [_Told(each, wanted.outcome) for each in episodes_of(source, reading, wanted.to)]
     return list({each.origin: each for each in episodes}.values()), refused
 
 
@@ -131,7 +146,7 @@ def _rate(episodes: Sequence[Episode], wanted: Writing) -> int:
     return rate
 
 
-def _writer(journal: Journal, wanted: Writing, fps: int) -> Writer:
+def _writer(episodes: Sequence[Episode], journal: Journal, wanted: Writing, fps: int) -> Writer:
     if wanted.to == "mcap":
         from syvla.convert.ours import McapWriter
 
@@ -139,10 +154,17 @@ def _writer(journal: Journal, wanted: Writing, fps: int) -> Writer:
     if wanted.to == "lerobot":
         from syvla.convert.lerobot_write import LeRobotWriter
 
-        return LeRobotWriter(journal.folder, fps, journal.made())
+        return LeRobotWriter(journal.folder, fps, journal.made(), all(map(_has_outcome, episodes)))
     from syvla.convert.aloha_write import AlohaWriter
 
     return AlohaWriter(journal.folder, wanted.jpeg_quality)
+
+
+def _has_outcome(episode: Episode) -> bool:
+    try:
+        return episode.facts.outcome in ("success", "failure")
+    except RecordingError:  # it will be refused, and is none of the data set's
+        return True
 
 
 def _settings(reading: Reading, wanted: Writing, grid: Grid) -> dict[str, str]:
@@ -184,4 +206,4 @@ def _ticker(progress: Progress, bar: object) -> Callable[[], None]:
 
 
 def _say(console: Console, text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    console.print(plain(text, LINE), markup=False, highlight=False, soft_wrap=True)

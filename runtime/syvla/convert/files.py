@@ -7,6 +7,7 @@ from pathlib import Path
 
 from syvla.errors import RecordingError
 from syvla.messages import CAMERAS
+from syvla.plain import plain
 from syvla.recording.mcap_log import MAX_EPISODE_NAME
 from syvla.recording.mcap_walk import open_regular
 
@@ -25,7 +26,8 @@ def identity(path: Path) -> str:
         found = path.stat()
     except OSError as error:
         raise RecordingError(f"{path}: {error.strerror}") from error
-    return f"{path.resolve()} ({found.st_size} bytes, {found.st_mtime_ns})"
+    where = os.fsencode(path.resolve()).decode("utf-8", "backslashreplace")  # it goes into files
+    return f"{where} ({found.st_size} bytes, {found.st_mtime_ns})"
 
 
 def safe_name(text: str) -> str:
@@ -40,7 +42,7 @@ def camera_names(found: Sequence[str], given: Mapping[str, str] | None, where: s
     Raises:
         RecordingError: One that is given is not there, or one that is there has a name that says nothing.
     """
-    shown = ", ".join(found[:16]) or "none"
+    shown = ", ".join(plain(name, 64) for name in found[:16]) or "none"
     if given:
         for ours, theirs in given.items():
             if theirs not in found:
@@ -49,7 +51,7 @@ def camera_names(found: Sequence[str], given: Mapping[str, str] | None, where: s
     strange = [name for name in found if name not in CAMERAS]
     if strange:
         raise RecordingError(
-            f"{where}: its cameras are {shown}; say which is which, as in --camera cam_high={strange[0][:64]} "
+            f"{where}: its cameras are {shown}; say which is which, as in --camera cam_high={plain(strange[0], 64)} "
             f"(ours are {', '.join(CAMERAS)})"
         )
     return {camera: camera for camera in CAMERAS if camera in found}

@@ -10,10 +10,12 @@ from syvla.convert.rows import Episode
 from syvla.errors import ConfigError, RecordingError
 from syvla.extras import check_convert
 from syvla.messages import CAMERAS
+from syvla.recording.mcap_log import PARTIAL
 from syvla.recording.mcap_walk import open_regular
 
 Format = Literal["mcap", "lerobot", "aloha", "ros2"]
 BAG = "metadata.yaml"
+ROS_BAG = ".rosbag2"  # of a ROS run, beside the recording that it was made from
 ALOHA_ENDINGS = (".hdf5", ".h5")
 _MCAP, _HDF5, _SQLITE = b"\x89MCAP0\r\n", b"\x89HDF\r\n\x1a\n", b"SQLite format 3\x00"
 _KINDS = (
@@ -29,7 +31,7 @@ class Reading(NamedTuple):
     cameras: Mapping[str, str] | None = None  # ours to theirs
     profile: str = "piper_ros2"
     gripper_unit_m: float | None = None  # None: that of the profile, metres elsewhere
-    swapped: bool = False  # whether red and blue are the other way round in an ALOHA episode's JPEG
+    swapped: bool = False  # whether red and blue are the other way round in an ALOHA episode
 
 
 def checked_cameras(given: Sequence[str]) -> dict[str, str] | None:
@@ -94,14 +96,27 @@ def format_of(path: Path) -> Format | None:
 
 
 def _files_in(folder: Path) -> list[Path]:
-    """What can be converted in a folder; what was discarded or never finished is left out."""
-    left_out = (".discarded.mcap", ".incomplete.mcap")
+    """What can be converted in a folder, once.
+
+    What was discarded or never finished is left out, what was saved of the time before a fault, and the bag that a ROS
+    run makes of each of its recordings.
+    """
     files = [
         path
         for path in sorted(folder.iterdir())
-        if (path.suffix in (".mcap", ".db3", *ALOHA_ENDINGS) and not path.name.endswith(left_out))
-        or any((path / mark).exists() for mark in (INFO, BAG))
+        if (path.suffix in (".mcap", ".db3", *ALOHA_ENDINGS) or any((path / mark).exists() for mark in (INFO, BAG)))
+        and not _left_out(path)
     ]
     if not files:
         raise RecordingError(f"{folder}: there is nothing in it that can be converted; there are {_KINDS}")
     return files
+
+
+def _left_out(path: Path) -> bool:
+    if path.suffix == PARTIAL:
+        return True
+    if path.suffix not in (".mcap", ROS_BAG):
+        return False
+    if path.stem.endswith((".discarded", ".incomplete")) or path.name.startswith("fault-"):
+        return True
+    return path.suffix == ROS_BAG and path.with_suffix(".mcap").is_file()

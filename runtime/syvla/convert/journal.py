@@ -4,7 +4,10 @@ Until everything is there the folder is called ``<out>.partial``. In it the jour
 and a line for each episode that is whole. An ``out`` that exists is never touched.
 """
 
+import contextlib
+import fcntl
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -13,7 +16,7 @@ import msgspec
 
 from syvla.convert.making import PART, Made, writing
 from syvla.errors import RecordingError
-from syvla.recording.mcap_log import PARTIAL
+from syvla.recording.mcap_log import MAX_EPISODE_NAME, PARTIAL
 from syvla.recording.mcap_walk import open_regular
 
 NAME = "conversion.jsonl"
@@ -28,11 +31,11 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     origins: list[str]
 
 
-class Journal:
-    """The conversion into ``out``, begun or taken up again.
+class Journal(contextlib.AbstractContextManager["Journal"]):
+    """The conversion into ``out``, begun or taken up again. Until it is left, no other process has it.
 
     Raises:
-        RecordingError: ``out`` exists, or another conversion into it is half made.
+        RecordingError: ``out`` exists, another conversion into it is half made, or one is running.
     """
 
     def __init__(self, out: Path, plan: Plan) -> None:
@@ -41,12 +44,20 @@ class Journal:
         self._path = self.folder / NAME
         if os.path.lexists(out):
             raise RecordingError(f"{out}: exists already and is not overwritten")
-        if os.path.lexists(self.folder):
-            self._take_up(plan)
-        else:
-            with writing(self.folder):
-                self.folder.mkdir(parents=True)
-            self._append(msgspec.json.encode(plan))
+        if os.path.lexists(self.folder) and not self._is_ours():
+            raise RecordingError(f"{self.folder}: is there and is no conversion of ours; remove it first")
+        with writing(self._path):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        try:
+            self._take_it()
+            self._begin_or_take_up(plan)
+        except BaseException:
+            os.close(self._lock)
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._lock)
 
     def made(self) -> Iterator[Made]:
         """The episodes that are whole, in their order."""
@@ -63,8 +74,8 @@ class Journal:
         """Give the folder its final name; RecordingError if that is taken meanwhile."""
         if os.path.lexists(self.out):
             raise RecordingError(f"{self.out}: exists already and is not overwritten")
+        self._path.unlink()
         self.folder.rename(self.out)
-        (self.out / NAME).unlink()
 
     def discard(self) -> None:
         """Leave nothing of a conversion in which nothing was converted."""
@@ -76,10 +87,35 @@ class Journal:
 
     # ------------------------------------------------------------ inside
 
-    def _take_up(self, plan: Plan) -> None:
+    def _is_ours(self) -> bool:
+        """Whether the folder has a journal, or nothing at all, as one that was cut short before its first line."""
+        if self.folder.is_symlink() or not self.folder.is_dir():
+            return False
+        return (
+            stat.S_ISREG(self._path.lstat().st_mode) if os.path.lexists(self._path) else not any(self.folder.iterdir())
+        )
+
+    def _take_it(self) -> None:
         try:
-            before = self._decoded(next(self._lines()), Plan)
-        except (RecordingError, StopIteration) as error:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RecordingError(f"{self.folder}: another conversion into it is running") from error
+        except OSError:  # a file system without locks
+            return
+        if os.fstat(self._lock).st_nlink == 0:
+            raise RecordingError(f"{self.out}: another conversion into it has just ended")
+
+    def _begin_or_take_up(self, plan: Plan) -> None:
+        first = next(self._lines(), None)
+        if first is None:
+            if any(path != self._path for path in self.folder.iterdir()):
+                raise RecordingError(f"{self.folder}: is there and is no conversion of ours; remove it first")
+            os.truncate(self._path, 0)
+            self._append(msgspec.json.encode(plan))
+            return
+        try:
+            before = self._decoded(first, Plan)
+        except RecordingError as error:
             raise RecordingError(f"{self.folder}: is there and is no conversion of ours; remove it first") from error
         what = _difference(before, plan)
         if what:
@@ -117,13 +153,16 @@ def _difference(before: Plan, now: Plan) -> str:
 
 
 def unique(names: Sequence[str]) -> list[str]:
-    """The names, those that come again with ``-2``, ``-3``, ... behind them."""
+    """The names, those that come again with ``-2``, ``-3``, ... behind them; none is longer than a name may be."""
     taken: set[str] = set()
+    last: dict[str, int] = {}
     found = []
     for name in names:
-        free, number = name, 2
+        free, number = name, last.get(name, 1)
         while free in taken:
-            free, number = f"{name}-{number}", number + 1
+            number += 1
+            free = f"{name[: MAX_EPISODE_NAME - len(str(number)) - 1]}-{number}"
+        last[name] = number
         taken.add(free)
         found.append(free)
     return found

@@ -1,5 +1,7 @@
 """What a LeRobotDataset v3 is made of: its files, its features, and the names of what we have in it."""
 
+import itertools
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,6 +10,8 @@ import msgspec
 from syvla.convert.rows import COLUMNS
 from syvla.convert.statistics import Stats
 from syvla.errors import RecordingError
+from syvla.messages import ARMS
+from syvla.standard_messages import MAX_SIDE
 
 VERSION = "v3.0"
 INFO = "meta/info.json"
@@ -41,10 +45,19 @@ class Info(msgspec.Struct):
 
 
 class Feature(msgspec.Struct):
-    """One column, or one video."""
+    """One column, or one video. ``names`` are those of its values or of its axes, as a list or in a map of lists."""
 
     dtype: str
     shape: tuple[int, ...]
+    names: msgspec.Raw = msgspec.Raw(b"null")
+
+    def told_names(self) -> list[str]:
+        """The names; none where they are told in no way that is known."""
+        try:
+            found = msgspec.json.decode(self.names, type=list[str] | dict[str, list[str]] | None)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return []
+        return [*itertools.chain.from_iterable(found.values())] if isinstance(found, dict) else found or []
 
 
 class Extra(msgspec.Struct):
@@ -59,8 +72,11 @@ def file_indices(number: int) -> tuple[int, int]:
     return divmod(number, CHUNK_FILES)
 
 
-def features(cameras: Mapping[str, tuple[int, int]], fps: int) -> dict[str, dict[str, Any]]:
-    """The features of what we write; ``cameras`` have the height and width of their images."""
+def features(cameras: Mapping[str, tuple[int, int]], fps: int, success: bool) -> dict[str, dict[str, Any]]:
+    """The features of what we write; ``cameras`` have the height and width of their images.
+
+    ``success`` says whether it is told of each episode.
+    """
     vector = {"dtype": "float32", "shape": [len(COLUMNS)], "names": _NAMES}
     flag = {"dtype": "bool", "shape": [1], "names": None}
     number = {"dtype": "int64", "shape": [1], "names": None}
@@ -72,7 +88,7 @@ def features(cameras: Mapping[str, tuple[int, int]], fps: int) -> dict[str, dict
         **{IMAGE_PREFIX + camera: _video(height, width, fps) for camera, (height, width) in cameras.items()},
         INTERVENTION: flag,
         DONE: flag,
-        SUCCESS: flag,
+        **({SUCCESS: flag} if success else {}),
         "timestamp": {"dtype": "float32", "shape": [1], "names": None},
         "frame_index": number,
         "episode_index": number,
@@ -126,3 +142,38 @@ def checked_info(text: bytes, where: str) -> Info:
                 f"{where}: {name} must be {len(COLUMNS)} floats: left and right arm, 6 joints + gripper"
             )
     return info
+
+
+def image_size(feature: Feature, where: str) -> tuple[int, int]:
+    """Height and width of a camera's images, whose channels are the last axis, or the first where the names say so."""
+    shape = feature.shape
+    first = [name.rstrip("s") for name in feature.told_names()] == ["channel", "height", "width"]
+    sides = shape[1:] if first else shape[:2]
+    channels = shape[:1] if first else shape[2:]
+    if channels != (3,) or not all(1 <= side <= most for side, most in zip(sides, MAX_SIDE, strict=True)):
+        raise RecordingError(f"{where} must be up to {MAX_SIDE[1]}x{MAX_SIDE[0]} RGB, not {shape}")
+    return sides[0], sides[1]
+
+
+def column_order(feature: Feature, where: str) -> list[int]:
+    """Which of its values is which of COLUMNS, by names that tell left from right; as they stand if none does.
+
+    Raises:
+        RecordingError: Some names tell it and others do not, or there are not seven of each arm.
+    """
+    names = [name.lower() for name in feature.told_names()]
+    sides = [[side for side in ARMS if side in name] for name in names]
+    as_they_stand = list(range(len(COLUMNS)))
+    if not any(sides):
+        return as_they_stand
+    grippers = ["gripper" in name for name in names]
+    each = [[i for i, found in enumerate(sides) if found == [side]] for side in ARMS]
+    if any(len(arm) != len(COLUMNS) // 2 or sum(grippers[i] for i in arm) > 1 for arm in each):
+        raise RecordingError(f"{where} must have names of seven values of each arm, left and right")
+    return [i for arm in each for i in sorted(arm, key=lambda i: (grippers[i], _joint(names[i])))]
+
+
+def _joint(name: str) -> int:
+    """The number of a joint, where its name has one."""
+    found = re.search(r"joint_?(\d{1,3})", name)
+    return int(found[1]) if found else 0

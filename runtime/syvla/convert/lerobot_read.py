@@ -1,31 +1,27 @@
 """Reads a LeRobotDataset v3 of anybody: row by row, within bounds, by the format's own paths only."""
 
-import contextlib
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from syvla.clock import NS_PER_S
 from syvla.convert import lerobot_layout as layout
+from syvla.convert import parquet
 from syvla.convert.files import camera_names, identity, read_file, safe_name
 from syvla.convert.lerobot_video import video_frames
 from syvla.convert.pictures import jpeg_or_pixels
 from syvla.convert.rows import COLUMNS, FIRST_NS, Facts, Frame, Grid, Row, Stamped, in_metres, messages_of
+from syvla.digest import text_sha256
 from syvla.errors import RecordingError
-from syvla.message import Array
 from syvla.messages import CameraFrame
-from syvla.recording.mcap_walk import open_regular
 
-MAX_META_BYTES = 64 * 2**20
-MAX_SIDES = (2160, 3840)
 MAX_TASK = 1024  # characters, as of a Task
-_BATCH = 64
-_PROVOKED = (pa.ArrowException, OSError, ValueError, KeyError, OverflowError)
+_INDICES = ("frame_index", "episode_index", "task_index")
 _ZEROS = np.zeros(len(COLUMNS))
 
 
@@ -49,25 +45,22 @@ class LeRobotDataset:
         self.root = root
         self.gripper_unit_m = gripper_unit_m
         where = str(root / layout.INFO)
-        self.info = layout.checked_info(read_file(root / layout.INFO, MAX_META_BYTES), where)
+        self.info = layout.checked_info(read_file(root / layout.INFO, parquet.MAX_META_BYTES), where)
         keys = [name for name, feature in self.info.features.items() if feature.dtype in ("video", "image")]
         named = {key.removeprefix(layout.IMAGE_PREFIX): key for key in keys}
         self.cameras = {ours: named[theirs] for ours, theirs in camera_names(list(named), cameras, where).items()}
-        for key in self.cameras.values():
-            shape = self.info.features[key].shape
-            if (
-                len(shape) != 3
-                or shape[2] != 3
-                or not all(1 <= s <= most for s, most in zip(shape, MAX_SIDES, strict=False))
-            ):
-                raise RecordingError(f"{where}: {key} must be up to {MAX_SIDES[1]}x{MAX_SIDES[0]} RGB, not {shape}")
+        features = self.info.features
+        self.sizes = {key: layout.image_size(features[key], f"{where}: {key}") for key in self.cameras.values()}
+        self.orders = {
+            name: layout.column_order(features[name], f"{where}: {name}") for name in layout.VECTORS if name in features
+        }
         self.tasks = _tasks(root / layout.TASKS)
         self.extra = _extra(root / layout.EXTRA)
-        self.episodes = list(self._places())
-        if len(self.episodes) != self.info.total_episodes:
-            raise RecordingError(
-                f"{where}: says {self.info.total_episodes} episodes, meta/episodes has {len(self.episodes)}"
-            )
+        total = self.info.total_episodes
+        self.episodes = list(itertools.islice(self._places(), total + 1))
+        if len(self.episodes) != total:
+            found = "more" if len(self.episodes) > total else len(self.episodes)
+            raise RecordingError(f"{where}: says {total} episodes, meta/episodes has {found}")
 
     def is_video(self, key: str) -> bool:
         """Whether the camera's images are a video, not image files in the table."""
@@ -75,20 +68,22 @@ class LeRobotDataset:
 
     def _places(self) -> Iterator[Place]:
         videos = {camera: f"videos/{key}" for camera, key in self.cameras.items() if self.is_video(key)}
-        columns = ["episode_index", "length", "data/chunk_index", "data/file_index"]
-        columns += [
-            f"{v}/{field}" for v in videos.values() for field in ("chunk_index", "file_index", "from_timestamp")
-        ]
+        whole = ["episode_index", "length", "data/chunk_index", "data/file_index"]
+        whole += [f"{video}/{field}" for video in videos.values() for field in ("chunk_index", "file_index")]
+        seconds = [f"{video}/from_timestamp" for video in videos.values()]
         for path in sorted((self.root / "meta/episodes").glob("chunk-*/file-*.parquet")):
-            for batch in _batches(path, columns, None):
-                for row in batch.to_pylist():
-                    yield self._place(row, videos, path)
+            for batch in parquet.batches(path, [*whole, *seconds]):
+                found = {
+                    name: parquet.numbers(batch, name, path, name in whole).tolist() for name in (*whole, *seconds)
+                }
+                for i in range(len(batch)):
+                    yield self._place({name: values[i] for name, values in found.items()}, videos, path)
 
-    def _place(self, row: dict[str, Any], videos: Mapping[str, str], path: Path) -> Place:
+    def _place(self, row: Mapping[str, float], videos: Mapping[str, str], path: Path) -> Place:
         def index(name: str, most: int) -> int:
-            value = row[name]
-            if not isinstance(value, int) or not 0 <= value <= most:
-                raise RecordingError(f"{path}: {name} must be 0..{most}, not {value!r}")
+            value = int(row[name])
+            if not 0 <= value <= most:
+                raise RecordingError(f"{path}: {name} must be 0..{most}, not {value}")
             return value
 
         def file(template: str, prefix: str, **more: str) -> Path:
@@ -102,7 +97,7 @@ class LeRobotDataset:
         films = {}
         for camera, prefix in videos.items():
             from_s = row[f"{prefix}/from_timestamp"]
-            if not isinstance(from_s, float) or not 0.0 <= from_s <= 1e7:
+            if not 0.0 <= from_s <= 1e7:
                 raise RecordingError(f"{path}: {prefix}/from_timestamp must be seconds, not {from_s!r}")
             films[camera] = file(layout.VIDEO_PATH, prefix, video_key=self.cameras[camera]), from_s
         length = index("length", 10**8)
@@ -117,14 +112,30 @@ class LeRobotEpisode:
     def __init__(self, dataset: LeRobotDataset, place: Place) -> None:
         self._dataset = dataset
         self._place = place
-        self.origin = f"{identity(dataset.root / layout.INFO)} episode {place.number}"
-        self.name, outcome, run = f"episode_{place.number:06d}", "", ""
+        files = (place.data, *(path for path, _ in place.videos.values()))
+        digest = text_sha256(" ".join(_identity(file) for file in files))
+        self.origin = f"{identity(dataset.root / layout.INFO)} episode {place.number} of {digest[:16]}"
+        self.name, self._outcome, self._run = f"episode_{place.number:06d}", "", ""
         self.fps: int | None = dataset.info.fps
         extra = dataset.extra
         if extra is not None and place.number < len(extra.episodes):
-            said, outcome, which = extra.episodes[place.number]
-            self.name, run = safe_name(said), extra.runs.get(which, "")
-        self.facts = Facts(tuple(dataset.cameras), outcome, run)
+            said, self._outcome, which = extra.episodes[place.number]
+            self.name, self._run = safe_name(said), extra.runs.get(which, "")
+
+    @cached_property
+    def facts(self) -> Facts:
+        """Its outcome is what we noted of it, else what its rows say where they do."""
+        return Facts(tuple(self._dataset.cameras), self._outcome or self._success(), self._run)
+
+    def _success(self) -> str:
+        path, name = self._place.data, layout.SUCCESS
+        if name not in self._dataset.info.features:
+            return ""
+        found = False
+        for batch in parquet.batches(path, ["episode_index", name], self._place.number):
+            mine = parquet.numbers(batch, "episode_index", path, True) == self._place.number
+            found = found or bool(parquet.numbers(batch, name, path)[mine].any())
+        return "success" if found else "failure"
 
     def rows(self, grid: Grid) -> Iterator[Row]:
         """Its rows with their images."""
@@ -132,11 +143,19 @@ class LeRobotEpisode:
         images = [key for key in data.cameras.values() if not data.is_video(key)]
         where = f"{place.data} episode {place.number}"
         films = {
-            camera: video_frames(path, from_s, data.info.fps, data.info.features[data.cameras[camera]].shape)
+            camera: video_frames(path, from_s, data.info.fps, data.sizes[data.cameras[camera]])
             for camera, (path, from_s) in place.videos.items()
         }
         numbers = data_rows(
-            place.data, place.number, place.length, data.info.fps, data.tasks, where, grid.instruction, images
+            place.data,
+            place.number,
+            place.length,
+            data.info.fps,
+            data.tasks,
+            where,
+            grid.instruction,
+            images,
+            data.orders,
         )
         for i, row in enumerate(numbers):
             frames: dict[str, Frame] = {}
@@ -147,14 +166,21 @@ class LeRobotEpisode:
                         raise RecordingError(f"{place.videos[camera][0]}: it ends before row {i} of {place.length}")
                     frames[camera] = CameraFrame(camera=camera, frame_id=i, exposure_ns=row.time_ns, rgb=rgb)
                 else:
-                    height, width, _ = data.info.features[key].shape
                     told = f"{where}, row {i}: {key}"
-                    frames[camera] = jpeg_or_pixels(camera, i, row.time_ns, row.frames[key], (height, width), told)
+                    frames[camera] = jpeg_or_pixels(camera, i, row.time_ns, row.frames[key], data.sizes[key], told)
             yield in_metres(row._replace(frames=frames), data.gripper_unit_m)
 
     def messages(self, grid: Grid) -> Iterator[Stamped]:
         """What its rows stand for."""
         return messages_of(self.rows(grid))
+
+
+def _identity(path: Path) -> str:
+    """That of a file; a missing one refuses its episode when that is read, and no other."""
+    try:
+        return identity(path)
+    except RecordingError:
+        return "missing"
 
 
 def data_rows(
@@ -166,23 +192,28 @@ def data_rows(
     where: str,
     instruction: str = "",
     images: Sequence[str] = (),
+    orders: Mapping[str, Sequence[int]] = {},
 ) -> Iterator[Row]:
-    """The rows of an episode in the Parquet file at ``path``, without videos.
+    """The rows of an episode in the Parquet file at ``path``, without videos; ``orders`` say which value is which.
 
     Raises:
         RecordingError: Their number, order, times or values are not what the tables say.
     """
-    names = _names(path)
+    names = parquet.names(path)
     vectors = [name for name in layout.VECTORS if name in names]
     led = next((name for name in layout.INTERVENTIONS if name in names), None)
-    wanted = [*vectors, *([led] if led else []), "timestamp", "frame_index", "episode_index", "task_index", *images]
+    wanted = [*vectors, *([led] if led else []), "timestamp", *_INDICES, *images]
     count = 0
-    for batch in _batches(path, wanted, number):
-        mine = np.flatnonzero(_column(batch, "episode_index", path) == number)
+    for batch in parquet.batches(path, wanted, number, parquet.MAX_IMAGE_BYTES):
+        mine = np.flatnonzero(parquet.numbers(batch, "episode_index", path, True) == number)
         if not len(mine):
             continue
         part = batch.slice(int(mine[0]), int(mine[-1]) - int(mine[0]) + 1)
-        found = {name: _column(part, name, path) for name in wanted if name not in images}
+        found = {name: parquet.vectors(part, name, path, len(COLUMNS)) for name in vectors}
+        found |= {name: found[name][:, list(order)] for name, order in orders.items() if name in found}
+        found |= {name: parquet.numbers(part, name, path, True) for name in _INDICES}
+        found |= {name: parquet.numbers(part, name, path) for name in ("timestamp", *([led] if led else []))}
+        shown = {name: parquet.files(part, name, path) for name in images}
         for name in vectors:
             if not np.isfinite(found[name]).all():
                 raise RecordingError(f"{where}: {name} has a value that is not finite")
@@ -206,7 +237,7 @@ def data_rows(
                 velocity=vector.get(layout.VELOCITY, _ZEROS),
                 effort=vector.get(layout.EFFORT, _ZEROS),
                 action=vector[layout.ACTION],
-                frames={name: part.column(name)[i].as_py() for name in images},
+                frames={name: files[i].as_py() for name, files in shown.items()},
                 intervention=bool(found[led][i]) if led else False,
                 instruction=said,
             )
@@ -215,81 +246,13 @@ def data_rows(
         raise RecordingError(f"{where}: it has {count} rows, not {length}")
 
 
-# ---------------------------------------------------------------- Parquet
-
-
-@contextlib.contextmanager
-def _open(path: Path) -> Iterator[pq.ParquetFile]:
-    """The file within bounds; whatever a malformed one provokes becomes one RecordingError."""
-    with open_regular(path) as file:
-        try:
-            yield pq.ParquetFile(
-                file,
-                buffer_size=2**20,
-                pre_buffer=False,
-                thrift_string_size_limit=MAX_META_BYTES,
-                thrift_container_size_limit=2**20,
-            )
-        except _PROVOKED as error:
-            raise RecordingError(f"{path}: {str(error).splitlines()[0]}") from error
-
-
-def _names(path: Path) -> set[str]:
-    with _open(path) as file:
-        return set(file.schema_arrow.names)
-
-
-def _batches(path: Path, columns: Sequence[str], episode: int | None) -> Iterator[pa.RecordBatch]:
-    """The columns, some rows at a time; only of the row groups in which ``episode`` may be, if given."""
-    with _open(path) as file:
-        missing = [name for name in columns if name not in file.schema_arrow.names]
-        if missing:
-            raise RecordingError(f"{path}: it has no column {missing[0]}")
-        groups = range(file.metadata.num_row_groups)
-        mine = [i for i in groups if episode is None or _may_hold(file.metadata.row_group(i), episode)]
-        yield from file.iter_batches(_BATCH, row_groups=mine, columns=list(columns), use_threads=False)
-
-
-def _may_hold(group: Any, episode: int) -> bool:
-    for i in range(group.num_columns):
-        column = group.column(i)
-        if column.path_in_schema == "episode_index":
-            found = column.statistics
-            return found is None or not found.has_min_max or bool(found.min <= episode <= found.max)
-    return True
-
-
-def _column(batch: pa.RecordBatch, name: str, path: Path) -> Array:
-    """A column of numbers (N,) or vectors (N, 14); RecordingError if it is anything else."""
-    column = batch.column(name)
-    vector = name in layout.VECTORS
-    kind = (
-        column.type.value_type
-        if vector and isinstance(column.type, pa.ListType | pa.FixedSizeListType)
-        else column.type
-    )
-    plain = pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)
-    if column.null_count or not plain:
-        raise RecordingError(f"{path}: {name} must be numbers, not {column.type} with {column.null_count} nulls")
-    values = column.flatten() if vector else column
-    numbers = values.to_numpy(zero_copy_only=False)
-    if vector:
-        if len(numbers) != len(batch) * len(COLUMNS):
-            raise RecordingError(f"{path}: {name} must have {len(COLUMNS)} values in each row")
-        numbers = numbers.reshape(len(batch), len(COLUMNS))
-    return np.asarray(numbers)
-
-
 def _tasks(path: Path) -> list[str]:
     """The tasks in the order of their index."""
-    words = "task" if "task" in _names(path) else "__index_level_0__"
+    words = "task" if "task" in parquet.names(path) else "__index_level_0__"
     found: dict[int, str] = {}
-    for batch in _batches(path, ["task_index", words], None):
-        for row in batch.to_pylist():
-            index, task = row["task_index"], row[words]
-            if not isinstance(index, int) or not isinstance(task, str) or len(task) > MAX_TASK:
-                raise RecordingError(f"{path}: a task must be a number and up to {MAX_TASK} characters")
-            found[index] = task
+    for batch in parquet.batches(path, ["task_index", words]):
+        indices = parquet.numbers(batch, "task_index", path, True).tolist()
+        found.update(zip(indices, parquet.texts(batch, words, path, MAX_TASK), strict=True))
     if sorted(found) != list(range(len(found))):
         raise RecordingError(f"{path}: tasks must be numbered from 0")
     return [found[i] for i in range(len(found))]
@@ -299,6 +262,6 @@ def _extra(path: Path) -> layout.Extra | None:
     if not path.is_file():
         return None
     try:
-        return msgspec.json.decode(read_file(path, MAX_META_BYTES), type=layout.Extra)
+        return msgspec.json.decode(read_file(path, parquet.MAX_META_BYTES), type=layout.Extra)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise RecordingError(f"{path}: {error}") from error

@@ -1,24 +1,27 @@
 """The videos of a LeRobotDataset: written one frame a row, read within bounds, each frame at its due time."""
 
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
+from PIL import Image
 
 from syvla.convert.making import WriteError
 from syvla.convert.rows import Frame, pixels, size
 from syvla.convert.statistics import Pixels
 from syvla.errors import RecordingError
-from syvla.message import UInt8
+from syvla.message import Float64, UInt8
 from syvla.recording.mcap_walk import open_regular
 
 CODECS = ("h264", "hevc", "av1", "libdav1d", "libaom-av1", "vp9", "mpeg4")
 ENCODER = {"crf": "18", "preset": "veryfast", "g": "2", "bf": "0"}  # every second frame can be sought, as LeRobot's own
-_LOSS = 24.0  # mean difference of pixels that a lossy video may make, of 255
+_SMALL = (32, 24)
+_MOST_SAMPLES = 64
+_LOSS = 4.0  # mean difference that H.264 may make to a small picture, of 255
+_TOLD_APART = 3.0  # a picture that differs more from the one beside it must not be taken for that
 
 
 class Film:
@@ -34,6 +37,7 @@ class Film:
         self._path = path
         self.size = (0, 0)
         self.pixels = Pixels()
+        self.samples = Samples()
 
     def add(self, frame: Frame) -> None:
         """The image of the next row."""
@@ -51,6 +55,7 @@ class Film:
         rgb = self._shown[1]
         if self.pixels.wants():
             self.pixels.add(rgb)
+        self.samples.add(self._frames, rgb)
         picture = av.VideoFrame.from_ndarray(rgb, "rgb24")
         picture.pts, picture.time_base = self._frames, Fraction(1, self._fps)
         self._container.mux(self._stream.encode(picture))
@@ -97,8 +102,8 @@ def _check_stream(stream: Any, shape: Sequence[int], path: Path) -> None:
         raise RecordingError(f"{path}: it is {stream.width}x{stream.height}, not {shape[1]}x{shape[0]}")
 
 
-def check_video(path: Path, count: int, shape: tuple[int, int], first: Frame, last: Frame) -> None:
-    """WriteError if the video at ``path`` does not have ``count`` frames, or others first and last."""
+def check_video(path: Path, count: int, shape: tuple[int, int], samples: Mapping[int, Float64]) -> None:
+    """WriteError if the video at ``path`` does not have ``count`` frames, or others than ``samples``, small, by row."""
     try:
         with av.open(str(path), "r", format="mp4") as container:
             stream = container.streams.video[0]
@@ -106,12 +111,49 @@ def check_video(path: Path, count: int, shape: tuple[int, int], first: Frame, la
             packets = sum(packet.size > 0 for packet in container.demux(stream))
             if packets != count:
                 raise WriteError(f"{path}: was read back with {packets} frames instead of {count}")
-            for which, frame, at in (("first", first, 0), ("last", last, count - 1)):
-                container.seek(round(at / float(stream.average_rate) / stream.time_base), stream=stream)
-                decoded = container.decode(stream)
-                (shown,) = deque(decoded, maxlen=1) if at else (next(decoded),)
-                difference = np.abs(shown.to_ndarray(format="rgb24").astype(np.int16) - pixels(frame)).mean()
-                if difference > _LOSS:
-                    raise WriteError(f"{path}: was read back with another {which} frame")
-    except (av.FFmpegError, IndexError) as error:
+            for row, ours in samples.items():
+                container.seek(round(row / float(stream.average_rate) / stream.time_base), stream=stream)
+                frames = (f for f in container.decode(stream) if float(f.time * stream.average_rate) > row - 0.5)
+                shown = small(next(frames).to_ndarray(format="rgb24"))
+                others = [samples[n] for n in (row - 1, row + 1) if n in samples]
+                told_apart = [other for other in others if difference(ours, other) > _TOLD_APART]
+                if difference(shown, ours) > _LOSS or any(
+                    difference(shown, other) < difference(shown, ours) for other in told_apart
+                ):
+                    raise WriteError(f"{path}: was read back with another picture in row {row}")
+    except (av.FFmpegError, IndexError, StopIteration) as error:
         raise WriteError(f"{path}: it cannot be read back: {error}") from error
+
+
+class Samples:
+    """Small versions of a film's pictures: of some rows and of those right behind them, not more for a longer film."""
+
+    def __init__(self) -> None:
+        self._step = 4
+        self._kept: dict[int, Float64] = {}
+        self._last = -1, np.zeros((0, 0, 3), np.uint8)
+
+    def add(self, row: int, rgb: UInt8) -> None:
+        """The picture of the next row."""
+        self._last = row, rgb
+        if row % self._step > 1:
+            return
+        self._kept[row] = small(rgb)
+        if len(self._kept) > _MOST_SAMPLES:
+            self._step *= 2
+            self._kept = {n: kept for n, kept in self._kept.items() if n % self._step <= 1}
+
+    def result(self) -> dict[int, Float64]:
+        """Those kept and the last, by row."""
+        row, rgb = self._last
+        return {**self._kept, row: small(rgb)} if row >= 0 else {}
+
+
+def small(rgb: UInt8) -> Float64:
+    """A picture as a video hardly changes it: the means of its parts, of which every picture has as many."""
+    return np.asarray(Image.fromarray(rgb).resize(_SMALL, Image.Resampling.BOX), np.float64)
+
+
+def difference(ours: Float64, theirs: Float64) -> float:
+    """How much two small pictures differ, of 255."""
+    return float(np.abs(ours - theirs).mean())

@@ -39,11 +39,15 @@ _SCHEMA = pa.schema(
 
 
 class LeRobotWriter:
-    """Makes a data set in ``folder``; ``made`` are the episodes that are there already."""
+    """Makes a data set in ``folder``; ``made`` are the episodes that are there already.
+
+    ``outcomes`` says whether it is known of each episode how it ended: a table that only says so of some is none.
+    """
 
     unit = "rows"
 
-    def __init__(self, folder: Path, fps: int, made: Iterator[Made]) -> None:
+    def __init__(self, folder: Path, fps: int, made: Iterator[Made], outcomes: bool) -> None:
+        self._schema = _SCHEMA if outcomes else _SCHEMA.remove(_SCHEMA.get_field_index(layout.SUCCESS))
         self._folder = folder
         self._fps = fps
         self._tasks: dict[str, int] = {}
@@ -58,10 +62,11 @@ class LeRobotWriter:
         data, videos = self._paths(number, facts.cameras)
         watched = Watched(episode.rows(grid), tick)
         with whole_files(data, *videos.values()) as (data_part, *video_parts):
-            table = _Table(number, self._rows, dict(self._tasks), self._fps, facts.outcome == "success")
+            success = facts.outcome == "success"
+            table = _Table(number, self._rows, dict(self._tasks), self._fps, success, self._schema)
             with writing(data, av.FFmpegError, pa.ArrowException):
                 films = {camera: Film(part, self._fps) for camera, part in zip(videos, video_parts, strict=True)}
-                with pq.ParquetWriter(data_part, _SCHEMA, compression="snappy") as file:
+                with pq.ParquetWriter(data_part, self._schema, compression="snappy") as file:
                     try:
                         for row in watched:
                             for camera, film in films.items():
@@ -83,7 +88,7 @@ class LeRobotWriter:
                 pass
             check_same(data, ends, back.ends(str(data)))
             for camera, part in zip(videos, video_parts, strict=True):
-                check_video(part, ends.length, sizes[camera], ends.first.frames[camera], ends.last.frames[camera])
+                check_video(part, ends.length, sizes[camera], films[camera].samples.result())
         stats = table.stats() | {layout.IMAGE_PREFIX + camera: film.pixels.result() for camera, film in films.items()}
         made = Made(episode.origin, name, ends.length, facts.outcome, facts.run, table.used, sizes, stats)
         self._count(made)
@@ -114,7 +119,7 @@ class LeRobotWriter:
             "splits": {"train": f"0:{len(episodes)}"},
             "data_path": layout.DATA_PATH,
             "video_path": layout.VIDEO_PATH if self._sizes else None,
-            "features": layout.features(self._sizes or {}, self._fps),
+            "features": layout.features(self._sizes or {}, self._fps, layout.SUCCESS in self._schema.names),
         }
         (self._folder / layout.INFO).write_text(json.dumps(info, indent=4) + "\n")
         found = LeRobotDataset(self._folder).episodes
@@ -174,13 +179,16 @@ class LeRobotWriter:
 class _Table:
     """The rows of one episode as Parquet, with their statistics; the last one is told to be the last."""
 
-    def __init__(self, episode: int, begin: int, tasks: dict[str, int], fps: int, success: bool) -> None:
+    def __init__(
+        self, episode: int, begin: int, tasks: dict[str, int], fps: int, success: bool, schema: pa.Schema
+    ) -> None:
         self._episode, self._begin, self._fps, self._success = episode, begin, fps, success
+        self._schema = schema
         self._group = np.empty(GROUP_ROWS, _ROW)  # made at once: many small arrays would tear the heap to pieces
         self._grouped = 0
         self._count = 0
         self._used: dict[str, None] = {}
-        self._stats = {name: Numbers(len(COLUMNS) if name in layout.VECTORS else 1) for name in _SCHEMA.names}
+        self._stats = {name: Numbers(len(COLUMNS) if name in layout.VECTORS else 1) for name in schema.names}
         self.tasks = tasks
 
     @property
@@ -225,17 +233,19 @@ class _Table:
 
     def _keep(self, values: dict[str, Any]) -> None:
         for name, value in values.items():
+            if name not in self._stats:
+                continue
             self._group[name][self._grouped - 1] = value
             self._stats[name].add(self._group[name][self._grouped - 1])
 
     def _flush(self, file: pq.ParquetWriter) -> None:
         columns = []
-        for name in _SCHEMA.names:
+        for name in self._schema.names:
             values = np.ascontiguousarray(self._group[name][: self._grouped])
             column = pa.array(values.ravel())
             vector = name in layout.VECTORS
             columns.append(pa.FixedSizeListArray.from_arrays(column, len(COLUMNS)) if vector else column)
-        file.write_table(pa.table(columns, schema=_SCHEMA))
+        file.write_table(pa.table(columns, schema=self._schema))
         self._grouped = 0
 
 

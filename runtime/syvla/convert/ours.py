@@ -1,15 +1,16 @@
 """Our own recordings: an MCAP file as an episode, and episodes as MCAP files that report and training can read."""
 
-from collections.abc import Callable, Iterator
+import contextlib
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
 
 from syvla.clock import NS_PER_S
 from syvla.convert.files import identity, safe_name
-from syvla.convert.making import Made, WriteError, writing
-from syvla.convert.rows import Episode, Facts, Frame, Grid, Row, Stamped, aligned, jpeg, pixels
+from syvla.convert.making import Made, WriteError
+from syvla.convert.rows import Episode, Facts, Frame, Grid, Row, Stamped, aligned, begun_topics, jpeg, pixels
 from syvla.errors import RecordingError
 from syvla.message import Message
 from syvla.messages import (
@@ -23,13 +24,12 @@ from syvla.messages import (
 )
 from syvla.protocols import Header
 from syvla.recording.mcap_log import PARTIAL, McapLog
-from syvla.recording.mcap_read import Recording
-from syvla.transport.codec import encode_body
+from syvla.recording.mcap_read import CONFIG_ATTACHMENT, Recording, unpacked
+from syvla.transport.codec import encode_body, unpack_record
+from syvla.transport.wire import Buffer
 
-CONFIG_ATTACHMENT = "run.json"
 CHUNK_BYTES = 2**20  # nothing is lost with this process, so chunks may be large; each costs memory for the index
 UNKNOWN = "unknown"  # the outcome of an episode of which nobody says how it ended
-_LOOK_S = 5.0  # a camera that has not begun by then is none of the episode's
 _TAKEN = ("task", "command", "arm/left", "arm/right", *(f"camera/{camera}" for camera in CAMERAS))
 
 
@@ -52,12 +52,7 @@ class McapEpisode:
     def facts(self) -> Facts:
         """Its cameras are those that begin in its first seconds."""
         recording = self._recording
-        begin_ns, found = -1, set()
-        for record in recording.records(_TAKEN):
-            begin_ns = record.log_time_ns if begin_ns < 0 else begin_ns
-            if record.log_time_ns - begin_ns > _LOOK_S * NS_PER_S:
-                break
-            found.add(record.topic)
+        found = begun_topics((record.topic, record.log_time_ns) for record in recording.records(_TAKEN))
         cameras = tuple(camera for camera in CAMERAS if f"camera/{camera}" in found)
         run = recording.attachments.get(CONFIG_ATTACHMENT, "")
         return Facts(cameras, recording.outcome.get("outcome", ""), run)
@@ -84,12 +79,23 @@ def stamp_ns(message: Message) -> int:
     return message.issued_ns
 
 
-class _Seen(NamedTuple):
-    """Of one topic: how many messages, and the first and last one's bytes."""
+class _Seen:
+    """Of one topic: how many messages there were, and the digest of their times and bytes."""
 
-    messages: int
-    first: bytes
-    last: bytes
+    def __init__(self) -> None:
+        self.messages = 0
+        self._digest = hashlib.sha256()
+
+    def add(self, at_ns: int, frames: Iterable[Buffer]) -> None:
+        """The next message."""
+        self.messages += 1
+        self._digest.update(at_ns.to_bytes(8, "little"))
+        for frame in frames:
+            self._digest.update(frame)
+
+    def told(self) -> tuple[int, str]:
+        """What two must have in common to be the same."""
+        return self.messages, self._digest.hexdigest()
 
 
 class McapWriter:
@@ -119,19 +125,17 @@ class McapWriter:
             "converted_from": episode.origin,
             "images": f"jpeg {self._quality}" if self._quality else "raw",
         }
-        with writing(path, RecordingError):
+        with _writing(path):
             log = McapLog(path, metadata, {CONFIG_ATTACHMENT: run} if run else None, CHUNK_BYTES, flush_ns=NS_PER_S)
         seen: dict[str, _Seen] = {}
         last_ns = 0
 
         def put(topic: str, at_ns: int, message: Message) -> None:
             frames = encode_body(message)
-            data = b"".join(frames)
-            before = seen.get(topic)
-            count = before.messages if before else 0
-            with writing(path, RecordingError):
-                log.write(Header(topic, 0, count, at_ns, 0), type(message), frames, at_ns)
-            seen[topic] = _Seen(count + 1, before.first if before else data, data)
+            so_far = seen.setdefault(topic, _Seen())
+            with _writing(path):
+                log.write(Header(topic, 0, so_far.messages, at_ns, 0), type(message), frames, at_ns)
+            so_far.add(at_ns, frames)
 
         try:
             for topic, at_ns, message in episode.messages(grid):
@@ -148,7 +152,7 @@ class McapWriter:
                 raise RecordingError(f"{episode.origin}: there is nothing in it")
             if facts.outcome in ("success", "failure"):
                 put("episode", last_ns, EpisodeControl(action=facts.outcome, name=name, issued_ns=last_ns))  # type: ignore[arg-type]
-            with writing(path, RecordingError):
+            with _writing(path):
                 log.close(
                     {"outcome": facts.outcome or UNKNOWN, "messages": str(log.messages), "ended_ns": str(last_ns)}
                 )
@@ -166,27 +170,32 @@ class McapWriter:
         return jpeg(frame, self._quality) if self._quality else frame
 
 
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Inside, what the disk refuses is a WriteError; what cannot be said in a recording is the episode's own fault."""
+    try:
+        yield
+    except RecordingError as error:
+        if isinstance(error.__cause__, OSError):
+            raise WriteError(f"{path}: cannot be written: {error}") from error
+        raise
+
+
 def _check(path: Path, written: dict[str, _Seen]) -> None:
-    """WriteError if other messages are read back than were written. An image is looked at first and last."""
+    """WriteError if other messages are read back than were written. The first and last image of each is decoded."""
     recording = Recording(path)
     read: dict[str, _Seen] = {}
     last: dict[str, Frame] = {}
-    for recorded in recording.messages():
-        topic = recorded.topic
-        if isinstance(recorded.message, CompressedFrame | CameraFrame):
-            last[topic] = recorded.message
-            if topic not in read:
-                pixels(recorded.message)
-        if topic not in read:
-            data = b"".join(encode_body(recorded.message))
-            read[topic] = _Seen(0, data, data)
-        before = read[topic]
-        count = before.messages + 1
-        ends = count == written[topic].messages if topic in written else True
-        newest = b"".join(encode_body(recorded.message)) if ends else before.last
-        read[topic] = _Seen(count, before.first, newest)
+    for raw in recording.records():
+        message = unpacked(raw).message
+        if isinstance(message, CompressedFrame | CameraFrame):
+            last[raw.topic] = message
+            if raw.topic not in read:
+                pixels(message)
+        read.setdefault(raw.topic, _Seen()).add(raw.log_time_ns, unpack_record(raw.data)[1:])
     for frame in last.values():
         pixels(frame)
-    if recording.ends_early or read != written:
-        topic = next((t for t in written if read.get(t) != written[t]), "")
-        raise WriteError(f"{path}: was read back with other messages of {topic}")
+    topics = sorted(written.keys() | read.keys())
+    different = [t for t in topics if t not in written or t not in read or written[t].told() != read[t].told()]
+    if recording.ends_early or different:
+        raise WriteError(f"{path}: was read back with other messages of {', '.join(different)}")

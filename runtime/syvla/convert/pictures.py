@@ -8,9 +8,8 @@ from PIL import Image, UnidentifiedImageError
 from syvla.convert.rows import Frame
 from syvla.errors import MessageError, RecordingError
 from syvla.messages import CameraFrame, CompressedFrame
+from syvla.standard_messages import MAX_JPEG, MAX_SIDE
 
-MAX_BYTES = 2 * 2**20  # of a JPEG, as of a CompressedFrame
-MAX_SIDES = (2160, 3840)
 MAX_PNG_BYTES = 32 * 2**20
 
 
@@ -21,19 +20,15 @@ def image_size(content: bytes, where: str) -> tuple[int, int]:
             width, height = image.size
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise RecordingError(f"{where}: the image cannot be read: {error}") from error
-    if not (1 <= height <= MAX_SIDES[0] and 1 <= width <= MAX_SIDES[1]):
-        raise RecordingError(f"{where}: the image is {width}x{height}; up to {MAX_SIDES[1]}x{MAX_SIDES[0]} are read")
+    if not (1 <= height <= MAX_SIDE[0] and 1 <= width <= MAX_SIDE[1]):
+        raise RecordingError(f"{where}: the image is {width}x{height}; up to {MAX_SIDE[1]}x{MAX_SIDE[0]} are read")
     return height, width
 
 
 def jpeg_or_pixels(
-    camera: str, number: int, exposure_ns: int, data: object, size: tuple[int, int], where: str
+    camera: str, number: int, exposure_ns: int, content: object, size: tuple[int, int], where: str
 ) -> Frame:
-    """The frame of a JPEG (kept as it is) or PNG of ``size`` (height, width).
-
-    ``data`` are its bytes, or a map with them under ``bytes``, as Parquet has images.
-    """
-    content = data.get("bytes") if isinstance(data, dict) else data
+    """The frame of a JPEG (kept as it is) or PNG of ``size`` (height, width)."""
     if not isinstance(content, bytes) or not 0 < len(content) <= MAX_PNG_BYTES:
         raise RecordingError(f"{where}: must be an image file of up to {MAX_PNG_BYTES} bytes")
     height, width = size
@@ -41,7 +36,7 @@ def jpeg_or_pixels(
         with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as image:
             if image.size != (width, height):
                 raise RecordingError(f"{where}: the image is {image.size[0]}x{image.size[1]}, not {width}x{height}")
-            if image.format == "JPEG" and len(content) <= MAX_BYTES:
+            if image.format == "JPEG" and len(content) <= MAX_JPEG:
                 return CompressedFrame(
                     camera=camera, frame_id=number, exposure_ns=exposure_ns, width=width, height=height,
                     jpeg=np.frombuffer(content, np.uint8),

@@ -32,6 +32,7 @@ COLUMNS = tuple(f"{arm}_{joint}" for arm in ARMS for joint in (*(f"joint{i + 1}"
 GRIPPERS = [ARM_JOINTS, PROPRIOCEPTION - 1]
 MAX_FPS = 240
 FIRST_NS = NS_PER_S  # the stamp of the first row of what has no stamps
+_LOOK_S = 5.0
 _BEHIND_S = 1.0  # a topic may be so much behind the newest of another
 _STREAMS = ("command", *(f"arm/{arm}" for arm in ARMS))
 
@@ -92,6 +93,20 @@ class Episode(Protocol):
     def messages(self, grid: Grid) -> Iterator[Stamped]:
         """Its cameras, arms, commands and tasks by their stamps; of rows those that they stand for."""
         ...
+
+
+def begun_topics(records: Iterable[tuple[str, int]]) -> set[str]:
+    """The topics of an episode's first seconds, of each message's topic and time [ns].
+
+    A camera that has not begun by then is none of the episode's.
+    """
+    begin_ns, found = -1, set()
+    for topic, at_ns in records:
+        begin_ns = at_ns if begin_ns < 0 else begin_ns
+        if at_ns - begin_ns > _LOOK_S * NS_PER_S:
+            break
+        found.add(topic)
+    return found
 
 
 def pixels(frame: Frame) -> UInt8:

@@ -38,6 +38,7 @@ from syvla.topics import TOPICS
 from syvla.transport.codec import decode_body, decode_header, unpack_record
 
 MAX_ATTACHMENTS = 16
+CONFIG_ATTACHMENT = "run.json"  # the attachment with the configuration of the run
 _log = logging.getLogger(__name__)
 
 _TYPES: dict[str, type[Message]] = {CompressedFrame.__name__: CompressedFrame}

@@ -13,13 +13,12 @@ from syvla import messages as m
 from syvla.clock import NS_PER_S, to_ns
 from syvla.config import IntentPolicy, RunConfig
 from syvla.message import Float64, Message
-from syvla.recording.mcap_read import Recorded, Recording
+from syvla.recording.mcap_read import CONFIG_ATTACHMENT, Recorded, Recording
 from syvla.report.origins import Int64, newest_rows
 from syvla.topics import TOPICS
 
 _BULKY = frozenset(row.name for row in TOPICS.values() if row.type in (m.CameraFrame, m.SimState))
 _UNREAD = Message()  # stands for a message of which only the stamps are kept
-CONFIG_ATTACHMENT = "run.json"
 SILENT_NS = to_ns(TOPICS["safety"].stale_after_s or 0.0)  # after which a mode is nobody's word any more
 STOPPED_MODES = (m.Mode.HOLD, m.Mode.SOFT_STOP, m.Mode.FAULT)
 

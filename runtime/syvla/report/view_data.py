@@ -20,8 +20,8 @@ from syvla import messages as m
 from syvla.clock import NS_PER_S, to_ns
 from syvla.errors import ConfigError, RecordingError
 from syvla.message import Float64
-from syvla.recording.mcap_read import Recorded, Recording
-from syvla.report.episode import CONFIG_ATTACHMENT, Episode, assembled
+from syvla.recording.mcap_read import CONFIG_ATTACHMENT, Recorded, Recording
+from syvla.report.episode import Episode, assembled
 from syvla.report.findings import JOINT_NAMES, findings, speed
 from syvla.report.plot import JUMP_RAD
 from syvla.report.summary import summarise_episode, tracking_error_rad

@@ -29,14 +29,13 @@ from syvla.messages import CameraFrame, CompressedFrame, EpisodeControl, Mode, R
 from syvla.protocols import Emit, Header, Inbox, OnNew, Received
 from syvla.recording import images
 from syvla.recording.mcap_log import McapLog, checked_name, names_taken
-from syvla.recording.mcap_read import repair_all
+from syvla.recording.mcap_read import CONFIG_ATTACHMENT, repair_all
 from syvla.topics import TOPICS
 from syvla.transport.codec import encode_body
 
 BATCH_NS = 20_000_000  # a step takes what came in this time, so that its fixed cost is shared
 STATE_PERIOD_NS = 1_000_000_000
 CARRIED_IN = ("task", "sim/reset")  # said before the episode began, and in force during it
-CONFIG_ATTACHMENT = "run.json"
 MOVING = (Mode.ENABLED, Mode.OVERRIDE)
 # A person's wish, or arms that were enabled and given nothing to do: nothing is to be explained.
 WISHES = ("stopping", "operator_hold", "operator_soft_stop", "teleop_hold", "chunk_missing")

@@ -45,9 +45,12 @@ RIGS = Path(__file__).parents[2] / "calibration" / "rigs"
 class Robot:
     """A run of nodes on the twin, and a node that talks to it."""
 
-    def __init__(self, node: Node, parent: Path, **changes: str) -> None:
+    def __init__(self, node: Node, parent: Path, bags: bool = False, **changes: str) -> None:
         values = {**{a.name: a.default for a in ARGUMENTS}, "sim": "true", "policy": "reference", "enable": "false"}
         self.plan = plan({**values, "runs": str(parent), **changes})
+        rig = self.plan.run.rig
+        rig = msgspec.structs.replace(rig, ros=msgspec.structs.replace(rig.ros, bags=bags))
+        self.plan.folder.save(msgspec.structs.replace(self.plan.run, rig=rig))
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.said = ""  # the gate's last word
         self._node = node
@@ -119,8 +122,8 @@ class Robot:
 
 
 @contextlib.contextmanager
-def brought_up(node: Node, parent: Path, **changes: str) -> Iterator[Robot]:
-    robot = Robot(node, parent, **changes)
+def brought_up(node: Node, parent: Path, bags: bool = False, **changes: str) -> Iterator[Robot]:
+    robot = Robot(node, parent, bags, **changes)
     try:
         for each in robot.plan.nodes:
             robot.start(each)
@@ -212,7 +215,7 @@ def test_the_robots_lifecycle_and_the_operators_services(node: Node, tmp_path: P
 
 def test_episodes_begin_and_end_by_services_and_become_bags(node: Node, tmp_path: Path) -> None:
     """Each end once had a name of its own, the time of the call, and an episode of another name was not ended."""
-    with brought_up(node, tmp_path, record="true", enable="true") as robot:
+    with brought_up(node, tmp_path, bags=True, record="true", enable="true") as robot:
         robot.until(lambda: robot.said == "enabled")
         ended = robot.call(Trigger, "record/failure")
         assert ended.success

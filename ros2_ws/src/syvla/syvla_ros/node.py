@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
@@ -33,6 +34,9 @@ Furnish = Callable[[Node, ProcessHost], None]
 # nothing, reads the bus.
 OVER_ROS = frozenset({"arm/left", "arm/right", "chunk", "task"})
 OVER_ROS_LOSSLESS = frozenset({"task"})
+SWITCH_S = (
+    0.0005  # of the interpreter: the thread that serves ROS may keep the stage's waiting for so long, 5 ms by default
+)
 POLL_HZ = 200.0  # how often another node's cameras are looked at
 
 
@@ -132,6 +136,7 @@ def serve_node(
 ) -> None:
     """The same for the stage that ``build`` makes."""
     run = folder.load()
+    sys.setswitchinterval(SWITCH_S)
     stop_with_parent(os.getppid())
     realtime = ask_realtime(name, run.rig.realtime)
     init_ros()  # only now: its threads inherit the scheduling that was asked for before

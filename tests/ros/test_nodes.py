@@ -273,8 +273,12 @@ def test_a_person_takes_over_from_the_policy_and_gives_back(node: Node, tmp_path
             end_s = time.monotonic() + seconds
             robot.until(lambda: time.monotonic() > end_s)
 
-        robot.until(lambda: robot.said == "enabled")
-        passed(4.0)  # the policy is on its way
+        for _ in range(3):  # on a busy machine the first intents may grow too old, which is not what is tried here
+            robot.until(lambda: robot.said == "enabled")
+            passed(4.0)  # the policy is on its way
+            if robot.said == "enabled":
+                break
+            assert robot.call(Trigger, "resume").success
         controller.press(DEADMAN)
         robot.until(lambda: robot.said == "override", 2.0)
         passed(1.0)

@@ -34,9 +34,7 @@ Furnish = Callable[[Node, ProcessHost], None]
 # nothing, reads the bus.
 OVER_ROS = frozenset({"arm/left", "arm/right", "chunk", "task"})
 OVER_ROS_LOSSLESS = frozenset({"task"})
-SWITCH_S = (
-    0.0005  # of the interpreter: the thread that serves ROS may keep the stage's waiting for so long, 5 ms by default
-)
+SWITCH_S = 0.0005  # so long a thread that serves ROS may keep the stage's waiting; 5 ms by default
 POLL_HZ = 200.0  # how often another node's cameras are looked at
 
 

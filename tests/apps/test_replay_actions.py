@@ -271,14 +271,24 @@ def test_a_hold_ends_it(episode: Path) -> None:
     assert "the arms hold; operator_hold" in result.director.outcome
 
 
-def test_a_console_that_was_away_is_paused_when_it_is_back() -> None:
+@pytest.mark.parametrize("attended", [True, False])
+def test_a_console_that_was_away_is_paused_when_it_is_back(episode: Path, attended: bool) -> None:
     """The arms stood because it was not heard; they once went on by themselves, ten minutes later."""
-    director = PlaybackDirector("a", None, 1.0)
-    for now_ns in (1, 50_000_000, 100_000_000):
-        list(director.step(now_ns, Inbox({}, ())))
-    assert not director.paused
-    list(director.step(700_000_000, Inbox({}, ())))
-    assert director.paused
+
+    def meanwhile(host: LockstepHost, director: PlaybackDirector, at_s: float) -> None:
+        director.attended = attended
+        if at_s == 4.0:
+            director._step_ns = host.now_ns - 700_000_000
+        elif at_s == 5.0:
+            assert director.paused
+            director.press(" ")
+
+    result = play(episode, meanwhile=meanwhile)
+    if attended:
+        assert (result.director.outcome, result.success) == ("done", True)
+        assert "paused" in result.phases
+    else:
+        assert "there is no terminal to go on from" in result.director.outcome
 
 
 def test_keys_change_the_speed_within_its_bounds() -> None:

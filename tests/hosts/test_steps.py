@@ -115,6 +115,7 @@ def test_a_number_that_no_log_can_hold_ends_the_log_and_not_the_stage(caplog: py
     assert not log.kept
     assert "the steps of robot cannot be recorded" in caplog.text
     log.begin(600 * MS, Inbox({}, []), False)
+    assert log.rest(under_way=False) is None, "nothing of half a log"
 
 
 def test_in_lockstep_every_step_is_told_of_once_and_the_memory_once_a_second() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from syvla.apps.realtime import AFTER_DEATH_S, HOLDS_WHEN_DEAD, POLL_S, STOP_ORDER, caught_signals
 from syvla.apps.terminal import GONE, pressed_keys
-from syvla.clock import to_ns
+from syvla.clock import to_ns, to_s
 from syvla.config import RunConfig
 from syvla.control.playback import SPEEDS, checked_speed
 from syvla.hosts.supervisor import Supervisor
@@ -62,6 +62,7 @@ class PlaybackDirector:
 
     def __init__(self, name: str, reset: SimReset | None, speed: float) -> None:
         self.outcome = ""
+        self.attended = True  # whether somebody can press a key
         self.speed, self.paused = checked_speed(speed), False
         self._name = name
         self._reset = reset
@@ -75,8 +76,8 @@ class PlaybackDirector:
     def step(self, now_ns: int, inbox: Inbox) -> Iterable[Emit]:
         """Advance the script."""
         self._begun_ns = self._begun_ns or now_ns
-        if self._step_ns is not None and now_ns - self._step_ns > LATE_NS:
-            self.paused = True  # it was not heard, and the arms stand: they go on when somebody says so
+        if self._started and self._step_ns is not None and now_ns - self._step_ns > LATE_NS:
+            self._was_away(now_ns - self._step_ns)
         self._step_ns = now_ns
         safety, state, truth = inbox.get("safety"), inbox.get("playback/state"), inbox.get("sim/truth")
         if self.outcome:
@@ -90,6 +91,12 @@ class PlaybackDirector:
             yield from self._watch(now_ns, safety, state)
         if not self._started and not self.outcome and now_ns - self._begun_ns > PREPARE_LIMIT_NS:
             self.outcome = "the arms were not enabled" + self._why(safety)
+
+    def _was_away(self, for_ns: int) -> None:
+        """It was not heard, and the arms stand: they go on when somebody says so, if anybody can."""
+        self.paused = True
+        if not self.attended:
+            self.outcome = self.outcome or f"not heard for {to_s(for_ns):.1f} s, and there is no terminal to go on from"
 
     def _watch(self, now_ns: int, safety: SafetyState, state: PlaybackState) -> Iterator[Emit]:
         if state.phase == "refused":
@@ -197,7 +204,9 @@ def play_actions(path: Path, rig: str, speed: float, runs: Path, tell: Callable[
         commands = {stage: argv for stage, argv in folder.commands().items() if stage in wanted}
         supervisor = Supervisor(commands, folder.logs)
         stack.callback(supervisor.close)
-        keys = stack.enter_context(pressed_keys()) or (lambda: "")
+        typed = stack.enter_context(pressed_keys())
+        director.attended = typed is not None
+        keys = typed or (lambda: "")
         try:
             supervisor.start()
             _serve(director, supervisor, inlet.drain, outlet, keys, signals, tell)

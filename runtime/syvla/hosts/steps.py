@@ -68,7 +68,7 @@ class StepLog:
     def rest(self, under_way: bool) -> Steps | None:
         """What has not been told yet; of the last step only if it is not ``under_way`` any more."""
         over = len(self._steps) - int(under_way)
-        if over < 1:
+        if over < 1 or not self.kept:
             return None
         told, self._steps = self._steps[:over], self._steps[over:]
         count = sum(step[1] + step[2] for step in told)

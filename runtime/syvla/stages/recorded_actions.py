@@ -9,7 +9,7 @@ from syvla.control.playback import Actions
 from syvla.errors import ConfigError, RecordingError
 from syvla.message import Float64
 from syvla.messages import BOTH_ARMS_JOINTS, JointCommand
-from syvla.recording.mcap_read import Recording
+from syvla.recording.mcap_read import CONFIG_ATTACHMENT, Recording
 
 LONGEST_GAP_S = 0.5  # without commands; what was meant in it nobody knows
 BEYOND_RAD, BEYOND_M = 0.02, 0.002  # of a limit: rounding, and a rig whose limits were drawn in a little since
@@ -41,7 +41,7 @@ def load_actions(recording: Recording, rig: RigConfig) -> Actions:
 
 def _same_robot(recording: Recording, rig: RigConfig) -> None:
     try:
-        theirs = msgspec.json.decode(recording.attachments["run.json"], type=RunConfig).rig
+        theirs = msgspec.json.decode(recording.attachments[CONFIG_ATTACHMENT], type=RunConfig).rig
     except (KeyError, msgspec.MsgspecError):
         raise RecordingError(f"{recording.path}: does not say of which robot it is") from None
     if theirs.name != rig.name or theirs.kind != rig.kind:

@@ -72,7 +72,7 @@ class PolicyConfig(Section, frozen=True):
     planner_min_period_s: float = 0.05
     # A thought of that age ends when a newer observation is there, and the intent in use grows older by it; 0: never.
     planner_preempt_after_s: float = 0.0
-    expert_min_period_s: float = 0.05
+    expert_min_period_s: float = 0.05  # a new intent does not wait for it
     period_s: float = 1 / 30
     horizon: int = 50
     continuity: Continuity = "prefix"  # how a learned expert's chunk goes on from the one before it

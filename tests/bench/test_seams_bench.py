@@ -2,12 +2,15 @@
 
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
-from syvla.bench.seams import Cell, Found, _row, _verdict, _Watch
-from syvla.messages import JointCommand, Mode, Provenance, SafetyState, Source, Splice
+from syvla.bench.seams import Cell, Found, Jumps, _row, _verdict, _Watch
+from syvla.errors import SyvlaError
+from syvla.messages import ActionChunk, JointCommand, Mode, Provenance, SafetyState, Source, Splice
 from syvla.protocols import Header, Inbox, Received
+from syvla.runs import load_rig
 
 TICK_NS = 5_000_000
 
@@ -16,43 +19,82 @@ def received(topic: str, message: Any) -> Received:
     return Received(Header(topic, 0, 0, 0, 0), message, 0, tuple)
 
 
-def test_what_is_watched() -> None:
-    def command(row: int, source: Source) -> JointCommand:
-        return JointCommand(
-            command_id=row,
-            commanded_ns=row * TICK_NS,
-            position_rad=np.full(12, 0.1 * row),
-            gripper_width_m=np.zeros(2),
-            provenance=Provenance(source=source, chunk_row=row),
-            intent_age_s=0.1,
-            limited_joints=0,
-        )
+def command(at_ns: int, row: int, source: Source, sent_rad: float) -> JointCommand:
+    return JointCommand(
+        command_id=at_ns,
+        commanded_ns=at_ns,
+        position_rad=np.full(12, sent_rad),
+        gripper_width_m=np.zeros(2),
+        provenance=Provenance(source=source, chunk_row=row),
+        intent_age_s=0.1,
+        limited_joints=0,
+    )
 
-    def splice(replaced: int) -> Splice:
-        return Splice(
-            splice_id=0, chunk_id=1, intent_id=0, replaced_chunk_id=replaced, observation_ns=0, spliced_ns=7,
-            inference_delay_steps=1, jump_rad=0.0,
-        )  # fmt: skip
 
-    def safety(mode: Mode) -> SafetyState:
-        return SafetyState(
-            stamp_ns=0, mode=mode, source=Source.POLICY, reasons=(), limited_joints=0, clamped_count=0,
-            refused_count=0, arm_distance_m=0.1,
-        )  # fmt: skip
+def safety(mode: Mode) -> SafetyState:
+    return SafetyState(
+        stamp_ns=0, mode=mode, source=Source.POLICY, reasons=(), limited_joints=0, clamped_count=0,
+        refused_count=0, arm_distance_m=0.1,
+    )  # fmt: skip
 
-    watch = _Watch()
-    messages = [command(3, Source.POLICY), command(49, Source.POLICY), command(49, Source.HOLD), splice(-1), splice(4)]
-    messages += [safety(mode) for mode in (Mode.ENABLED, Mode.HOLD, Mode.HOLD, Mode.ENABLED, Mode.HOLD)]
+
+def chunk(chunk_id: int, at_rad: float) -> ActionChunk:
+    return ActionChunk(
+        chunk_id=chunk_id,
+        task_id=1,
+        intent_id=0,
+        intent_observation_ns=0,
+        observation_ns=0,
+        period_ns=1_000_000_000 // 30,
+        position_rad=np.full((50, 12), at_rad, np.float32),
+        gripper_width_m=np.zeros((50, 2), np.float32),
+        inference_delay_steps=0,
+    )
+
+
+def watched(messages: list[Any]) -> _Watch:
+    rig = load_rig("twin")
+    watch = _Watch(msgspec.structs.replace(rig, control=msgspec.structs.replace(rig.control, blend_s=0.0)))
     watch.step(0, Inbox({}, [received("any", message) for message in messages]))
-    assert (watch.policy, watch.past_end, watch.holds) == (2, 1, 2)
-    assert watch.spliced_ns == [7], "one that replaced nothing has no seam"
-    assert np.array(watch.position_rad).shape == (3, 12)
+    return watch
+
+
+def spliced(chunk_: ActionChunk, at_ns: int, replaced: int, jump_rad: float) -> Splice:
+    return Splice(
+        splice_id=0, chunk_id=chunk_.chunk_id, intent_id=0, replaced_chunk_id=replaced, observation_ns=0,
+        spliced_ns=at_ns, inference_delay_steps=1, jump_rad=jump_rad,
+    )  # fmt: skip
+
+
+def test_what_was_asked_is_seen_beside_what_was_sent() -> None:
+    """The gate limits every acceleration: behind it all strategies looked alike, however hard the chunks met."""
+    first, second = chunk(1, 0.0), chunk(2, 0.25)
+    messages: list[Any] = [safety(Mode.ENABLED), command(0, -1, Source.HOLD, 0.0), first]
+    messages += [spliced(first, TICK_NS, -1, 0.0)]
+    messages += [command(k * TICK_NS, 3, Source.POLICY, 0.0) for k in range(1, 5)]
+    messages += [second, spliced(second, 5 * TICK_NS, 1, 0.25)]
+    messages += [command(k * TICK_NS, 49, Source.POLICY, 0.001 * (k - 4)) for k in range(5, 9)]
+    messages += [safety(Mode.HOLD), safety(Mode.HOLD), safety(Mode.ENABLED), safety(Mode.HOLD)]
+    watch = watched(messages)
+    assert (watch.policy, watch.past_end, watch.holds) == (8, 4, 2)
+    assert watch.spliced_ns == [5 * TICK_NS], "one that replaced nothing has no seam"
+    assert np.isnan(watch.asked_rad[0]).all()
+    assert np.array(watch.asked_rad)[1:, 0] == pytest.approx([0.0] * 5 + [0.25] * 3)
+    assert np.array(watch.sent_rad)[-1, 0] == pytest.approx(0.004)
+
+
+def test_a_seam_that_is_not_the_recorded_one_is_no_measurement() -> None:
+    first, second = chunk(1, 0.0), chunk(2, 0.25)
+    messages = [command(0, 3, Source.POLICY, 0.0), first, spliced(first, 1, -1, 0.0), second]
+    with pytest.raises(SyvlaError, match=r"took over by 0\.2 rad"):
+        watched([*messages, spliced(second, 2, 1, 0.2)])
 
 
 def rows_of(prefix_done: int, jump: float) -> list[dict[str, Any]]:
     def found(continuity: Any, delay: int, seed: int, success: bool, velocity: float) -> Found:
         cell = Cell(continuity, delay, "snack_loading", seed)
-        return Found(cell, success, 10.0 + seed, [velocity] * 3, [1.0], 0.0, 1)
+        asked = Jumps([velocity] * 3, [10.0 * velocity])
+        return Found(cell, success, 10.0 + seed, asked, Jumps([0.125], [1.0]), 0.0, 1)
 
     each = [found("prefix", 0, seed, True, 0.01) for seed in range(40)]
     each += [found("prefix", 8, seed, seed < prefix_done, jump) for seed in range(40)]
@@ -72,4 +114,5 @@ def test_the_default_is_to_keep_success_with_soft_seams(done: int, jump: float, 
     verdict = _verdict(rows)
     assert verdict["reached"] is reached
     assert verdict["points_lost"] == pytest.approx(100.0 * (40 - done) / 40)
-    assert verdict["seam_share"] == pytest.approx(jump / 0.5)
+    assert verdict["seam_shares"] == pytest.approx({"velocity_rad_s": jump / 0.5, "acceleration_rad_s2": jump / 0.5})
+    assert rows[0]["sent"]["velocity_rad_s"] == {"p50": 0.125, "p95": 0.125, "max": 0.125}

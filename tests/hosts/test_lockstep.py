@@ -43,19 +43,20 @@ class Thinker:
     """Thinks three thoughts about the newest task."""
 
     name = "thinker"
-    reads = ("task",)
     writes = ("thought",)
     lossless = False
     stopped = True
 
-    def __init__(self, min_period_ns: int = 0, preempted_by: tuple[str, ...] = ()) -> None:
-        self.trigger = OnNew(("task",), min_period_ns, preempted_by)
+    def __init__(self, min_period_ns: int = 0, preempted_by: tuple[str, ...] = (), at_once: bool = False) -> None:
+        topics, ahead = (("task", "operator"), ("operator",)) if at_once else (("task",), ())
+        self.trigger = OnNew(topics, min_period_ns, preempted_by, at_once=ahead)
+        self.reads = topics
         self.starts: list[tuple[int, int]] = []
 
     def step(self, now_ns: int, inbox: Inbox) -> Iterable[Emit]:
         task = inbox.get("task")
         assert isinstance(task, Task)
-        assert len(list(inbox.new("task"))) == 1, "latest wins: only the newest is fresh"
+        assert len(list(inbox.new("task"))) <= 1, "latest wins: only the newest is fresh"
         self.starts.append((now_ns, task.task_id))
         for word in ("a", "b", "c"):
             yield thought(f"{task.task_id}{word}", word == "c")
@@ -134,6 +135,17 @@ def test_the_minimum_period_holds_and_the_newest_wins() -> None:
     thinker = Thinker(min_period_ns=25_000_000)
     LockstepHost([Ticker(), thinker]).run_until(80_000_000)
     assert thinker.starts == [(0, 1), (25_000_000, 3), (50_000_000, 6), (75_000_000, 8)]
+
+
+@pytest.mark.parametrize("latency_s", [0.0, 0.002])
+def test_what_starts_a_step_at_once_does_so_ahead_of_its_turn_but_once_a_period(latency_s: float) -> None:
+    thinker = Thinker(min_period_ns=25_000_000, at_once=True)
+    host = LockstepHost([Ticker(), thinker], latency_s={"thinker": latency_s})
+    for ms in (33, 34, 41, 60):
+        host.run_until(ms * 1_000_000)
+        host.inject("operator", OperatorCommand(command_id=ms, action="hold", issued_ns=host.now_ns))
+    host.run_until(100_000_000)
+    assert [at_ns // 1_000_000 for at_ns, _ in thinker.starts] == [0, 25, 33, 58, 60, 85], "34 and 41 waited for 58"
 
 
 def test_an_injected_message_is_delivered_and_stop_closes() -> None:

@@ -320,3 +320,59 @@ def test_a_step_is_outdated_after_its_time_and_the_next_one_goes_to_its_end() ->
         bus.write.close()
     assert stage.said[1::2] == [15, 15]
     assert all(2 <= words < 15 for words in stage.said[0::2])
+
+
+class _Twice:
+    """A step at every task, at most one in ten seconds, and at once when an operator says something; then it ends."""
+
+    name = "planner"
+    reads = writes = ("task", "operator")
+    trigger = OnNew(("task", "operator"), 10_000_000_000, at_once=("operator",))
+    lossless = stopped = False
+
+    def __init__(self) -> None:
+        self.began_ns: list[int] = []
+
+    def step(self, now_ns: int, inbox: Inbox) -> Iterable[Emit]:
+        if not self.stopped:
+            self.began_ns.append(now_ns)
+            if inbox.get("operator") is not None:
+                os.kill(os.getpid(), signal.SIGTERM)
+        return ()
+
+    def request_stop(self) -> None:
+        self.stopped = True
+
+    def close(self) -> None:
+        return
+
+
+class _Later(_Busy):
+    """A task whenever the host looks, and from a fifth of a second on an operator's command."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.from_ns = time.monotonic_ns() + 200_000_000
+
+    def drain(self) -> list[Received]:
+        """A task, and whether there is more yet."""
+        task = Task(task_id=1, instruction="go", issued_ns=0)
+        found = [Received(Header("task", 0, 0, 0, 0), task, 0, tuple)]
+        if time.monotonic_ns() >= self.from_ns:
+            hold = OperatorCommand(command_id=0, action="hold", issued_ns=0)
+            found.append(Received(Header("operator", 0, 0, 0, 0), hold, 0, tuple))
+        return found
+
+
+def test_what_starts_a_step_at_once_does_not_wait_for_the_period() -> None:
+    bus, stage = _Later(), _Twice()
+    handlers = [(number, signal.getsignal(number)) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)]
+    try:
+        ProcessHost(stage, bus, bus, "SCHED_OTHER").run()  # type: ignore[arg-type]
+    finally:
+        for number, handler in handlers:
+            signal.signal(number, handler)
+        bus.read.close()
+        bus.write.close()
+    assert len(stage.began_ns) == 2, "tasks alone wait for ten seconds"
+    assert 0 <= stage.began_ns[1] - bus.from_ns < 100_000_000

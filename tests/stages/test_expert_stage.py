@@ -15,6 +15,7 @@ from syvla.messages import (
     Source,
     Splice,
 )
+from syvla.protocols import OnNew
 from syvla.stages.expert import ExpertStage
 
 
@@ -85,8 +86,7 @@ def test_the_expert_acts_on_the_newest_intent_at_the_older_stamp_of_the_arms() -
     assert actor.intents == [3]
     assert actor.seen[0][0] == 15 * MS
     assert actor.seen[0][1][:6] == pytest.approx([0.195] * 6)
-    assert stage.trigger.topics == ("arm/left",)
-    assert stage.trigger.min_period_ns == 50 * MS
+    assert stage.trigger == OnNew(("arm/left", "intent"), 50 * MS, at_once=("intent",)), "no intent waits for its turn"
 
 
 def test_the_expert_does_nothing_without_intent_arms_or_fresh_feedback() -> None:

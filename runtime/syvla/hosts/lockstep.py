@@ -14,10 +14,11 @@ from typing import NamedTuple
 
 from syvla.errors import ConfigError
 from syvla.hosts.memory import capture, restore
+from syvla.hosts.pace import Pace
 from syvla.hosts.preemption import Preemption, said_before
 from syvla.hosts.steps import StepLog
 from syvla.message import Message
-from syvla.protocols import Emit, Header, Inbox, Periodic, Received, Stage
+from syvla.protocols import Emit, Header, Inbox, OnNew, Periodic, Received, Stage
 from syvla.topics import TOPICS
 from syvla.transport.codec import encode_body
 
@@ -37,19 +38,19 @@ class _Seat:
     __slots__ = (
         "busy",
         "fresh",
-        "last_step_ns",
         "latency_ns",
         "latest",
         "log",
+        "pace",
         "played",
         "preemption",
         "rank",
         "rewinding",
-        "scheduled",
+        "scheduled_ns",
         "sent",
         "stage",
         "started",
-        "wakes_on",
+        "started_ns",
     )
 
     def __init__(self, stage: Stage, rank: int, latency_ns: int) -> None:
@@ -61,11 +62,10 @@ class _Seat:
         self.latest: dict[str, Received] = {}
         self.fresh: list[Received] | dict[tuple[str, int], Received] = [] if stage.lossless else {}
         self.busy = False
-        self.scheduled = False
-        self.last_step_ns: int | None = None
-        trigger = stage.trigger
-        self.wakes_on = frozenset() if isinstance(trigger, Periodic) else frozenset(trigger.topics)
-        self.preemption = Preemption(trigger)
+        self.scheduled_ns: int | None = None  # when the next step is due
+        self.started_ns = 0
+        self.pace = Pace(stage.trigger)
+        self.preemption = Preemption(stage.trigger)
         self.rewinding = bool(self.preemption.in_time) and self.log.kept  # it can be run again
         self.started: tuple[int, Inbox, bytes] | None = None  # the step under way, and what was remembered before it
         self.sent = 0  # of it
@@ -76,8 +76,15 @@ class _Seat:
         self.fresh = [] if isinstance(self.fresh, list) else {}
         return Inbox(self.latest, fresh)
 
+    def news(self) -> set[str]:
+        """The topics that have something new."""
+        fresh = self.fresh if isinstance(self.fresh, list) else self.fresh.values()
+        return {received.header.topic for received in fresh}
+
     def begin(self, now_ns: int, inbox: Inbox) -> None:
         """A step begins."""
+        self.started_ns = now_ns
+        self.pace.begin(now_ns)
         self.preemption.begin()
         self.sent = 0
         self.started = (now_ns, Inbox(dict(inbox.latest), inbox.fresh), capture(self.stage)) if self.rewinding else None
@@ -173,12 +180,13 @@ class LockstepHost:
         seat.latest.update(latest)
         for received in fresh:
             seat.put(received)
-        seat.last_step_ns = last_step_ns
+        seat.started_ns = last_step_ns
+        seat.pace.begin(last_step_ns)
         if busy_until_ns > self.now_ns:
             seat.busy = True
             self._free(seat, busy_until_ns)
-        elif any(topic in seat.wakes_on for topic in self._fresh_topics(seat)):
-            self._schedule(seat)
+        else:
+            self._schedule(seat, seat.news())
 
     def number(self, topic: str, epoch: int, sequence: int) -> None:
         """Let the next message of ``topic`` have this number."""
@@ -201,8 +209,7 @@ class LockstepHost:
                 self._send(seat, event.emit, seat.latency_ns)
             elif event.order < 0:
                 seat.busy = False
-                if any(topic in seat.wakes_on for topic in self._fresh_topics(seat)):
-                    self._schedule(seat)
+                self._schedule(seat, seat.news())
             else:
                 self._step(seat)
         self.now_ns = end_ns
@@ -223,29 +230,26 @@ class LockstepHost:
     def _seat(self, stage: str) -> _Seat:
         return next(seat for seat in self._seats if seat.stage.name == stage)
 
-    @staticmethod
-    def _fresh_topics(seat: _Seat) -> Iterable[str]:
-        fresh = seat.fresh
-        return {received.header.topic for received in (fresh.values() if isinstance(fresh, dict) else fresh)}
-
     def _push(self, at_ns: int, rank: int, emit: Emit | None) -> None:
         self._count += 1
         heapq.heappush(self._heap, _Event(at_ns, rank, self._count, emit))
 
-    def _schedule(self, seat: _Seat) -> None:
-        if seat.busy or seat.scheduled or isinstance(seat.stage.trigger, Periodic):
+    def _schedule(self, seat: _Seat, news: Collection[str]) -> None:
+        """Let it step for what is new of these topics, as soon as it may."""
+        earliest_ns = None if seat.busy else seat.pace.earliest_ns(news)
+        if earliest_ns is None:
             return
-        at_ns = self.now_ns
-        if seat.last_step_ns is not None:
-            at_ns = max(at_ns, seat.last_step_ns + seat.stage.trigger.min_period_ns)
-        seat.scheduled = True
-        self._push(at_ns, seat.rank, None)
+        at_ns = max(earliest_ns, self.now_ns)
+        if seat.scheduled_ns is None or at_ns < seat.scheduled_ns:
+            seat.scheduled_ns = at_ns
+            self._push(at_ns, seat.rank, None)
 
     def _step(self, seat: _Seat) -> None:
         now_ns = self.now_ns
         trigger = seat.stage.trigger
-        seat.scheduled = False
-        seat.last_step_ns = now_ns
+        if isinstance(trigger, OnNew) and now_ns != seat.scheduled_ns:
+            return  # it has stepped at once instead
+        seat.scheduled_ns = None
         while seat.played and seat.played[0][0] <= now_ns:
             for received in seat.played.popleft()[1]:
                 seat.put(received)
@@ -306,10 +310,9 @@ class LockstepHost:
             if played and seat.stage.name in self._paced:
                 continue
             seat.put(received)
-            if seat.busy and seat.preemption.ends((topic,), self.now_ns - (seat.last_step_ns or 0)):
+            if seat.busy and seat.preemption.ends((topic,), self.now_ns - seat.started_ns):
                 self._preempt(seat)
-            if topic in seat.wakes_on:
-                self._schedule(seat)
+            self._schedule(seat, (topic,))
         return received.header
 
     def _preempt(self, seat: _Seat) -> None:

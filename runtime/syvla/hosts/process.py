@@ -18,6 +18,7 @@ import zmq
 
 from syvla.clock import to_ns
 from syvla.hosts.health import HealthMeter
+from syvla.hosts.pace import Pace
 from syvla.hosts.preemption import Preemption
 from syvla.hosts.realtime import RateKeeper, freeze_collector
 from syvla.hosts.steps import StepLog
@@ -27,6 +28,7 @@ from syvla.topics import TOPICS
 _PR_SET_PDEATHSIG = 1
 STOP_LIMIT_NS = 2_000_000_000
 BUSY_POLL_NS = 20_000_000  # while no step can start: to wake at each of 600 messages a second costs its interpreter
+AHEAD_POLL_NS = 5_000_000  # while one can start ahead of its turn
 FAREWELL_S = 0.05  # the last messages leave before the sockets close
 
 
@@ -53,9 +55,6 @@ class _Mailbox:
     def news(self) -> set[str]:
         """The topics that have something new."""
         return {received.header.topic for received in self.fresh}
-
-    def has_new(self, topics: frozenset[str]) -> bool:
-        return any(received.header.topic in topics for received in self.fresh)
 
     def take(self) -> Inbox:
         fresh = self.fresh
@@ -143,7 +142,7 @@ class ProcessHost:
     def _run_woken(self) -> None:
         trigger = self.stage.trigger
         assert not isinstance(trigger, Periodic)  # noqa: S101 - narrows the type
-        topics, preemption = frozenset(trigger.topics), Preemption(trigger)
+        pace, preemption = Pace(trigger), Preemption(trigger)
         wake = os.eventfd(0, os.EFD_NONBLOCK)
         poller, quiet = zmq.Poller(), zmq.Poller()
         for socket in (*self._inlet.sockets, *self._outlet.sockets):
@@ -151,15 +150,18 @@ class ProcessHost:
         for either in (poller, quiet):
             either.register(wake, zmq.POLLIN)
         step = _WorkerStep(self.stage, self.latency_ns, lambda: os.eventfd_write(wake, 1))
-        started_ns: int | None = None
         with ThreadPoolExecutor(1, thread_name_prefix=self.stage.name) as worker:
             while not self._at_rest():
                 now_ns = time.monotonic_ns()
-                not_before_ns = 0 if started_ns is None else started_ns + trigger.min_period_ns
-                busy = step.running or now_ns < not_before_ns  # whatever comes, no step can start
-                due_ns = step.next_due_ns(now_ns + (BUSY_POLL_NS if busy else self._inlet.poll_ns))
-                if not step.running and (busy or self._mailbox.has_new(topics)):
-                    due_ns = min(due_ns, not_before_ns)
+                busy = step.running or now_ns < pace.turn_ns  # hardly anything that comes can start a step
+                poll_ns = BUSY_POLL_NS if busy else self._inlet.poll_ns
+                if busy and pace.goes_ahead and not step.running:
+                    poll_ns = AHEAD_POLL_NS
+                due_ns = step.next_due_ns(now_ns + poll_ns)
+                if not step.running:
+                    earliest_ns = pace.earliest_ns(self._mailbox.news())
+                    if earliest_ns is not None or busy:
+                        due_ns = min(due_ns, pace.turn_ns if earliest_ns is None else earliest_ns)
                 waited = quiet if busy else poller
                 waited.poll(max(0, -((now_ns - due_ns) // 1_000_000)))  # whole milliseconds, rounded up
                 _drain_eventfd(wake)
@@ -175,8 +177,9 @@ class ProcessHost:
                     self._meter.add_step(now_ns - step.started_ns)
                     self._tell_steps(now_ns)
                 stopping = self._stop_asked_ns is not None
-                if not step.running and (stopping or (now_ns >= not_before_ns and self._mailbox.has_new(topics))):
-                    started_ns = now_ns
+                earliest_ns = pace.earliest_ns(self._mailbox.news())
+                if not step.running and (stopping or (earliest_ns is not None and now_ns >= earliest_ns)):
+                    pace.begin(now_ns)
                     inbox = self._mailbox.take()
                     self._log.begin(now_ns, inbox, self._tell_stop())
                     preemption.begin()

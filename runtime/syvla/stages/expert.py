@@ -47,7 +47,7 @@ class InferenceDelay:
 
 
 class ExpertStage:
-    """Lets ``expert`` act whenever an arm has new feedback.
+    """Lets ``expert`` act whenever an arm has new feedback, at most every ``expert_min_period_s``, and on a new intent.
 
     It does nothing without an intent, with one of another task than the current, or with one too old to be
     executed: past its time to live where that holds the arms, past ``slow_down_hold_after_s`` times that where it
@@ -57,7 +57,8 @@ class ExpertStage:
     Args:
         expert: the fast system.
         intent: the rig's policy about the age of an intent.
-        policy: ``expert_min_period_s``, and the latency from which the inference delay is first estimated.
+        policy: ``expert_min_period_s``, for which no new intent waits, and the latency from which the inference delay
+            is first estimated.
     """
 
     name = "expert"
@@ -79,7 +80,7 @@ class ExpertStage:
         self._expert = expert
         if hasattr(expert, "remembered"):
             self.remembered = (*self.remembered, "_expert")
-        self.trigger = OnNew(("arm/left",), to_ns(policy.expert_min_period_s))
+        self.trigger = OnNew(("arm/left", "intent"), to_ns(policy.expert_min_period_s), at_once=("intent",))
         ages_s = {
             "use": float("inf"),
             "slow_down": intent.time_to_live_s * intent.slow_down_hold_after_s,

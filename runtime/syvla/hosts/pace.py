@@ -1,0 +1,34 @@
+"""When a stage that messages wake may step next. Every host paces steps by it."""
+
+from collections.abc import Collection
+
+from syvla.protocols import OnNew, Periodic
+
+
+class Pace:
+    """Paces one stage, by its ``trigger``.
+
+    What is new of ``at_once`` starts a step ahead of its turn, but never two of them within one shortest period:
+    however many come, a stage steps at most twice as often as it otherwise may.
+    """
+
+    def __init__(self, trigger: Periodic | OnNew) -> None:
+        woken = trigger if isinstance(trigger, OnNew) else OnNew(())
+        self._wakes, self._at_once = frozenset(woken.topics), frozenset(woken.at_once)
+        self._period_ns = woken.min_period_ns
+        self._ahead_ns = 0
+        self.turn_ns = 0  # whatever is new, a step may start from then on
+        self.goes_ahead = bool(self._at_once)  # whether anything starts one before
+
+    def earliest_ns(self, news: Collection[str]) -> int | None:
+        """From when on a step may start, now that there is something new of these topics; None: nothing wakes it."""
+        if not self._at_once.isdisjoint(news):
+            return min(self.turn_ns, self._ahead_ns)
+        return None if self._wakes.isdisjoint(news) else self.turn_ns
+
+    def begin(self, now_ns: int) -> None:
+        """A step begins."""
+        next_ns = now_ns + self._period_ns
+        if now_ns < self.turn_ns:
+            self._ahead_ns = next_ns
+        self.turn_ns = next_ns

@@ -1,0 +1,33 @@
+"""When a woken stage may step."""
+
+from syvla.hosts.pace import Pace
+from syvla.protocols import OnNew, Periodic
+
+TRIGGER = OnNew(("arm/left", "intent"), 50, at_once=("intent",))
+
+
+def test_a_step_waits_for_its_turn_and_what_is_read_by_the_way_wakes_nothing() -> None:
+    pace = Pace(TRIGGER)
+    assert pace.earliest_ns({"arm/left"}) == 0
+    assert pace.earliest_ns({"task"}) is None
+    pace.begin(7)
+    assert pace.earliest_ns({"arm/left", "task"}) == 57
+
+
+def test_however_many_come_at_once_two_steps_a_period_are_the_most() -> None:
+    pace = Pace(TRIGGER)
+    began = []
+    for now_ns in range(1000):
+        earliest_ns = pace.earliest_ns({"intent", "arm/left"})
+        assert earliest_ns is not None
+        if now_ns >= earliest_ns:
+            pace.begin(now_ns)
+            began.append(now_ns)
+    assert len(began) == 40
+    assert all(later - earlier >= 50 for earlier, later in zip(began, began[2:], strict=False))
+
+
+def test_a_periodic_stage_is_woken_by_nothing() -> None:
+    assert Pace(Periodic(5)).earliest_ns({"arm/left"}) is None
+    assert not Pace(Periodic(5)).goes_ahead
+    assert Pace(TRIGGER).goes_ahead

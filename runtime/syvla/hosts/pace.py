@@ -8,8 +8,8 @@ from syvla.protocols import OnNew, Periodic
 class Pace:
     """Paces one stage, by its ``trigger``.
 
-    What is new of ``at_once`` starts a step ahead of its turn, but never two of them within one shortest period:
-    however many come, a stage steps at most twice as often as it otherwise may.
+    What is new of ``at_once`` starts a step ahead of its turn, but never two of them within half the shortest period:
+    however many come, a stage steps at most twice as often as it otherwise would.
     """
 
     def __init__(self, trigger: Periodic | OnNew) -> None:
@@ -30,5 +30,5 @@ class Pace:
         """A step begins."""
         next_ns = now_ns + self._period_ns
         if now_ns < self.turn_ns:
-            self._ahead_ns = next_ns
+            self._ahead_ns = now_ns + self._period_ns // 2
         self.turn_ns = next_ns

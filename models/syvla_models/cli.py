@@ -1,16 +1,24 @@
 """The ``syvla-train`` command: records what a policy learns from, trains it stage by stage, and measures it."""
 
+import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from tyro.conf import Positional
 
 from syvla.commands.twin import demonstrate, scenes
-from syvla.errors import SyvlaError
+from syvla.errors import ConfigError, SyvlaError
 
+if TYPE_CHECKING:
+    from syvla.config import RigConfig
+    from syvla_models.train.config import TrainConfig
+    from syvla_models.train.trainer import Act
+
+TRIED_SEED = 9_500  # neither evaluated nor trained on
+JOBS = 2
 _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "accelerate", "matplotlib", "av", "mujoco")
 Changes = Annotated[tuple[str, ...], tyro.conf.arg(name="set", metavar="'KEY = VALUE'"), tyro.conf.UseAppendAction]
 
@@ -126,7 +134,31 @@ def _train(
     from syvla_models.train.trainer import train  # late: a misspelt key is answered before torch is imported
 
     keep_freed_memory()
-    return 0 if train(loaded, rig, out, resume=resume) else 130
+    return 0 if train(loaded, rig, out, resume=resume, act=_acting(loaded, rig)) else 130
+
+
+def _acting(config: "TrainConfig", rig: "RigConfig") -> "Act | None":
+    """What makes a checkpoint act as ``syvla eval`` does, if episodes are asked for; ConfigError if it cannot."""
+    output = config.output
+    if not output.episodes:
+        return None
+    from syvla.apps.director import Episode
+    from syvla.apps.evaluate import run_lockstep
+    from syvla.apps.parallel import in_order
+    from syvla.runs import EXPERT_LATENCY_S, PLANNER_LATENCY_S, chosen_tasks, lockstep_run
+
+    if rig.kind != "twin":
+        raise ConfigError(f"output.episodes are acted on a twin; rig {rig.name!r} is a {rig.kind}")
+    tasks = chosen_tasks(output.episode_tasks, ("id",))
+    seeds = range(TRIED_SEED, TRIED_SEED + output.episodes)
+    episodes = [Episode(task, "id", seed, f"{task}-{seed}") for task in tasks for seed in seeds]
+
+    def act(folder: Path) -> Generator[tuple[str, bool]]:
+        run = lockstep_run(config.rig, PLANNER_LATENCY_S, EXPERT_LATENCY_S, str(folder))
+        for outcome, _ in in_order(functools.partial(run_lockstep, run), episodes, JOBS):
+            yield outcome.episode.task, outcome.success
+
+    return act
 
 
 def main() -> None:

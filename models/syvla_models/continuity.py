@@ -37,7 +37,6 @@ class Asked(NamedTuple):
     running: bool  # whether a chunk is being executed
     going: Float64  # what is left of it, at most H rows; where none is, the arms standing
     kept: int  # how many of these stay as they were decided
-    delay: int  # how many will be past when this chunk arrives
 
 
 class Joining(Protocol):
@@ -114,8 +113,7 @@ class Guided:
         if not asked.running or not len(asked.going):
             return self._first.rows(asked)
         inputs = asked.inputs._replace(prefix_rows=_encoded(self._space, asked, asked.going))
-        # Whole rows are counted as past, so the row after them too is due before this chunk arrives.
-        x = self._backend.guided(asked.conditioned, inputs, asked.delay + 1, len(asked.going))
+        x = self._backend.guided(asked.conditioned, inputs, asked.kept, len(asked.going))
         return self._space.decode(x, asked.measured, asked.going[0])
 
 

@@ -26,7 +26,7 @@ from syvla.message import Float32
 from syvla.policies import policy_folder
 from syvla.proportion import difference
 from syvla.rig import lockstep_host
-from syvla.runs import chosen_tasks, load_rig, lockstep_run
+from syvla.runs import EXPERT_LATENCY_S, PLANNER_LATENCY_S, chosen_tasks, load_rig, lockstep_run
 from syvla_models.backends import choice
 from syvla_models.backends.eager import open_eager
 from syvla_models.backends.engines import RTX, EngineStore, build, library, targets
@@ -54,7 +54,6 @@ FIRST_SEED = 9_000  # neither evaluated nor trained on
 OBSERVED_S = 10.0  # of each task's episode
 OBSERVATIONS, PROBES = 64, 8  # held against torch here, and again whenever the backend is loaded
 TIMED = 50
-PLANNER_LATENCY_S, EXPERT_LATENCY_S = 0.3, 0.03
 SLICE_NS = 100_000_000
 
 

@@ -89,7 +89,6 @@ class LearnedExpert:
             committed is not None,
             prefix_rows(committed, observation_ns, self._period_ns, self._horizon, proprioception),
             count,
-            inference_delay_steps,
         )
         rows = self._joining.rows(asked)
         return ActionChunk(

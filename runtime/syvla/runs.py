@@ -29,6 +29,7 @@ from syvla.transport.addresses import check_address
 from syvla.transport.bus import ipc_directory
 from syvla.transport.keys import RobotKeys, robot_keys
 
+PLANNER_LATENCY_S, EXPERT_LATENCY_S = 0.3, 0.03  # with which policies are evaluated
 STAGES = ("twin", "cameras", "planner", "expert", "robot", "recorder")
 
 

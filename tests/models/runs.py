@@ -25,7 +25,7 @@ from syvla_models.train.config import (
     SourceConfig,
     TrainConfig,
 )
-from syvla_models.train.trainer import train
+from syvla_models.train.trainer import Act, train
 
 MS = 1_000_000
 
@@ -91,8 +91,15 @@ def silent(line: str) -> None:
     pass
 
 
-def run(config: TrainConfig, out: Path, *, resume: bool = False, say: Callable[[str], None] = silent) -> bool:
-    return train(config, RIG, out, resume=resume, say=say)
+def run(
+    config: TrainConfig,
+    out: Path,
+    *,
+    resume: bool = False,
+    say: Callable[[str], None] = silent,
+    act: Act | None = None,
+) -> bool:
+    return train(config, RIG, out, resume=resume, say=say, act=act)
 
 
 def numbers(out: Path) -> dict[tuple[int, str], float]:

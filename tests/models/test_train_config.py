@@ -1,13 +1,16 @@
 """Training files: what they say, and how a wrong one is refused."""
 
+import contextlib
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from syvla.errors import ConfigError
 from syvla.runs import load_rig
+from syvla_models import cli
 from syvla_models.cli import main
-from syvla_models.train.config import BudgetConfig, Stage, load_config
+from syvla_models.train.config import BudgetConfig, OutputConfig, Stage, load_config
 
 CONFIGS = Path(__file__).parents[2] / "models" / "configs"
 SMALL = """
@@ -167,6 +170,30 @@ def test_freezing_the_planner_while_it_learns_to_see_is_refused(tmp_path: Path) 
     text = SMALL.replace("finetune", "see") + "[optimiser]\nfreeze_vlm = true\n"
     with pytest.raises(ConfigError, match="nothing to train"):
         load_config(_file(tmp_path, text), "see")
+
+
+def test_episodes_without_an_expert_are_refused(tmp_path: Path) -> None:
+    path = _file(tmp_path, SMALL.replace("finetune", "see") + "[output]\nepisodes = 2\n")
+    with pytest.raises(ConfigError, match=r"output\.episodes must be 0 in the stage see"):
+        load_config(path, "see")
+
+
+def test_the_episodes_of_a_run_are_those_of_an_evaluation(tmp_path: Path) -> None:
+    config = msgspec.structs.replace(
+        load_config(CONFIGS / "tiny-expert.toml", "finetune"),
+        output=OutputConfig(episodes=2, episode_tasks=("snack_loading",)),
+    )
+    act = cli._acting(config, load_rig("twin"))
+    assert act is not None
+    with contextlib.closing(act(Path("reference"))) as episodes:
+        assert next(episodes) == ("snack_loading", True)
+    robot = msgspec.structs.replace(load_rig("twin"), kind="cobot_magic")
+    with pytest.raises(ConfigError, match="is a cobot_magic"):
+        cli._acting(config, robot)
+    unknown = msgspec.structs.replace(config, output=OutputConfig(episodes=1, episode_tasks=("cooking",)))
+    with pytest.raises(ConfigError, match="cooking"):
+        cli._acting(unknown, load_rig("twin"))
+    assert cli._acting(msgspec.structs.replace(config, output=OutputConfig()), robot) is None
 
 
 def test_using_intents_again_while_their_planner_learns_is_refused(tmp_path: Path) -> None:

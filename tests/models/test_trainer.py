@@ -3,7 +3,7 @@
 import json
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import msgspec
@@ -19,7 +19,14 @@ from syvla_models.planner import SyvlaPlanner
 from syvla_models.spec import load_spec
 from syvla_models.train import trainer
 from syvla_models.train.build import build_stage
-from syvla_models.train.config import BudgetConfig, DataConfig, LossConfig, OptimiserConfig, SourceConfig
+from syvla_models.train.config import (
+    BudgetConfig,
+    DataConfig,
+    LossConfig,
+    OptimiserConfig,
+    OutputConfig,
+    SourceConfig,
+)
 from syvla_models.train.trainer import Trainer
 
 
@@ -130,6 +137,46 @@ def test_it_learns_what_the_arms_do_and_says_so(data: Path, tmp_path: Path) -> N
         thought, states = final
         assert thought == f"Both arms move {word}."
         assert states.shape == (20, 192)
+
+
+def test_how_often_it_does_what_it_is_told_is_logged_and_changes_nothing_of_what_it_learns(
+    data: Path, pretrained: Path, tmp_path: Path
+) -> None:
+    """A loss that fell nicely came with a closed loop that failed every time."""
+    tried: list[str] = []
+    lines: list[str] = []
+
+    def act(folder: Path) -> Generator[tuple[str, bool]]:
+        tried.append(load_spec(folder).model_id)
+        yield from (("fold", True), ("sort", False), ("fold", False))
+
+    output = OutputConfig(log_every_steps=1, validation_rows=6, episodes=1, episodes_every_minutes=0.01)
+    out = tmp_path / "run"
+    assert run(config_of(data, "pretrain", output=output), out, say=lines.append, act=act)
+    logged = numbers(out)
+    assert logged[6, "success/fold"] == 0.5
+    assert logged[6, "success/sort"] == 0.0
+    assert "step 6, in the closed loop: fold 1/2 done, sort 0/1 done" in lines
+    assert tried[-1] == load_spec(out / "checkpoint").model_id == load_spec(pretrained / "checkpoint").model_id
+    assert (out / "losses.png").stat().st_size > 0
+
+
+def test_somebody_who_stops_a_run_does_not_wait_for_its_episodes(data: Path, tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    def act(folder: Path) -> Generator[tuple[str, bool]]:
+        for number in range(1000):
+            seen.append(number)
+            if number == 2:
+                os.kill(os.getpid(), signal.SIGINT)
+            yield "fold", True
+
+    output = OutputConfig(log_every_steps=1, validation_rows=6, episodes=1, episodes_every_minutes=0.01)
+    config = config_of(data, "pretrain", output=output, budget=BudgetConfig(max_steps=10_000))
+    out = tmp_path / "run"
+    assert not run(config, out, act=act), "the signal ends the run, cleanly"
+    assert seen == [0, 1, 2]
+    assert not any(name.startswith("success/") for _, name in numbers(out))
 
 
 def test_a_frozen_planner_stays_and_its_expert_learns(data: Path, pretrained: Path, tmp_path: Path) -> None:

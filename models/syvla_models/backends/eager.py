@@ -48,7 +48,7 @@ class EagerBackend:
         return rows
 
     @torch.no_grad()
-    def guided(self, conditioned: Conditioned, inputs: ChunkInputs, delay: int, overlap: int) -> Float32:
+    def guided(self, conditioned: Conditioned, inputs: ChunkInputs, kept: int, overlap: int) -> Float32:
         """One chunk near the one that is being executed."""
         state, age_s = torch.from_numpy(inputs.state)[None], torch.tensor([inputs.age_s], dtype=torch.float32)
         x = guided(
@@ -56,7 +56,7 @@ class EagerBackend:
             self._expert.context(IntentCache(*conditioned), state, age_s),
             torch.from_numpy(inputs.noise)[None],
             torch.from_numpy(inputs.prefix_rows)[None],
-            torch.from_numpy(soft_mask(len(inputs.noise), delay, overlap))[None],
+            torch.from_numpy(soft_mask(len(inputs.noise), kept, overlap))[None],
             self._steps,
             self._live,
         )

@@ -35,9 +35,9 @@ class ExpertBackend(Protocol):
 class GuidedBackend(ExpertBackend, Protocol):
     """One that can also take a gradient."""
 
-    def guided(self, conditioned: Conditioned, inputs: ChunkInputs, delay: int, overlap: int) -> Float32:
+    def guided(self, conditioned: Conditioned, inputs: ChunkInputs, kept: int, overlap: int) -> Float32:
         """A chunk (H, 32) pulled towards the first ``overlap`` rows of ``inputs.prefix_rows``.
 
-        ``delay`` of these will be past when it arrives.
+        ``kept`` of these stay as they are.
         """
         ...

@@ -216,8 +216,13 @@ class OutputConfig(Section, frozen=True):
     validate_every_minutes: float = 5.0
     validation_rows: int = 128  # of each source
     save_every_minutes: float = 5.0
+    episodes: int = 0  # of each task that the policy acts on the twin, between two steps and outside the budget
+    episode_tasks: tuple[str, ...] = ()  # none named: those that are evaluated
+    episodes_every_minutes: float = 15.0
 
     def __post_init__(self) -> None:
+        _within("episodes", self.episodes, 0, 10**4)
+        _within("episodes_every_minutes", self.episodes_every_minutes, 0.01, 1e6)
         _within("log_every_steps", self.log_every_steps, 1, 10**9)
         _within("validation_rows", self.validation_rows, 1, 10**6)
         _within("validate_every_minutes", self.validate_every_minutes, 0.01, 1e6)
@@ -260,6 +265,8 @@ class TrainConfig(Section, frozen=True):
         _within("action.execution_horizon_s", self.action.execution_horizon_s, 0.0, self.data.max_prefix * PERIOD_S)
         if self.stage != "see" and not any(s.kind == "demonstrations" and s.weight > 0.0 for s in self.sources):
             raise ValueError(f"the stage {self.stage} needs a source of kind 'demonstrations'")
+        if self.output.episodes and self.stage == "see":
+            raise ValueError("output.episodes must be 0 in the stage see, which has no expert to act")
         if self.optimiser.freeze_vlm and self.stage == "see":
             raise ValueError("optimiser.freeze_vlm leaves nothing to train in the stage see")
         if self.optimiser.freeze_vlm and any(s.kind == "scenes" and s.weight > 0.0 for s in self.sources):

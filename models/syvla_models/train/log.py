@@ -11,10 +11,12 @@ from syvla_models.train.state import replace_file
 Say = Callable[[str], None]
 CSV_FILE = "log.csv"
 PLOT_FILE = "losses.png"
+SUCCESS = "success/"
 _GROUPS = (
     ("train/", "training losses"),
     ("validation/", "validation losses"),
     ("error/", "validation errors (m, rad)"),
+    (SUCCESS, "share of episodes that were done, in the closed loop"),
     ("norm/", "norms of the gradients"),
     ("rate/", "learning rates"),
 )
@@ -78,7 +80,11 @@ class TrainingLog:
                     steps, values = curves[name]
                     axis.plot(steps, values, label=name.removeprefix(prefix), linewidth=1.0, marker=".", markersize=2)
             axis.set_title(title, loc="left", fontsize=9)
-            if all(value > 0.0 for name, (_, values) in curves.items() if name.startswith(prefix) for value in values):
+            if prefix == SUCCESS:
+                axis.set_ylim(-0.02, 1.02)
+            elif all(
+                value > 0.0 for name, (_, values) in curves.items() if name.startswith(prefix) for value in values
+            ):
                 axis.set_yscale("log")
             axis.grid(alpha=0.3)
             axis.legend(fontsize=7, ncols=2)

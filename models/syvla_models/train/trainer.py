@@ -8,8 +8,8 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -29,7 +29,7 @@ from syvla_models.train.batch import Batch
 from syvla_models.train.build import Stage, build_stage
 from syvla_models.train.config import TrainConfig
 from syvla_models.train.learner import Losses, build_learner, draw_noise
-from syvla_models.train.log import Say, TrainingLog, silent
+from syvla_models.train.log import SUCCESS, Say, TrainingLog, silent
 from syvla_models.train.precision import has_bfloat16, mixed_precision
 from syvla_models.train.prefetch import Prefetch
 from syvla_models.train.reuse import IntentBatch, Reuse
@@ -46,12 +46,18 @@ from syvla_models.train.state import (
 )
 from syvla_models.train.validation import Validation
 
+Act = Callable[[Path], Generator[tuple[str, bool]]]  # a checkpoint's episodes in the closed loop: the task, and success
+
 _PREPARED_STEPS = 32
 _SAME_S = 2.0  # one Ctrl-C reaches a process of torchrun twice: from the terminal and from torchrun
 
 
-def train(config: TrainConfig, rig: RigConfig, out: Path, *, resume: bool, say: Say = print) -> bool:
+def train(
+    config: TrainConfig, rig: RigConfig, out: Path, *, resume: bool, say: Say = print, act: Act | None = None
+) -> bool:
     """Run a stage into ``out``; True if it came to its end, False if a signal stopped it (its state is saved).
+
+    With ``act`` the policy is watched in the closed loop, too, not only by its losses.
 
     Raises:
         ConfigError: ``out`` has a run already and ``resume`` is False, or none that could be resumed, or the sources
@@ -64,7 +70,7 @@ def train(config: TrainConfig, rig: RigConfig, out: Path, *, resume: bool, say: 
     if config.threads:
         torch.set_num_threads(config.threads)
     say = say if PartialState(cpu=not torch.cuda.is_available()).is_main_process else silent
-    trainer = Trainer(config, build_stage(config, rig, say), out, say)
+    trainer = Trainer(config, build_stage(config, rig, say), out, say, act)
     if saved is not None:
         trainer.restore(*saved)
     return trainer.run()
@@ -87,8 +93,8 @@ def validate_checkpoint(config: TrainConfig, rig: RigConfig, folder: Path) -> di
 class Trainer:
     """A run of one stage in ``out``."""
 
-    def __init__(self, config: TrainConfig, stage: Stage, out: Path, say: Say = print) -> None:
-        self._config, self._stage, self._out = config, stage, out
+    def __init__(self, config: TrainConfig, stage: Stage, out: Path, say: Say = print, act: Act | None = None) -> None:
+        self._config, self._stage, self._out, self._act = config, stage, out, act
         unused = DistributedDataParallelKwargs(find_unused_parameters=True)  # a batch may have no robot rows
         self._accelerator = Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[unused])
         self._main = self._accelerator.is_main_process
@@ -113,7 +119,7 @@ class Trainer:
         batches = self._stage.batches(config, self._accelerator.process_index)
         self._prepare()
         begin_s, before_s, first = time.monotonic(), self.seconds, self.step
-        saved_s = validated_s = before_s
+        saved_s = validated_s = acted_s = before_s
         recent: list[tuple[Losses, dict[str, torch.Tensor]]] = []
         self._say(self._words())
         reuse = Reuse(self._states, config.data.intent_uses, config.seed) if config.optimiser.freeze_vlm else None
@@ -132,15 +138,22 @@ class Trainer:
                 if self.seconds - saved_s >= 60.0 * output.save_every_minutes:
                     self._save()
                     saved_s = self.seconds
+                if self._act is not None and self.seconds - acted_s >= 60.0 * output.episodes_every_minutes:
+                    acting_s = time.monotonic()
+                    self._save()
+                    self._try(stopped)
+                    begin_s += time.monotonic() - acting_s
+                    saved_s = acted_s = self.seconds
                 rates = optim.set_rates(self._optimiser, config.optimiser, self.step, fraction)
                 recent.append(self._train_on(batch))
                 if self.step % output.log_every_steps == 0:
                     rate_hz = (self.step - first) / max(1e-9, time.monotonic() - begin_s)
                     self._report(recent, rates, rate_hz)
                     recent.clear()
-        self._save()
-        if not stop:
-            self._validate()
+            self._save()
+            if not stop:
+                self._validate()
+                self._try(stopped)
         words = "stopped by a signal; go on with --resume" if stop else f"done: {self._out / CHECKPOINT_FOLDER}"
         self._say(f"step {self.step}: {words}")
         return not stop
@@ -224,6 +237,23 @@ class Trainer:
             self._say(f"step {self.step}: " + ", ".join(f"{name} {value:.4f}" for name, value in found.items()))
             if self._log is not None:
                 self._log.plot()
+        self._accelerator.wait_for_everyone()
+
+    def _try(self, stopped: threading.Event) -> None:
+        """How often what was just saved does what it is told; nothing is said if somebody stops it."""
+        if self._main and self._act is not None:
+            done: dict[str, list[bool]] = {}
+            with closing(self._act(self._out / CHECKPOINT_FOLDER)) as episodes:
+                for task, success in episodes:
+                    done.setdefault(task, []).append(success)
+                    if stopped.is_set():
+                        break
+            if not stopped.is_set():
+                self._write({f"{SUCCESS}{task}": sum(each) / len(each) for task, each in done.items()})
+                words = ", ".join(f"{task} {sum(each)}/{len(each)} done" for task, each in done.items())
+                self._say(f"step {self.step}, in the closed loop: {words}")
+                if self._log is not None:
+                    self._log.plot()
         self._accelerator.wait_for_everyone()
 
     def _write(self, values: dict[str, float]) -> None:

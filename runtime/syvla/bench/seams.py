@@ -29,12 +29,11 @@ from syvla.policies import default_policy
 from syvla.proportion import wilson
 from syvla.protocols import Emit, Inbox, OnNew
 from syvla.report.seams import seams
-from syvla.runs import chosen_tasks, lockstep_run
+from syvla.runs import PLANNER_LATENCY_S, chosen_tasks, lockstep_run
 
 DELAYS = tuple(range(0, 13, 2))  # rows of 1/30 s
 PERIOD_S = 1 / 30
 LATE_S = 0.002  # behind the row: a chunk that arrives on the very instant would count as one row earlier
-PLANNER_LATENCY_S = 0.3
 POINTS, SHARE, JUDGED = 3.0, 0.2, 8  # what success may lose at d = 8, and how hard its seams may be beside ``replace``
 SAME_RAD = 1e-9
 HORIZON = 50
@@ -233,8 +232,8 @@ def _verdict(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "reached": points <= POINTS and max(shares.values()) <= SHARE,
         "words": (
             f"  prefix loses {points:.0f} points of success from d = 0 to d = {JUDGED} ({POINTS:g} allowed); its seams "
-            f"are {velocity:.3f} of those of replace in velocity and {acceleration:.3f} in acceleration (p95 of what was "
-            f"asked, {SHARE:g} allowed)"
+            f"are {velocity:.3f} of those of replace in velocity and {acceleration:.3f} in acceleration (p95, asked; "
+            f"{SHARE:g} allowed)"
         ),
     }
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 from tyro.conf import Positional
 
+from syvla.commands.shared import Json, check_writable, write_json
 from syvla.commands.twin import demonstrate, scenes
 from syvla.errors import ConfigError, SyvlaError
 
@@ -78,7 +79,7 @@ def validate(config: Path, checkpoint: Path) -> int:
     return 0
 
 
-def vqa(checkpoint: Positional[Path], scenes: Positional[Path], count: int = 1000, json: Path | None = None) -> int:
+def vqa(checkpoint: Positional[Path], scenes: Positional[Path], count: int = 1000, json: Json = None) -> int:
     """Ask a checkpoint's planner about pictures, and print how often its own words are the answer, by kind of question.
 
     Args:
@@ -87,12 +88,12 @@ def vqa(checkpoint: Positional[Path], scenes: Positional[Path], count: int = 100
         count: how many questions at most.
         json: also write the result to this file.
     """
-    from syvla_models.vqa import accuracy, save, table
+    check_writable(json, "syvla-train vqa")
+    from syvla_models.vqa import accuracy, table
 
     found = accuracy(checkpoint, scenes, count, lambda line: print(f"\r{line}", end="", flush=True))
     print("\n" + table(found))
-    if json is not None:
-        save(found, json)
+    write_json(json, "syvla-train vqa", {"kinds": [row._asdict() for row in found]})
     return 0
 
 

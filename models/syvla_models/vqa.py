@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import msgspec
 from transformers.utils.logging import disable_progress_bar
 
 from syvla.errors import ConfigError
@@ -67,11 +66,3 @@ def table(found: list[Accuracy]) -> str:
         f"{row.kind:10s} {row.right / row.asked:6.1%} of {row.asked:4d}, 95 % between {row.low:.1%} and {row.high:.1%}"
         for row in found
     )
-
-
-def save(found: list[Accuracy], path: Path) -> None:
-    """Write ``found`` as JSON; ConfigError if that cannot be."""
-    try:
-        path.write_bytes(msgspec.json.format(msgspec.json.encode([row._asdict() for row in found]), indent=2) + b"\n")
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from error

@@ -74,7 +74,20 @@ def test_the_command_prints_a_table_and_writes_it(
         main()
     assert left.value.code == 0
     assert "all         66.7% of    3" in capsys.readouterr().out
-    assert [row["right"] for row in json.loads(out.read_text())] == [2, 0, 2]
+    assert [row["right"] for row in json.loads(out.read_text())["kinds"]] == [2, 0, 2]
+
+
+def test_a_file_that_is_no_result_is_not_overwritten(
+    scenes: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = (scenes / "scenes.jsonl").read_text()
+    file = str(scenes / "scenes.jsonl")
+    monkeypatch.setattr(sys, "argv", ["syvla-train", "vqa", "no-folder", str(scenes), "--json", file])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 2
+    assert "scenes.jsonl" in capsys.readouterr().err
+    assert (scenes / "scenes.jsonl").read_text() == lines
 
 
 def test_pictures_that_the_planner_does_not_see_are_no_test_of_it(folder: Path, scenes: Path) -> None:

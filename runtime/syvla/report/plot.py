@@ -190,9 +190,8 @@ def _intent(ax: Axes, episode: Episode, inches: float) -> None:
     _label(ax, "intent")
     ax.set_ylim(INTENT_LANES, 0)
     live_s = episode.intent_policy.time_to_live_s
-    arrived = [span for span in episode.thinking if span.arrived]
-    arrivals = {span.intent_id: episode.second(span.arrived_ns) for span in arrived}
-    order = [span.intent_id for span in arrived]
+    arrivals = [episode.second(span.arrived_ns) for span in episode.thinking if span.arrived]
+    known = 0
     boxes: dict[str, list[Any]] = {THINKING: [], INTENT: [], EXPIRED: []}
     per_s = inches / max(episode.duration_s, 1e-3)
     labelled = -1e9
@@ -202,9 +201,9 @@ def _intent(ax: Axes, episode: Episode, inches: float) -> None:
         boxes[THINKING].append(_box(observed, at, lane + 0.28, lane + 0.72))
         if not span.arrived:
             continue
-        place = order.index(span.intent_id)
+        known += 1
         expiry = observed + live_s
-        replaced = arrivals[order[place + 1]] if place + 1 < len(order) else episode.duration_s
+        replaced = arrivals[known] if known < len(arrivals) else episode.duration_s
         used_until = max(at, min(replaced, expiry))
         boxes[INTENT].append(_box(at, used_until, lane + 0.18, lane + 0.82))
         if expiry > used_until:

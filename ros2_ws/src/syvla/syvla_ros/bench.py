@@ -25,6 +25,7 @@ from syvla.apps.realtime import run_realtime
 from syvla.bench import takeover
 from syvla.bench.conditions import conditions, progress
 from syvla.clock import monotonic_ns
+from syvla.commands.shared import check_writable, write_json
 from syvla.control.gamepad import AXES, Button
 from syvla.errors import SyvlaError
 from syvla.hosts.process import stop_with_parent
@@ -38,6 +39,7 @@ from syvla_ros.director_node import SUMMARY
 from syvla_ros.foreign import JOY
 from syvla_ros.node import init_ros
 
+LOOP, TAKEOVER = "ros2 run syvla bench loop", "ros2 run syvla bench takeover"  # as they are told of in their results
 BLOCK = 5  # episodes over one host before it is the other's turn
 MOST_POINTS = 3.0  # of success that ROS may cost
 TARGET_COMMAND_P99_S, TARGET_LATENESS_P99_S, TARGET_TAKEOVER_P99_S = 10e-3, 0.5e-3, 30e-3
@@ -64,6 +66,7 @@ def loop(task: str = "snack_loading", policy: str = "reference", seeds: int = 40
         seeds: How many episodes over each.
         json: Also write the result to this file.
     """
+    check_writable(json, LOOP)
     parts: dict[str, list[Seen]] = {"ros": [], "bus": []}
     for first in range(0, seeds, BLOCK):
         block = range(first, min(first + BLOCK, seeds))
@@ -93,7 +96,7 @@ def loop(task: str = "snack_loading", policy: str = "reference", seeds: int = 40
         "points_lost": points,
         "reached": reached,
     }
-    return _told(result, lines, json)
+    return _told(result, lines, json, LOOP)
 
 
 def take_over(presses: int = 400, json: Path | None = None) -> int:
@@ -103,6 +106,7 @@ def take_over(presses: int = 400, json: Path | None = None) -> int:
         presses: How many.
         json: Also write the result to this file.
     """
+    check_writable(json, TAKEOVER)
     with tempfile.TemporaryDirectory(prefix="syvla-bench-") as parent:
         made = _plan(Path(parent), joystick="true", enable="false", policy="reference")
         rig = msgspec.structs.replace(made.run.rig, ros=msgspec.structs.replace(made.run.rig.ros, joystick="ros"))
@@ -114,7 +118,8 @@ def take_over(presses: int = 400, json: Path | None = None) -> int:
         with _environment(made), takeover.running(commands, made.folder.logs) as supervisor:
             seen = takeover.watch(run, supervisor, presses)
         pressed_ns = takeover.presses(made.folder.path)
-    return _told(*takeover.figures("ros-takeover", pressed_ns, seen, presses, TARGET_TAKEOVER_P99_S), json)
+    figures = takeover.figures("ros-takeover", pressed_ns, seen, presses, TARGET_TAKEOVER_P99_S)
+    return _told(*figures, json, TAKEOVER)
 
 
 # ---------------------------------------------------------------- one host
@@ -270,8 +275,7 @@ def _within(values: dict[str, float | int | None], target_s: float) -> bool:
     return values["p99"] is not None and values["p99"] <= target_s
 
 
-def _told(result: dict[str, Any], lines: Sequence[str], path: Path | None) -> int:
+def _told(result: dict[str, Any], lines: Sequence[str], path: Path | None, command: str) -> int:
     print("\n".join(lines), flush=True)
-    if path is not None:
-        path.write_text(json.dumps(result, indent=2))
+    write_json(path, command, result)
     return 0 if result["reached"] else 1

@@ -29,7 +29,7 @@ from syvla.rig import lockstep_host
 from syvla.runs import EXPERT_LATENCY_S, PLANNER_LATENCY_S, chosen_tasks, load_rig, lockstep_run
 from syvla_models.backends import choice
 from syvla_models.backends.eager import open_eager
-from syvla_models.backends.engines import RTX, EngineStore, build, library, targets
+from syvla_models.backends.engines import RTX, EngineStore, Graph, build, library, targets
 from syvla_models.backends.exported import (
     ENGINE_GRAPHS,
     EXPORT_FILE,
@@ -43,7 +43,7 @@ from syvla_models.backends.exported import (
     parity,
     save_probes,
 )
-from syvla_models.backends.graphs import write_graphs
+from syvla_models.backends.graphs import shape_sha256, write_graphs
 from syvla_models.backends.protocol import ChunkInputs, Conditioned, ExpertBackend
 from syvla_models.checkpoint import load_expert
 from syvla_models.learned_expert import LearnedExpert
@@ -153,8 +153,8 @@ def _build(path: Path, trt: Any, target: str) -> None:
     store = EngineStore()
     for file in ENGINE_GRAPHS:
         started_s = time.perf_counter()
-        graph = (path / file).read_bytes()
-        kept = store.keep(graph, trt, target, build(trt, graph, target))
+        graph = Graph((path / file).read_bytes(), shape_sha256(path / file))
+        kept = store.keep(graph, trt, target, build(trt, graph.onnx, target))
         taken_s = time.perf_counter() - started_s
         print(f"{file} for {target}: {kept.stat().st_size / 2**20:.1f} MiB in {taken_s:.1f} s, {kept}", flush=True)
 
@@ -262,6 +262,7 @@ def _save(folder: Path, spec: PolicySpec, tried: dict[str, Tried], *, complete: 
         torch=str(torch.__version__),
         complete=complete,
         tried=tried,
+        shapes={name: shape_sha256(path / name) for name in ENGINE_GRAPHS},
     )
     save_json(path / EXPORT_FILE, made)
 

@@ -2,7 +2,8 @@
 
 ``tensorrt`` (data-centre and Jetson GPUs) and ``tensorrt_rtx`` (the RTX cards of robot PCs) have the same interface;
 the second also builds for a GPU that is not here. An engine is a program: it is loaded only from a folder that belongs
-to this user and that nobody else can write to, and only if it is what was written there.
+to this user and that nobody else can write to, and only if it is what was written there. One that was built where its
+GPU is serves every checkpoint whose graphs differ in their weights alone: it is given the others.
 """
 
 import hashlib
@@ -10,7 +11,7 @@ import importlib
 import os
 import stat
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -26,39 +27,56 @@ class _Kept(Section, frozen=True):
     """What lies beside an engine."""
 
     sha256: str
-    graph_sha256: str
+    graph_sha256: str  # whose weights are in it
     package: str
     version: str
     target: str
 
 
+class Graph(NamedTuple):
+    """A graph in ONNX, and the digest of all of it but its weights; see ``graphs.shape_sha256``."""
+
+    onnx: bytes
+    shape_sha256: str
+
+
+class Engine(NamedTuple):
+    """A serialised engine, and the graph whose weights it is still to be given; None: it has them."""
+
+    plan: bytes
+    refit: bytes | None
+
+
 class EngineStore:
-    """Engines by what they were made from: the graph with its weights and shapes, the library's version, the GPU."""
+    """Engines by what they were made from: the graph, its weights only if they stay; the library's version; the GPU."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = Path.home() / STORE if folder is None else folder
 
-    def find(self, graph: bytes, trt: Any, target: str) -> bytes | None:
+    def find(self, graph: Graph, trt: Any, target: str) -> Engine | None:
         """The engine; None if there is none, ConfigError if it cannot be trusted."""
-        path = self._path(graph, trt, target)
-        if not path.is_file():
+        own = hashlib.sha256(graph.onnx).hexdigest()
+        paths = [self._path(digest, trt, target) for digest in (own, graph.shape_sha256)]
+        path = next((path for path in paths if path.is_file()), None)
+        if path is None:
             return None
         self._check_owned(self.folder)
         self._check_owned(path)
-        engine = path.read_bytes()
+        plan = path.read_bytes()
         kept = load_json(path.with_suffix(".json"), _Kept)
-        if kept.sha256 != hashlib.sha256(engine).hexdigest():
+        if kept.sha256 != hashlib.sha256(plan).hexdigest():
             raise ConfigError(f"{path} is not the engine that was written there; remove it, and it is built again")
-        return engine
+        return Engine(plan, None if kept.graph_sha256 == own else graph.onnx)
 
-    def keep(self, graph: bytes, trt: Any, target: str, engine: bytes) -> Path:
-        """Write ``engine``; the path."""
+    def keep(self, graph: Graph, trt: Any, target: str, plan: bytes, *, refittable: bool = False) -> Path:
+        """Write the engine ``plan`` with the weights of ``graph``, which can be changed if ``refittable``; the path."""
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._check_owned(self.folder)
-        path = self._path(graph, trt, target)
+        own = hashlib.sha256(graph.onnx).hexdigest()
+        path = self._path(graph.shape_sha256 if refittable else own, trt, target)
         kept = _Kept(
-            sha256=hashlib.sha256(engine).hexdigest(),
-            graph_sha256=hashlib.sha256(graph).hexdigest(),
+            sha256=hashlib.sha256(plan).hexdigest(),
+            graph_sha256=own,
             package=trt.__name__,
             version=trt.__version__,
             target=target,
@@ -66,13 +84,13 @@ class EngineStore:
         part = path.with_suffix(f".{os.getpid()}.part")
         descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "wb") as file:
-            file.write(engine)
+            file.write(plan)
         save_json(path.with_suffix(".json"), kept)
         part.replace(path)
         return path
 
-    def _path(self, graph: bytes, trt: Any, target: str) -> Path:
-        made_of = msgspec.json.encode((hashlib.sha256(graph).hexdigest(), trt.__name__, trt.__version__, target))
+    def _path(self, digest: str, trt: Any, target: str) -> Path:
+        made_of = msgspec.json.encode((digest, trt.__name__, trt.__version__, target))
         return self.folder / f"{hashlib.sha256(made_of).hexdigest()[:32]}.engine"
 
     @staticmethod
@@ -98,8 +116,10 @@ def targets(trt: Any) -> tuple[str, ...]:
     return tuple(sorted(name for name in names if name.startswith("SM")))
 
 
-def build(trt: Any, graph: bytes, target: str = HERE) -> bytes:
+def build(trt: Any, graph: bytes, target: str = HERE, *, refittable: bool = False) -> bytes:
     """The engine of one ONNX graph, whose types are taken as they are.
+
+    One whose weights can be changed is only built where there is a GPU.
 
     Raises:
         ConfigError: there is no such target.
@@ -113,6 +133,8 @@ def build(trt: Any, graph: bytes, target: str = HERE) -> bytes:
         raise SyvlaError(f"{trt.__name__}: {'; '.join(parser.get_error(i).desc() for i in range(parser.num_errors))}")
     config = builder.create_builder_config()
     config.clear_flag(trt.BuilderFlag.TF32)  # a metre in it has no millimetres
+    if refittable:
+        config.set_flag(trt.BuilderFlag.REFIT)
     if target != HERE:
         known = targets(trt)
         if target not in known:
@@ -123,3 +145,20 @@ def build(trt: Any, graph: bytes, target: str = HERE) -> bytes:
     if engine is None:
         raise SyvlaError(f"{trt.__name__} {trt.__version__} built no engine for {target}")
     return bytes(engine)
+
+
+def refit(trt: Any, engine: Any, graph: bytes) -> None:
+    """Give a deserialised ``engine`` the weights of ``graph``; SyvlaError if it does not take every one of them.
+
+    Not run on a GPU yet; whatever comes of it is held against the probes of the export.
+    """
+    logger = trt.Logger(trt.Logger.ERROR)
+    refitter = trt.Refitter(engine, logger)
+    parser = trt.OnnxParserRefitter(refitter, logger)
+    given = parser.refit_from_bytes(graph)
+    missing = refitter.get_missing_weights()
+    if not given or missing or not refitter.refit_cuda_engine():
+        why = [parser.get_error(i).desc() for i in range(parser.num_errors)] + [
+            f"{name} is missing" for name in missing
+        ]
+        raise SyvlaError(f"{trt.__name__}: an engine does not take this checkpoint's weights: {'; '.join(why)}")

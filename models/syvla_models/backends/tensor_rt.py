@@ -15,7 +15,7 @@ import numpy as np
 from syvla.errors import ConfigError, SyvlaError
 from syvla.message import Array, Float32
 from syvla_models.backends import engines
-from syvla_models.backends.exported import ENGINE_GRAPHS, FOLDER
+from syvla_models.backends.exported import engine_graphs
 from syvla_models.backends.protocol import ChunkInputs, Conditioned
 
 WARM_UP = 3  # runs before the capture, in which kernels are compiled and chosen
@@ -38,12 +38,12 @@ def _opened(name: str, package: str, folder: Path) -> "TensorRtBackend":
     ahead = capability in engines.targets(trt)  # then an engine is for the kind, otherwise for the very card
     target = capability if ahead else f"{capability} {card}"
     found = []
-    for file in ENGINE_GRAPHS:
-        graph = (folder / FOLDER / file).read_bytes()
+    for graph in engine_graphs(folder):
         engine = store.find(graph, trt, target)
         if engine is None:
-            engine = engines.build(trt, graph, target if ahead else engines.HERE)
-            store.keep(graph, trt, target, engine)
+            plan = engines.build(trt, graph.onnx, target if ahead else engines.HERE, refittable=True)
+            store.keep(graph, trt, target, plan, refittable=True)
+            engine = engines.Engine(plan, None)
         found.append(engine)
     return TensorRtBackend(name, trt, found)
 
@@ -91,10 +91,12 @@ class _Buffer:
 class _Graph:
     """One engine with the memory that it reads and writes."""
 
-    def __init__(self, trt: Any, runtime: Any, plan: bytes, given: Mapping[str, _Buffer]) -> None:
-        engine = runtime.deserialize_cuda_engine(plan)
+    def __init__(self, trt: Any, runtime: Any, kept: engines.Engine, given: Mapping[str, _Buffer]) -> None:
+        engine = runtime.deserialize_cuda_engine(kept.plan)
         if engine is None:
             raise SyvlaError(f"{trt.__name__} {trt.__version__} cannot read the engine on this machine")
+        if kept.refit is not None:
+            engines.refit(trt, engine, kept.refit)
         self.context = engine.create_execution_context()
         self.inputs: dict[str, _Buffer] = {}
         self.outputs: dict[str, _Buffer] = {}
@@ -122,16 +124,16 @@ class TensorRtBackend:
     Args:
         name: the backend's.
         trt: the library.
-        plans: the engines, in the order of ``exported.ENGINE_GRAPHS``.
+        kept: the engines, in the order of ``exported.ENGINE_GRAPHS``.
     """
 
-    def __init__(self, name: str, trt: Any, plans: Sequence[bytes]) -> None:
+    def __init__(self, name: str, trt: Any, kept: Sequence[engines.Engine]) -> None:
         self.name = name
         self._runtime_api = cuda = _cuda()
         self._stream = int(_done(cuda.cudaStreamCreate()))
         runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
         self._runtime = runtime  # engines live no longer than it
-        condition, context, denoise = plans
+        condition, context, denoise = kept
         self._condition = _Graph(trt, runtime, condition, {})
         self._context = _Graph(trt, runtime, context, {})
         # What a context's graph gives is named key_out and value_out, what the loop takes key and value.

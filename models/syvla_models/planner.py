@@ -9,6 +9,7 @@ decoding goes on from the first token that differs. The outcome is that of plain
 than rounding).
 """
 
+import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +23,7 @@ from syvla.errors import ConfigError, MessageError
 from syvla.message import UInt8
 from syvla_models import images as pixels
 from syvla_models.draft import Draft
-from syvla_models.language import Cache, extend, rotary
+from syvla_models.language import Cache, Decoder, extend, rotary
 from syvla_models.prompt import (
     IGNORE,
     QUERY_ID,
@@ -84,6 +85,9 @@ class SyvlaPlanner(nn.Module):
         self.register_buffer("forbidden", ~allowed.to(weight.device), persistent=False)
         self._prompts: dict[tuple[str, PlannerSpec, torch.device], _Prompt] = {}
         self.last: tuple[str, list[int]] = ("", [])  # instruction and ids of the last whole thought
+        self.steps_statically = self.queries.is_cuda  # elsewhere launching a kernel costs nothing to speak of
+        self._decoder: Decoder | None = None
+        self._decodes: weakref.ref[_Run] | None = None  # whose sequence is in it
 
     @classmethod
     def from_pretrained(
@@ -292,6 +296,21 @@ class SyvlaPlanner(nn.Module):
             extend(text, read, text.embed_tokens(ids[None, :first]), rotations)
         return _Prompt(ids[first:], mask[first:], rotations, positions.shape[2], read, weights)
 
+    def _choices(self, hidden: torch.Tensor) -> torch.Tensor:
+        """The greedy choice after each hidden state (..., D)."""
+        logits: torch.Tensor = self.vlm.lm_head(hidden)
+        return logits.masked_fill(self.forbidden, -torch.inf).argmax(-1)
+
+    def _lend_decoder(self, run: "_Run", capacity: int) -> Decoder | None:
+        """For ``run`` alone, as long as it lives; None where it has no use or another run, under way, has it."""
+        if not self.steps_statically or (self._decodes is not None and self._decodes() is not None):
+            return None
+        if self._decoder is None or self._decoder.capacity < capacity:
+            text = self.vlm.model.language_model
+            self._decoder = Decoder(text, lambda hidden: self._choices(hidden)[0], capacity)
+        self._decodes = weakref.ref(run)
+        return self._decoder
+
     def _weights(self) -> int:
         """Another number as soon as a weight of the language model was written to."""
         return sum(parameter._version for parameter in self.vlm.model.language_model.parameters())  # noqa: SLF001
@@ -305,7 +324,11 @@ class _Run:
         self.planner = planner
         self.text = planner.vlm.model.language_model
         self.rotations = prompt.rotations
-        self.cache = prompt.read.copy(prompt.capacity)
+        self.decoder = planner._lend_decoder(self, prompt.capacity)  # noqa: SLF001 - its own module
+        if self.decoder is None:
+            self.cache = prompt.read.copy(prompt.capacity)
+        else:
+            self.cache = self.decoder.begin(prompt.read, prompt.rotations)
         self.unread = True
         vision = planner.vlm.config.vision_config
         pixel_values, grids = pixels.patches(images, vision.patch_size, vision.spatial_merge_size)
@@ -333,6 +356,8 @@ class _Run:
         """
         self.unread = False
         length, planner = self.cache.length + len(known), self.planner
+        if not offer and self.decoder is not None and len(known) == 1:
+            return 0, self.decoder.step(known), None
         if not offer:
             hidden = extend(self.text, self.cache, known[None], self.rotations)[0]
             return 0, self._choices(hidden[-1:])[0], None
@@ -362,8 +387,7 @@ class _Run:
 
     def _choices(self, hidden: torch.Tensor) -> list[int]:
         """The greedy choice after each of ``hidden`` (T, D)."""
-        logits = self.planner.vlm.lm_head(hidden).masked_fill_(self.planner.forbidden, -torch.inf)
-        choices: list[int] = logits.argmax(-1).tolist()
+        choices: list[int] = self.planner._choices(hidden).tolist()  # noqa: SLF001 - its own module
         return choices
 
 

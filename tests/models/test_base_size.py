@@ -3,13 +3,13 @@
 import msgspec
 import numpy as np
 import torch
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import Qwen2_5_VLConfig
 
 from syvla_models.describe import config_3b
 from syvla_models.expert import Expert, base_config
 from syvla_models.flow import sample
-from syvla_models.planner import SyvlaPlanner
-from syvla_models.planner_bench import full_pass_states
+from syvla_models.planner_bench import full_pass_states, random_planner
+from syvla_models.prompt import Tokenizer
 from syvla_models.spec import SLOTS, CameraView, PlannerSpec
 from syvla_models.tiny import train_tokenizer
 
@@ -18,14 +18,13 @@ SIZE = 224  # pixels: two windows of the vision tower in each direction
 VIEWS = tuple(CameraView(camera=c, height=SIZE, width=SIZE) for c in ("cam_high", "cam_left_wrist", "cam_right_wrist"))
 
 
-def shallow(ids: dict[str, int]) -> Qwen2_5_VLConfig:
-    """The 3B config with two layers of text, two of vision (one looks through windows) and the vocabulary ``ids``."""
+def shallow(tokenizer: Tokenizer) -> Qwen2_5_VLConfig:
+    """The 3B config with two layers of text, two of vision (one looks through windows) and this vocabulary."""
     config = config_3b()
     text, vision = config.text_config, config.vision_config
-    text.num_hidden_layers, text.layer_types, text.vocab_size = 2, ["full_attention"] * 2, len(ids)
+    text.num_hidden_layers, text.layer_types = 2, ["full_attention"] * 2
+    text.vocab_size = len(tokenizer.get_vocab())
     vision.depth, vision.fullatt_block_indexes = 2, [1]
-    config.image_token_id, config.video_token_id = ids["<|image_pad|>"], ids["<|video_pad|>"]
-    config.vision_start_token_id, config.vision_end_token_id = ids["<|vision_start|>"], ids["<|vision_end|>"]
     return config
 
 
@@ -37,13 +36,11 @@ def expert_with_open_gates() -> Expert:
 
 
 def test_the_base_size_makes_an_intent_and_a_chunk_of_it() -> None:
-    torch.manual_seed(0)
     tokenizer = train_tokenizer([INSTRUCTION] * 5, vocabulary=320)
-    vlm = Qwen2_5_VLForConditionalGeneration(shallow(tokenizer.get_vocab()))
     spec = PlannerSpec(views=VIEWS, hidden_size=2048, system_prompt="You help.", max_thought_tokens=6)
-    planner = SyvlaPlanner(vlm, tokenizer, spec).eval()
-    text = vlm.config.text_config
-    assert (text.num_attention_heads, text.num_key_value_heads, vlm.config.vision_config.patch_size) == (16, 2, 14)
+    planner = random_planner(shallow(tokenizer), tokenizer, spec, torch.float32, "cpu")
+    text, vision = planner.vlm.config.text_config, planner.vlm.config.vision_config
+    assert (text.num_attention_heads, text.num_key_value_heads, vision.patch_size) == (16, 2, 14)
     images = list(np.random.default_rng(0).integers(0, 256, (3, SIZE, SIZE, 3), dtype=np.uint8))
 
     *_, made = planner.think(images, INSTRUCTION, reuse=False)

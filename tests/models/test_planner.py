@@ -149,10 +149,12 @@ DRAFTS: dict[str, Callable[[list[int]], list[int]]] = {
 }
 
 
+@pytest.mark.parametrize("statically", [False, True], ids=["", "statically"])
 @pytest.mark.parametrize("ends", [False, True], ids=["cut by the budget", "ended by the model"])
 @pytest.mark.parametrize("name", DRAFTS)
-def test_a_draft_changes_nothing_but_the_time(name: str, ends: bool) -> None:
+def test_a_draft_changes_nothing_but_the_time(name: str, ends: bool, statically: bool) -> None:
     planner = lively()
+    planner.steps_statically = statically
     images = pictures(planner)
     thought = thought_of(planner)
     if ends:
@@ -251,6 +253,46 @@ def test_another_request_in_between_does_not_matter() -> None:
     final = last(thinking)
     assert final[0] == expected[0]
     assert torch.equal(final[1], expected[1])
+
+
+def test_steps_at_fixed_addresses_say_the_same_for_one_sequence_after_another(
+    passes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a GPU captures as a graph, run as it is: shapes and addresses do not follow the length of the sequence."""
+    planner = lively()
+    asked = [(pictures(planner, seed), INSTRUCTION * times) for seed, times in ((0, 1), (1, 9), (2, 1), (3, 4))]
+    plain = [last(planner.think(*each, reuse=False)) for each in asked]
+    addresses: set[tuple[int, ...]] = set()
+    step = language.Decoder.step
+
+    def stepping(decoder: language.Decoder, embedding: torch.Tensor) -> int:
+        given = (decoder._given, decoder._place, decoder.cache.keys, decoder.cache.values, decoder._cos)
+        addresses.add(tuple(each.data_ptr() for each in given))
+        return step(decoder, embedding)
+
+    monkeypatch.setattr(language.Decoder, "step", stepping)
+    planner.steps_statically = True
+    passes.clear()
+    for expected, each in zip(plain, asked, strict=True):
+        thought, states = last(planner.think(*each, reuse=False))
+        assert thought == expected[0]
+        assert close(states, expected[1])
+    assert len(addresses) == 2, "the second instruction needed more room, and none of the others"
+    assert not [count for count in passes if count == 1], "no token went another way"
+
+
+def test_of_two_thoughts_at_a_time_one_has_the_fixed_addresses() -> None:
+    planner = lively()
+    planner.steps_statically = True
+    asked = [(pictures(planner, seed), INSTRUCTION) for seed in (0, 1)]
+    expected = [last(planner.think(*each, reuse=False)) for each in asked]
+    under_way = [planner.think(*each, reuse=False) for each in asked]
+    for _ in range(5):
+        for thinking in under_way:
+            next(thinking)
+    for found, (thought, states) in zip(map(last, under_way), expected, strict=True):
+        assert found[0] == thought
+        assert close(found[1], states)
 
 
 def test_nothing_is_left_on_the_model() -> None:

@@ -48,14 +48,14 @@ class Joining(Protocol):
 
 
 class Prefix:
-    """The rows that stay are given clean."""
+    """The rows that stay are given clean, at most as many as in training."""
 
-    def __init__(self, backend: ExpertBackend, space: ActionSpace) -> None:
-        self._backend, self._space = backend, space
+    def __init__(self, backend: ExpertBackend, space: ActionSpace, max_prefix: int) -> None:
+        self._backend, self._space, self._max_prefix = backend, space, max_prefix
 
     def rows(self, asked: Asked) -> Float64:
         """A chunk that begins with them."""
-        given = asked.going[: asked.kept]
+        given = asked.going[: min(asked.kept, self._max_prefix)]
         inputs = asked.inputs._replace(prefix_rows=_encoded(self._space, asked, given), prefix=len(given))
         x = self._backend.chunk(asked.conditioned, inputs)
         return self._space.decode(x, asked.measured, given[0] if len(given) else None)
@@ -64,8 +64,8 @@ class Prefix:
 class Replace:
     """Nothing is given, once something is being executed."""
 
-    def __init__(self, backend: ExpertBackend, space: ActionSpace) -> None:
-        self._first = Prefix(backend, space)
+    def __init__(self, backend: ExpertBackend, space: ActionSpace, max_prefix: int) -> None:
+        self._first = Prefix(backend, space, max_prefix)
 
     def rows(self, asked: Asked) -> Float64:
         """A chunk of its own."""
@@ -75,8 +75,8 @@ class Replace:
 class Ensemble:
     """The average of this chunk and of those before it, at each instant."""
 
-    def __init__(self, backend: ExpertBackend, space: ActionSpace) -> None:
-        self._own = Replace(backend, space)
+    def __init__(self, backend: ExpertBackend, space: ActionSpace, max_prefix: int) -> None:
+        self._own = Replace(backend, space, max_prefix)
         self._task_id = -1
         self._before: deque[tuple[int, Float64]] = deque(maxlen=MOST_CHUNKS)  # observation, rows; the oldest first
 
@@ -102,11 +102,11 @@ class Ensemble:
 class Guided:
     """The chunk is pulled towards what is left of the one being executed."""
 
-    def __init__(self, backend: ExpertBackend, space: ActionSpace) -> None:
+    def __init__(self, backend: ExpertBackend, space: ActionSpace, max_prefix: int) -> None:
         if not hasattr(backend, "guided"):
             raise ConfigError(f"continuity 'guided' needs a gradient: backend eager, not {backend.name}")
         self._backend, self._space = cast(GuidedBackend, backend), space
-        self._first = Prefix(backend, space)
+        self._first = Prefix(backend, space, max_prefix)
 
     def rows(self, asked: Asked) -> Float64:
         """A chunk near it."""
@@ -124,7 +124,7 @@ def _encoded(space: ActionSpace, asked: Asked, rows: Float64) -> Float32:
     return space.encode(np.concatenate((rows, np.repeat(last, missing, axis=0))), asked.measured)
 
 
-_STRATEGIES: dict[str, Callable[[ExpertBackend, ActionSpace], Joining]] = {
+_STRATEGIES: dict[str, Callable[[ExpertBackend, ActionSpace, int], Joining]] = {
     "prefix": Prefix,
     "guided": Guided,
     "ensemble": Ensemble,
@@ -132,8 +132,8 @@ _STRATEGIES: dict[str, Callable[[ExpertBackend, ActionSpace], Joining]] = {
 }
 
 
-def joining(name: str, backend: ExpertBackend, space: ActionSpace) -> Joining:
+def joining(name: str, backend: ExpertBackend, space: ActionSpace, max_prefix: int) -> Joining:
     """The strategy called ``name``; ConfigError with the choices otherwise."""
     if name not in _STRATEGIES:
         raise ConfigError(f"continuity must be one of {', '.join(get_args(Continuity))}, not {name!r}")
-    return _STRATEGIES[name](backend, space)
+    return _STRATEGIES[name](backend, space, max_prefix)

@@ -29,7 +29,7 @@ from syvla.rig import lockstep_host
 from syvla.runs import EXPERT_LATENCY_S, PLANNER_LATENCY_S, chosen_tasks, load_rig, lockstep_run
 from syvla_models.backends import choice
 from syvla_models.backends.eager import open_eager
-from syvla_models.backends.engines import RTX, EngineStore, Graph, build, library, targets
+from syvla_models.backends.engines import RTX, EngineStore, build, library, targets
 from syvla_models.backends.exported import (
     ENGINE_GRAPHS,
     EXPORT_FILE,
@@ -43,14 +43,14 @@ from syvla_models.backends.exported import (
     parity,
     save_probes,
 )
-from syvla_models.backends.graphs import shape_sha256, write_graphs
+from syvla_models.backends.graphs import write_graphs
 from syvla_models.backends.protocol import ChunkInputs, Conditioned, ExpertBackend
 from syvla_models.checkpoint import load_expert
 from syvla_models.learned_expert import LearnedExpert
 from syvla_models.spec import EXPERT_FILE, PolicySpec, load_spec, save_json
 
 __all__ = ["main"]
-FIRST_SEED = 9_000  # neither evaluated nor trained on
+FIRST_SEED, MOST_EPISODES = 9_000, 500  # neither evaluated nor trained on
 OBSERVED_S = 10.0  # of each task's episode
 OBSERVATIONS, PROBES = 64, 8  # held against torch here, and again whenever the backend is loaded
 TIMED = 50
@@ -101,6 +101,8 @@ def export(
         rig: whose limits the set-points keep to; a twin.
         engines: kinds of GPU, such as SM89, for which TensorRT-RTX engines are built; none of them needs to be here.
     """
+    if not 0 <= episodes <= MOST_EPISODES:
+        raise ConfigError(f"episodes must be 0..{MOST_EPISODES}, not {episodes}: other seeds have other uses")
     folder = policy_folder(checkpoint)
     spec = load_spec(folder)
     names = backends or tuple(name for name in choice.BACKENDS if name != choice.EAGER and choice.installed(name))
@@ -153,8 +155,8 @@ def _build(path: Path, trt: Any, target: str) -> None:
     store = EngineStore()
     for file in ENGINE_GRAPHS:
         started_s = time.perf_counter()
-        graph = Graph((path / file).read_bytes(), shape_sha256(path / file))
-        kept = store.keep(graph, trt, target, build(trt, graph.onnx, target))
+        graph = (path / file).read_bytes()
+        kept = store.keep(graph, trt, target, build(trt, graph, target))
         taken_s = time.perf_counter() - started_s
         print(f"{file} for {target}: {kept.stat().st_size / 2**20:.1f} MiB in {taken_s:.1f} s, {kept}", flush=True)
 
@@ -262,7 +264,6 @@ def _save(folder: Path, spec: PolicySpec, tried: dict[str, Tried], *, complete: 
         torch=str(torch.__version__),
         complete=complete,
         tried=tried,
-        shapes={name: shape_sha256(path / name) for name in ENGINE_GRAPHS},
     )
     save_json(path / EXPORT_FILE, made)
 

@@ -16,13 +16,13 @@ from syvla_models.expert import Context, Expert
 BETA = 5.0  # the most that guidance counts; at most the number of steps, so that it never overshoots
 
 
-def soft_mask(horizon: int, delay: int, overlap: int) -> Float32:
+def soft_mask(horizon: int, kept: int, overlap: int) -> Float32:
     """How much each row (H,) is held to the chunk being executed, of which ``overlap`` rows are left.
 
-    1 for the ``delay`` rows that will have been executed when this chunk arrives, then exponentially less down to 0
-    where the other chunk ends (eq. 5 of the paper).
+    1 for the ``kept`` rows that stay, then exponentially less down to 0 where the other chunk ends. In eq. 5 of the
+    paper those stay that will have been executed when this chunk arrives; here what was decided for longer does, too.
     """
-    frozen = min(delay, overlap)
+    frozen = min(kept, overlap)
     row = np.arange(horizon)
     c = np.clip((frozen - 1 - row) / (overlap - frozen + 1) + 1.0, 0.0, 1.0)
     weights = c * np.expm1(c) / np.expm1(1.0)

@@ -59,7 +59,7 @@ class LearnedExpert:
         self._width = spec.expert.intent_width
         self._period_ns = to_ns(spec.action.period_s)
         self._space = action_space(spec.action, rig.safety)
-        self._joining = joining(continuity, backend, self._space)
+        self._joining = joining(continuity, backend, self._space, spec.action.max_prefix)
         self._intent: Intent | None = None
         self._conditioned: tuple[Intent, Conditioned] | None = None
         self._noise: tuple[int, Float32] | None = None
@@ -118,7 +118,7 @@ class LearnedExpert:
         if horizon_ns and not self._is_outdated(committed):
             arrival_ns = observation_ns + count * self._period_ns
             count += -arrival_ns % horizon_ns // self._period_ns
-        return min(count, self._action.max_prefix)
+        return count
 
     def _is_outdated(self, committed: ActionChunk | None) -> bool:
         """Whether ``committed`` was decided before the newest surprise."""

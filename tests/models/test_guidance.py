@@ -11,14 +11,14 @@ from syvla_models.guidance import guided, pulled, soft_mask
 
 
 def test_the_mask_is_one_for_what_will_have_been_executed_and_falls_to_zero_at_the_end_of_the_other_chunk() -> None:
-    weights = soft_mask(50, delay=4, overlap=30)
+    weights = soft_mask(50, kept=4, overlap=30)
     assert weights[:4] == pytest.approx(1.0)
     assert (weights[30:] == 0.0).all()
     assert (np.diff(weights[3:31]) < 0.0).all()
     c = (4 - 1 - 17) / (30 - 4 + 1) + 1.0
     assert weights[17] == pytest.approx(c * (np.exp(c) - 1.0) / (np.e - 1.0))
-    assert (soft_mask(50, delay=9, overlap=3) == [1.0] * 3 + [0.0] * 47).all(), "nothing is known past its end"
-    assert (soft_mask(50, delay=0, overlap=0) == 0.0).all()
+    assert (soft_mask(50, kept=9, overlap=3) == [1.0] * 3 + [0.0] * 47).all(), "nothing is known past its end"
+    assert (soft_mask(50, kept=0, overlap=0) == 0.0).all()
 
 
 def setting(expert: Expert, seed: int = 0) -> tuple[Given, Context, torch.Tensor]:

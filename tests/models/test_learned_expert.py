@@ -168,6 +168,27 @@ def test_what_was_decided_is_executed_to_the_end_of_its_horizon(patient: Path, r
         ActionSpec(space="joint", offset=((0.0,) * SLOTS,), scale=((1.0,) * SLOTS,), execution_horizon_s=0.6)
 
 
+@pytest.mark.parametrize("delay", [4, 20])
+def test_guidance_keeps_what_was_decided_for_an_execution_horizon(
+    patient: Path, rig: RigConfig, intent: Intent, monkeypatch: pytest.MonkeyPatch, delay: int
+) -> None:
+    """Every chunk was a new decision. More rows may be past when a chunk arrives than a prefix was trained with."""
+    expert = LearnedExpert(patient, rig, 1, "eager", "guided")
+    asked: list[tuple[int, int]] = []
+    guided = expert.backend.guided  # type: ignore[attr-defined]
+
+    def noting(conditioned: Conditioned, inputs: ChunkInputs, kept: int, overlap: int) -> Float32:
+        asked.append((kept, overlap))
+        return guided(conditioned, inputs, kept, overlap)  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(expert.backend, "guided", noting)
+    act(expert, intent, 400 * MS, MOVING[0], chunk_of(MOVING, 400 * MS), delay)
+    ((kept, overlap),) = asked
+    arrival_ns = 400 * MS + (delay + 1) * PERIOD_NS
+    assert kept == delay + 1 + -arrival_ns % (400 * MS) // PERIOD_NS > delay + 1
+    assert overlap == 50
+
+
 def test_what_was_decided_before_a_surprise_stands_no_longer_than_it_must(
     patient: Path, rig: RigConfig, intent: Intent
 ) -> None:

@@ -57,7 +57,7 @@ model.views = [{{ camera = "cam_high", height = 32, width = 64 }}]
 model.expert = {{ width = 48, depth = 1, heads = 2, horizon = 20 }}
 """
 _TRAIN = """
-import json, os, sys
+import json, os, sys, time
 from pathlib import Path
 from syvla.runs import load_rig
 from syvla_models.train.build import build_stage
@@ -68,7 +68,12 @@ folder, rank = Path(sys.argv[1]), int(os.environ["RANK"])
 config = load_config(folder / "stage.toml", "finetune")
 stage = build_stage(config, load_rig(config.rig))
 robots = [stage.batches(config, rank)(step).robot for step in range(3)]
-trainer = Trainer(config, stage, folder / "run")
+def act(checkpoint):
+    for success in (True, False):
+        time.sleep(0.5)
+        yield "fold", success
+
+trainer = Trainer(config, stage, folder / "run", act=act)
 trainer.run()
 recent = trainer.learner.estimate.recent
 found = {

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 from collections.abc import Callable, Generator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from tests.models.runs import RIG, config_of, numbers, run, silent
 
-from syvla.errors import ConfigError
+from syvla.errors import ConfigError, SyvlaError
 from syvla_models.checkpoint import load_expert
 from syvla_models.planner import SyvlaPlanner
 from syvla_models.spec import load_spec
@@ -148,11 +149,21 @@ def test_how_often_it_does_what_it_is_told_is_logged_and_changes_nothing_of_what
 
     def act(folder: Path) -> Generator[tuple[str, bool]]:
         tried.append(load_spec(folder).model_id)
+        time.sleep(1.0)
         yield from (("fold", True), ("sort", False), ("fold", False))
+
+    def say(line: str) -> None:
+        lines.append(line)
+        time.sleep(0.2 * ("total" in line))  # a step
 
     output = OutputConfig(log_every_steps=1, validation_rows=6, episodes=1, episodes_every_minutes=0.01)
     out = tmp_path / "run"
-    assert run(config_of(data, "pretrain", output=output), out, say=lines.append, act=act)
+    begun_s = time.monotonic()
+    assert run(config_of(data, "pretrain", output=output), out, say=say, act=act)
+    taken_s = time.monotonic() - begun_s
+    assert len(tried) >= 2, "between two steps, and at the end"
+    seconds = json.loads((out / "state" / "state.json").read_bytes())["seconds"]
+    assert seconds < taken_s - 1.0 * len(tried), "it takes nothing from a budget of time"
     logged = numbers(out)
     assert logged[6, "success/fold"] == 0.5
     assert logged[6, "success/sort"] == 0.0
@@ -161,7 +172,21 @@ def test_how_often_it_does_what_it_is_told_is_logged_and_changes_nothing_of_what
     assert (out / "losses.png").stat().st_size > 0
 
 
-def test_somebody_who_stops_a_run_does_not_wait_for_its_episodes(data: Path, tmp_path: Path) -> None:
+def test_episodes_that_cannot_be_acted_do_not_end_a_training(data: Path, tmp_path: Path) -> None:
+    """Two more policies beside the training were too much for the machine's memory."""
+    lines: list[str] = []
+
+    def act(folder: Path) -> Generator[tuple[str, bool]]:
+        yield "fold", True
+        raise SyvlaError("one of the processes died")
+
+    out = tmp_path / "run"
+    assert run(config_of(data, "pretrain", output=OutputConfig(episodes=1)), out, say=lines.append, act=act)
+    assert "step 6: not tried in the closed loop: one of the processes died" in lines
+    assert load_spec(out / "checkpoint").expert is not None
+
+
+def test_somebody_who_stops_a_run_does_not_wait_for_all_its_episodes(data: Path, tmp_path: Path) -> None:
     seen: list[int] = []
 
     def act(folder: Path) -> Generator[tuple[str, bool]]:

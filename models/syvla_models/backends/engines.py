@@ -18,6 +18,8 @@ import msgspec
 from syvla.errors import ConfigError, SyvlaError
 from syvla_models.spec import Section, load_json, save_json
 
+# Types of initialisers that are weights; whole numbers and booleans are axes, shapes and choices.
+_WEIGHTS = ("FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE")
 STORE = Path(".cache") / "syvla" / "engines"  # in the user's home
 RTX = "tensorrt_rtx_bindings"
 HERE = "CURRENT"  # the GPU of this machine
@@ -33,13 +35,6 @@ class _Kept(Section, frozen=True):
     target: str
 
 
-class Graph(NamedTuple):
-    """A graph in ONNX, and the digest of all of it but its weights; see ``graphs.shape_sha256``."""
-
-    onnx: bytes
-    shape_sha256: str
-
-
 class Engine(NamedTuple):
     """A serialised engine, and the graph whose weights it is still to be given; None: it has them."""
 
@@ -53,12 +48,12 @@ class EngineStore:
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = Path.home() / STORE if folder is None else folder
 
-    def find(self, graph: Graph, trt: Any, target: str) -> Engine | None:
+    def find(self, graph: bytes, trt: Any, target: str) -> Engine | None:
         """The engine; None if there is none, ConfigError if it cannot be trusted."""
-        own = hashlib.sha256(graph.onnx).hexdigest()
-        paths = [self._path(digest, trt, target) for digest in (own, graph.shape_sha256)]
-        path = next((path for path in paths if path.is_file()), None)
-        if path is None:
+        path = self._path(graph, trt, target, refittable=False)
+        if not path.is_file():
+            path = self._path(graph, trt, target, refittable=True)
+        if not path.is_file():
             return None
         self._check_owned(self.folder)
         self._check_owned(path)
@@ -66,17 +61,16 @@ class EngineStore:
         kept = load_json(path.with_suffix(".json"), _Kept)
         if kept.sha256 != hashlib.sha256(plan).hexdigest():
             raise ConfigError(f"{path} is not the engine that was written there; remove it, and it is built again")
-        return Engine(plan, None if kept.graph_sha256 == own else graph.onnx)
+        return Engine(plan, None if kept.graph_sha256 == hashlib.sha256(graph).hexdigest() else graph)
 
-    def keep(self, graph: Graph, trt: Any, target: str, plan: bytes, *, refittable: bool = False) -> Path:
+    def keep(self, graph: bytes, trt: Any, target: str, plan: bytes, *, refittable: bool = False) -> Path:
         """Write the engine ``plan`` with the weights of ``graph``, which can be changed if ``refittable``; the path."""
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._check_owned(self.folder)
-        own = hashlib.sha256(graph.onnx).hexdigest()
-        path = self._path(graph.shape_sha256 if refittable else own, trt, target)
+        path = self._path(graph, trt, target, refittable=refittable)
         kept = _Kept(
             sha256=hashlib.sha256(plan).hexdigest(),
-            graph_sha256=own,
+            graph_sha256=hashlib.sha256(graph).hexdigest(),
             package=trt.__name__,
             version=trt.__version__,
             target=target,
@@ -89,8 +83,9 @@ class EngineStore:
         part.replace(path)
         return path
 
-    def _path(self, digest: str, trt: Any, target: str) -> Path:
-        made_of = msgspec.json.encode((digest, trt.__name__, trt.__version__, target))
+    def _path(self, graph: bytes, trt: Any, target: str, *, refittable: bool) -> Path:
+        kind, digest = ("shape", shape_sha256(graph)) if refittable else ("graph", hashlib.sha256(graph).hexdigest())
+        made_of = msgspec.json.encode((kind, digest, trt.__name__, trt.__version__, target))
         return self.folder / f"{hashlib.sha256(made_of).hexdigest()[:32]}.engine"
 
     @staticmethod
@@ -99,6 +94,28 @@ class EngineStore:
         shared = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
         if found.st_uid != os.getuid() or shared or stat.S_ISLNK(found.st_mode):
             raise ConfigError(f"{path} must belong to this user, and nobody else may write to it: engines are programs")
+
+
+def shape_sha256(graph: bytes) -> str:
+    """The digest of an ONNX graph without its weights, and without where in which source it was written down.
+
+    Of two checkpoints that only training tells apart it is the same. ConfigError where ONNX is not installed.
+    """
+    try:
+        import onnx
+    except ImportError as error:
+        raise ConfigError("onnx is missing; engines need: pip install 'syvla[tensorrt]'") from error
+    model = onnx.load_from_string(graph)
+    weights = {onnx.TensorProto.DataType.Value(name) for name in _WEIGHTS}
+    for tensor in model.graph.initializer:
+        if tensor.data_type in weights:
+            for values in ("raw_data", "float_data", "int32_data", "double_data"):
+                tensor.ClearField(values)
+    body = model.graph
+    for part in (model, body, *body.node, *body.value_info, *body.initializer, *body.input, *body.output):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+    return hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
 
 
 def library(package: str) -> Any:

@@ -18,7 +18,6 @@ from safetensors.numpy import save_file
 from syvla.errors import ConfigError
 from syvla.message import Float32, Float64
 from syvla_models.actions import action_space
-from syvla_models.backends.engines import Graph
 from syvla_models.backends.protocol import ChunkInputs, Conditioned, ExpertBackend
 from syvla_models.prefix import GRIPPERS, JOINTS
 from syvla_models.spec import EXPERT_FILE, ActionSpec, PolicySpec, Section, load_json, verify
@@ -87,7 +86,6 @@ class Export(Section, frozen=True):
     torch: str
     complete: bool  # whether all that was to be tried was: an export that was cut short accepts nothing by itself
     tried: dict[str, Tried]
-    shapes: dict[str, str]  # of graphs that engines are built from: the digest of all but the weights
 
 
 class Probe(NamedTuple):
@@ -109,16 +107,6 @@ def load_export(folder: Path, spec: PolicySpec) -> Export:
         raise ConfigError(f"{path} was made from another expert, action space or number of steps: export it again")
     verify(path, export.sha256, FILES, EXPORT_FILE)
     return export
-
-
-def engine_graphs(folder: Path) -> list[Graph]:
-    """What engines are built from, of the exported checkpoint ``folder``, in the order of ``ENGINE_GRAPHS``."""
-    path = folder / FOLDER
-    shapes = load_json(path / EXPORT_FILE, Export).shapes
-    missing = [file for file in ENGINE_GRAPHS if file not in shapes]
-    if missing:
-        raise ConfigError(f"{path / EXPORT_FILE}: shapes lacks {', '.join(missing)}: export it again")
-    return [Graph((path / file).read_bytes(), shapes[file]) for file in ENGINE_GRAPHS]
 
 
 def save_probes(path: Path, probes: list[Probe]) -> None:

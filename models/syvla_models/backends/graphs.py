@@ -3,7 +3,6 @@
 The first two are small and stay exact where the third is rounded: a metre in bfloat16 has no centimetres.
 """
 
-import hashlib
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
@@ -18,9 +17,6 @@ from syvla_models.backends.rounded import Rounded
 from syvla_models.expert import Context, Expert, IntentCache
 from syvla_models.flow import denoised
 from syvla_models.spec import SLOTS, ActionSpec
-
-# Types of initialisers that are weights; whole numbers and booleans are axes, shapes and choices.
-_WEIGHTS = ("FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE")
 
 
 class ConditionGraph(nn.Module):
@@ -82,19 +78,6 @@ def write_graphs(folder: Path, expert: Expert, action: ActionSpec) -> None:
     taken = {**context._asdict(), "noise": rows, "prefix_rows": rows.clone(), "prefix": prefix}
     for file, loop in ((DENOISE_FILE, expert), (DENOISE_HALF_FILE, Rounded(expert, torch.float16))):
         _write(folder / file, DenoiseGraph(loop, action), taken, ["chunk"])
-
-
-def shape_sha256(path: Path) -> str:
-    """The digest of a graph without its weights: of two checkpoints that only training tells apart it is the same."""
-    import onnx
-
-    model = onnx.load(path)
-    weights = {onnx.TensorProto.DataType.Value(name) for name in _WEIGHTS}
-    for tensor in model.graph.initializer:
-        if tensor.data_type in weights:
-            for values in ("raw_data", "float_data", "int32_data", "double_data"):
-                tensor.ClearField(values)
-    return hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
 
 
 def _write(path: Path, module: nn.Module, taken: Mapping[str, Tensor], given: Sequence[str]) -> None:

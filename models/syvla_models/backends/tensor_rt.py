@@ -4,6 +4,7 @@ Not run on a GPU yet: engines have been built for SM89 and read back, and a mach
 """
 
 import ctypes
+import logging
 import math
 import weakref
 from collections.abc import Mapping, Sequence
@@ -15,9 +16,10 @@ import numpy as np
 from syvla.errors import ConfigError, SyvlaError
 from syvla.message import Array, Float32
 from syvla_models.backends import engines
-from syvla_models.backends.exported import engine_graphs
+from syvla_models.backends.exported import ENGINE_GRAPHS, FOLDER
 from syvla_models.backends.protocol import ChunkInputs, Conditioned
 
+_log = logging.getLogger(__name__)
 WARM_UP = 3  # runs before the capture, in which kernels are compiled and chosen
 
 
@@ -37,15 +39,21 @@ def _opened(name: str, package: str, folder: Path) -> "TensorRtBackend":
     trt, store = engines.library(package), engines.EngineStore()
     ahead = capability in engines.targets(trt)  # then an engine is for the kind, otherwise for the very card
     target = capability if ahead else f"{capability} {card}"
-    found = []
-    for graph in engine_graphs(folder):
-        engine = store.find(graph, trt, target)
-        if engine is None:
-            plan = engines.build(trt, graph.onnx, target if ahead else engines.HERE, refittable=True)
-            store.keep(graph, trt, target, plan, refittable=True)
-            engine = engines.Engine(plan, None)
-        found.append(engine)
-    return TensorRtBackend(name, trt, found)
+
+    def built(graph: bytes, *, refittable: bool) -> engines.Engine:
+        plan = engines.build(trt, graph, target if ahead else engines.HERE, refittable=refittable)
+        store.keep(graph, trt, target, plan, refittable=refittable)
+        return engines.Engine(plan, None)
+
+    graphs = [(folder / FOLDER / file).read_bytes() for file in ENGINE_GRAPHS]
+    kept = [store.find(graph, trt, target) or built(graph, refittable=True) for graph in graphs]
+    try:
+        return TensorRtBackend(name, trt, kept)
+    except SyvlaError as error:
+        if all(engine.refit is None for engine in kept):
+            raise
+        _log.warning("%s: engines of another checkpoint do not serve this one, it gets its own: %s", name, error)
+        return TensorRtBackend(name, trt, [built(graph, refittable=False) for graph in graphs])
 
 
 def gpu(backend: str) -> tuple[str, str]:

@@ -221,7 +221,7 @@ class OutputConfig(Section, frozen=True):
     episodes_every_minutes: float = 15.0
 
     def __post_init__(self) -> None:
-        _within("episodes", self.episodes, 0, 10**4)
+        _within("episodes", self.episodes, 0, 500)  # further seeds have other uses
         _within("episodes_every_minutes", self.episodes_every_minutes, 0.01, 1e6)
         _within("log_every_steps", self.log_every_steps, 1, 10**9)
         _within("validation_rows", self.validation_rows, 1, 10**6)

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
+from datetime import timedelta
 from pathlib import Path
 from types import FrameType
 
@@ -21,7 +22,7 @@ from safetensors.torch import save_file
 from transformers.utils.logging import disable_progress_bar
 
 from syvla.config import RigConfig
-from syvla.errors import ConfigError
+from syvla.errors import ConfigError, SyvlaError
 from syvla_models import checkpoint
 from syvla_models.spec import HEADS_FILE, load_spec
 from syvla_models.train import optimiser as optim
@@ -49,6 +50,7 @@ from syvla_models.train.validation import Validation
 Act = Callable[[Path], Generator[tuple[str, bool]]]  # a checkpoint's episodes in the closed loop: the task, and success
 
 _PREPARED_STEPS = 32
+_PATIENCE = timedelta(hours=6)  # with the first of several processes, which may be trying what was learned
 _SAME_S = 2.0  # one Ctrl-C reaches a process of torchrun twice: from the terminal and from torchrun
 
 
@@ -69,7 +71,8 @@ def train(
     saved = load_state(out, config) if resume else None  # before the sources are read, which takes a while
     if config.threads:
         torch.set_num_threads(config.threads)
-    say = say if PartialState(cpu=not torch.cuda.is_available()).is_main_process else silent
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=_PATIENCE)
+    say = say if state.is_main_process else silent
     trainer = Trainer(config, build_stage(config, rig, say), out, say, act)
     if saved is not None:
         trainer.restore(*saved)
@@ -240,21 +243,33 @@ class Trainer:
         self._accelerator.wait_for_everyone()
 
     def _try(self, stopped: threading.Event) -> None:
-        """How often what was just saved does what it is told; nothing is said if somebody stops it."""
-        if self._main and self._act is not None:
-            done: dict[str, list[bool]] = {}
-            with closing(self._act(self._out / CHECKPOINT_FOLDER)) as episodes:
-                for task, success in episodes:
-                    done.setdefault(task, []).append(success)
-                    if stopped.is_set():
-                        break
-            if not stopped.is_set():
+        """How often what was just saved does what it is told; nothing is said if somebody stops it.
+
+        Whatever goes wrong with the episodes, training goes on.
+        """
+        if self._main and self._act is not None and not stopped.is_set():
+            try:
+                done = self._acted(self._act, stopped)
+            except SyvlaError as error:
+                done = {}
+                self._say(f"step {self.step}: not tried in the closed loop: {error}")
+            if done and not stopped.is_set():
                 self._write({f"{SUCCESS}{task}": sum(each) / len(each) for task, each in done.items()})
                 words = ", ".join(f"{task} {sum(each)}/{len(each)} done" for task, each in done.items())
                 self._say(f"step {self.step}, in the closed loop: {words}")
                 if self._log is not None:
                     self._log.plot()
         self._accelerator.wait_for_everyone()
+
+    def _acted(self, act: Act, stopped: threading.Event) -> dict[str, list[bool]]:
+        """Successes by task; once ``stopped``, only the episodes that are under way are waited for."""
+        done: dict[str, list[bool]] = {}
+        with closing(act(self._out / CHECKPOINT_FOLDER)) as episodes:
+            for task, success in episodes:
+                done.setdefault(task, []).append(success)
+                if stopped.is_set():
+                    break
+        return done
 
     def _write(self, values: dict[str, float]) -> None:
         if self._log is not None:

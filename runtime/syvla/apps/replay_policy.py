@@ -342,7 +342,8 @@ def _begin(recording: Recording, host: LockstepHost, name: str, brought: _Brough
         if newest is not None:
             header = received(newest).header
             host.number(topic, header.epoch, header.sequence + 1)
-    host.go_on(name, latest, waiting.values(), last.now_ns, busy_until_ns)
+    stepped_ns = [instant for instant in _instants(recording, name) if instant <= last.now_ns][-2:]
+    host.go_on(name, latest, waiting.values(), stepped_ns or [last.now_ns], busy_until_ns)
     for each in pending:
         host.play(each.header.sent_ns, name, each)
 

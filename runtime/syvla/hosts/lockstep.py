@@ -169,10 +169,10 @@ class LockstepHost:
         stage: str,
         latest: Mapping[str, Received],
         fresh: Iterable[Received],
-        last_step_ns: int,
+        stepped_ns: Sequence[int],
         busy_until_ns: int = 0,
     ) -> None:
-        """Before the first step: ``stage`` has stepped before, and seen ``latest`` but for what is ``fresh``.
+        """Before the first step: ``stage`` has stepped, at last at ``stepped_ns``, and seen ``latest`` but for ``fresh``.
 
         What its last step, under way until ``busy_until_ns``, has yet to send is played.
         """
@@ -180,8 +180,9 @@ class LockstepHost:
         seat.latest.update(latest)
         for received in fresh:
             seat.put(received)
-        seat.started_ns = last_step_ns
-        seat.pace.begin(last_step_ns)
+        for at_ns in stepped_ns:
+            seat.started_ns = at_ns
+            seat.pace.begin(at_ns)
         if busy_until_ns > self.now_ns:
             seat.busy = True
             self._free(seat, busy_until_ns)
@@ -316,8 +317,10 @@ class LockstepHost:
         return received.header
 
     def _preempt(self, seat: _Seat) -> None:
-        """The step under way is over: what it has not sent yet is dropped."""
-        self._heap[:] = [event for event in self._heap if event.rank != seat.rank]  # a busy seat has no others
+        """The step under way is over: what it has not sent yet is dropped, and turns that it no longer waits for."""
+        self._heap[:] = [
+            event for event in self._heap if event.rank != seat.rank
+        ]
         heapq.heapify(self._heap)
         seat.busy = False
         seat.rewind()

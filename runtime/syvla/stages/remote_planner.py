@@ -18,6 +18,8 @@ from syvla.stages.observer import Observer, packed
 REMEMBERED = 512  # observations; more than are sent within any time to live
 _log = logging.getLogger(__name__)
 
+LEAST_PERIOD_S = 0.05  # each observation costs the robot 14 ms of a core, and a planner far away is rarely that quick
+
 
 class RemotePlannerStage:
     """Sends observations of the current task, and passes on the thoughts and intents that they lead to.
@@ -27,7 +29,8 @@ class RemotePlannerStage:
 
     Args:
         observer: makes the observations.
-        policy: ``planner_min_period_s`` is the shortest time from one observation to the next.
+        policy: ``planner_min_period_s`` is the shortest time from one observation to the next, but for
+            ``LEAST_PERIOD_S``.
         jpeg_quality: of the images, 1 to 95; 0 sends them raw.
         truth: whether the simulator's truth goes up too, for a planner that reads it.
     """
@@ -37,7 +40,7 @@ class RemotePlannerStage:
 
     def __init__(self, observer: Observer, policy: PolicyConfig, jpeg_quality: int, *, truth: bool = False) -> None:
         self._observer = observer
-        self._period_ns = to_ns(policy.planner_min_period_s)
+        self._period_ns = to_ns(max(policy.planner_min_period_s, LEAST_PERIOD_S))
         self._quality = jpeg_quality
         self._passed_up = ("task", "sim/truth") if truth else ("task",)
         self.reads: tuple[str, ...] = (*self._passed_up, *observer.reads, "thought", "intent")

@@ -172,7 +172,7 @@ class LockstepHost:
         stepped_ns: Sequence[int],
         busy_until_ns: int = 0,
     ) -> None:
-        """Before the first step: ``stage`` has stepped, at last at ``stepped_ns``, and seen ``latest`` but for ``fresh``.
+        """Before the first step: ``stage`` has stepped, at last at ``stepped_ns``, and seen ``latest``, not ``fresh``.
 
         What its last step, under way until ``busy_until_ns``, has yet to send is played.
         """
@@ -318,9 +318,7 @@ class LockstepHost:
 
     def _preempt(self, seat: _Seat) -> None:
         """The step under way is over: what it has not sent yet is dropped, and turns that it no longer waits for."""
-        self._heap[:] = [
-            event for event in self._heap if event.rank != seat.rank
-        ]
+        self._heap[:] = [event for event in self._heap if event.rank != seat.rank]
         heapq.heapify(self._heap)
         seat.busy = False
         seat.rewind()

@@ -17,7 +17,7 @@ from syvla.hosts.process import ProcessHost, _Mailbox, _WorkerStep
 from syvla.hosts.realtime import RateKeeper, go_realtime
 from syvla.message import Message
 from syvla.messages import OperatorCommand, Task, Thought
-from syvla.protocols import Emit, Header, Inbox, OnNew, Received
+from syvla.protocols import Emit, Header, Inbox, OnNew, Received, Stage
 
 LATENCY_NS = 300_000_000
 INBOX = Inbox({}, ())
@@ -222,6 +222,9 @@ class _Busy:
     def publish(self, topic: str, message: Message, sent_ns: int, step_ns: int) -> None:
         """Nobody listens."""
 
+    def relay(self, received: Received) -> None:
+        """Nobody listens."""
+
     def poll(self) -> None:
         """Nobody grants anything."""
 
@@ -254,6 +257,18 @@ class _Long:
         return
 
 
+def serve(stage: Stage, bus: _Busy) -> None:
+    """Serve ``stage`` to its end; signal handlers are put back, and the sockets closed."""
+    handlers = [(number, signal.getsignal(number)) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)]
+    try:
+        ProcessHost(stage, bus, bus, "SCHED_OTHER").run()
+    finally:
+        for number, handler in handlers:
+            signal.signal(number, handler)
+        bus.read.close()
+        bus.write.close()
+
+
 def test_a_stage_that_is_busy_is_not_woken_by_every_message() -> None:
     """Six hundred messages a second came to a planner that was thinking, each of which cost it its interpreter."""
     bus, stage, over = _Busy(), _Long(), threading.Event()
@@ -264,17 +279,12 @@ def test_a_stage_that_is_busy_is_not_woken_by_every_message() -> None:
                 bus.write.send(b"x", socket.MSG_DONTWAIT)
 
     flooding = threading.Thread(target=flood)
-    handlers = [(number, signal.getsignal(number)) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)]
+    flooding.start()
     try:
-        flooding.start()
-        ProcessHost(stage, bus, bus, "SCHED_OTHER").run()  # type: ignore[arg-type]
+        serve(stage, bus)
     finally:
         over.set()
         flooding.join()
-        for number, handler in handlers:
-            signal.signal(number, handler)
-        bus.read.close()
-        bus.write.close()
     during = [ns for ns in bus.drains_ns if stage.began_ns < ns < stage.ended_ns]
     assert 3 <= len(during) <= 16, "it looks every 20 ms, for a task that would preempt it"
 
@@ -310,14 +320,7 @@ class _Slow(_Long):
 
 def test_a_step_is_outdated_after_its_time_and_the_next_one_goes_to_its_end() -> None:
     bus, stage = _Fresh(), _Slow()
-    handlers = [(number, signal.getsignal(number)) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)]
-    try:
-        ProcessHost(stage, bus, bus, "SCHED_OTHER").run()  # type: ignore[arg-type]
-    finally:
-        for number, handler in handlers:
-            signal.signal(number, handler)
-        bus.read.close()
-        bus.write.close()
+    serve(stage, bus)
     assert stage.said[1::2] == [15, 15]
     assert all(2 <= words < 15 for words in stage.said[0::2])
 
@@ -366,13 +369,6 @@ class _Later(_Busy):
 
 def test_what_starts_a_step_at_once_does_not_wait_for_the_period() -> None:
     bus, stage = _Later(), _Twice()
-    handlers = [(number, signal.getsignal(number)) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)]
-    try:
-        ProcessHost(stage, bus, bus, "SCHED_OTHER").run()  # type: ignore[arg-type]
-    finally:
-        for number, handler in handlers:
-            signal.signal(number, handler)
-        bus.read.close()
-        bus.write.close()
+    serve(stage, bus)
     assert len(stage.began_ns) == 2, "tasks alone wait for ten seconds"
     assert 0 <= stage.began_ns[1] - bus.from_ns < 100_000_000

@@ -95,3 +95,21 @@ def test_where_the_network_has_settled_nothing_can_be_pulled() -> None:
     assert float(back.abs().max()) < 1e-6
     found = guided(expert, context, given.noise, given.actions, weights, 7, LIVE)
     assert torch.allclose(found[..., LIVE], torch.ones(()), atol=1e-5)
+
+
+class Loud(Expert):
+    """Answers to its noise many times over: x1 = x + (1 - tau) 20 x."""
+
+    def modulation(self, tau: torch.Tensor) -> Modulation:
+        return Modulation(tau, tau)
+
+    def denoise(self, x: torch.Tensor, modulation: Modulation, context: Context) -> torch.Tensor:
+        return 20.0 * x
+
+
+def test_a_network_that_answers_many_times_over_is_not_thrown_far_off() -> None:
+    """Guided chunks of the shipped expert were up to a radian beside the arms, and the gate refused them."""
+    expert = Loud(made().config)
+    given, context, _ = setting(made())
+    found = guided(expert, context, 0.01 * given.noise, given.actions, torch.ones(1, ROWS), 1, LIVE)
+    assert torch.allclose(found[..., LIVE], given.actions[..., LIVE], atol=1e-5), "taken back once, not 21 times"

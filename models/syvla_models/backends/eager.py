@@ -10,7 +10,7 @@ from syvla_models.backends.protocol import ChunkInputs, Conditioned
 from syvla_models.checkpoint import load_expert
 from syvla_models.expert import Expert, IntentCache
 from syvla_models.flow import sample
-from syvla_models.guidance import guided, soft_mask
+from syvla_models.guidance import LEAST_STEPS, guided, soft_mask
 from syvla_models.spec import ActionSpec
 
 
@@ -57,7 +57,7 @@ class EagerBackend:
             torch.from_numpy(inputs.noise)[None],
             torch.from_numpy(inputs.prefix_rows)[None],
             torch.from_numpy(soft_mask(len(inputs.noise), kept, overlap))[None],
-            self._steps,
+            max(self._steps, LEAST_STEPS),
             self._live,
         )
         rows: Float32 = x[0].numpy()

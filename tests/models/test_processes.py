@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from syvla_models.spec import load_spec
+
 _CONFIG = """
 stage = "see"
 threads = 1
@@ -105,3 +107,41 @@ def test_two_processes_decouple_by_the_norms_of_the_first(data: Path, tmp_path: 
     losses = [float(value) for _, _, name, value in rows if name == "train/action"]
     assert len(losses) == 3
     assert all(map(math.isfinite, losses))
+
+
+_STOPPED = """
+import os, signal, sys
+from pathlib import Path
+from syvla.runs import load_rig
+from syvla_models.train.config import load_config
+from syvla_models.train.trainer import train
+
+folder, name, *how = sys.argv[1:]
+config = load_config(Path(folder) / "stage.toml", "finetune")
+
+def say(line):
+    if "stop" in how and line.startswith("step 1 ("):
+        os.kill(os.getpid(), signal.SIGINT)  # one of the two; the other is told by it
+
+sys.exit(0 if train(config, load_rig(config.rig), Path(folder) / name, resume="resume" in how, say=say) else 130)
+"""
+
+
+def test_a_run_of_two_processes_that_was_stopped_goes_on_as_if_it_was_not(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "stage.toml").write_text(_STAGE.format(data=data))
+    (tmp_path / "train.py").write_text(_STOPPED)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+    def run(*how: str) -> subprocess.CompletedProcess[str]:
+        command = [*launcher, str(tmp_path / "train.py"), str(tmp_path), *how]
+        return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+    whole = run("whole")
+    assert whole.returncode == 0, whole.stderr
+    stopped = run("run", "stop")
+    assert "exitcode  : 130" in stopped.stderr
+    assert json.loads((tmp_path / "run" / "state" / "state.json").read_bytes())["step"] == 1
+    again = run("run", "resume")
+    assert again.returncode == 0, again.stderr
+    expected, found = (load_spec(tmp_path / name / "checkpoint") for name in ("whole", "run"))
+    assert found.sha256 == expected.sha256

@@ -82,7 +82,7 @@ class OnNew(NamedTuple):
     A new message of ``preempted_by`` ends a step that is under way: its generator is closed at the next message it
     yields, and what was not sent yet is dropped. One of ``outdated_by`` does so once the step has been under way for
     ``patience_ns``, but never to two steps in a row. What is new of ``at_once``, some of ``topics``, does not wait for
-    the shortest period, but half of it behind another that did not.
+    the shortest period, but half of it behind another that did not. Between two steps are at least ``rest_ns``.
     """
 
     topics: tuple[str, ...]
@@ -91,6 +91,7 @@ class OnNew(NamedTuple):
     outdated_by: tuple[str, ...] = ()
     patience_ns: int = 0
     at_once: tuple[str, ...] = ()
+    rest_ns: int = 0
 
 
 class Stage(Protocol):

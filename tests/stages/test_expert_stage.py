@@ -86,7 +86,8 @@ def test_the_expert_acts_on_the_newest_intent_at_the_older_stamp_of_the_arms() -
     assert actor.intents == [3]
     assert actor.seen[0][0] == 15 * MS
     assert actor.seen[0][1][:6] == pytest.approx([0.195] * 6)
-    assert stage.trigger == OnNew(("arm/left", "intent"), 50 * MS, at_once=("intent",)), "no intent waits for its turn"
+    expected = OnNew(("arm/left", "intent"), 50 * MS, at_once=("intent",), rest_ns=10 * MS)
+    assert stage.trigger == expected, "no intent waits for its turn, but for the robot's answer to the last chunk"
 
 
 def test_the_expert_does_nothing_without_intent_arms_or_fresh_feedback() -> None:

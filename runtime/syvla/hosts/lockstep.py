@@ -210,6 +210,7 @@ class LockstepHost:
                 self._send(seat, event.emit, seat.latency_ns)
             elif event.order < 0:
                 seat.busy = False
+                seat.pace.end(self.now_ns)
                 self._schedule(seat, seat.news())
             else:
                 self._step(seat)
@@ -269,6 +270,7 @@ class LockstepHost:
             for emit in emits:
                 self._send(seat, emit, 0)
             self._tell_steps(seat)
+            seat.pace.end(now_ns)
             return
         pending = list(emits)
         self._tell_steps(seat)

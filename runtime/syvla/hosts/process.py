@@ -174,6 +174,7 @@ class ProcessHost:
                 for emit in step.due(now_ns):
                     self._publish(emit, now_ns - step.started_ns)
                 if step.finish(now_ns):
+                    pace.end(now_ns)
                     self._meter.add_step(now_ns - step.started_ns)
                     self._tell_steps(now_ns)
                 stopping = self._stop_asked_ns is not None

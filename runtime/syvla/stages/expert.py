@@ -18,6 +18,7 @@ _log = logging.getLogger(__name__)
 DELAY_WINDOW = 32  # splices from which the inference delay is estimated
 DELAY_QUANTILE = 0.9
 REMEMBERED_CHUNKS = 16
+ANSWER_NS = 10_000_000  # two ticks: by then a command says whether the last chunk, from which one goes on, is executed
 
 
 class InferenceDelay:
@@ -80,7 +81,8 @@ class ExpertStage:
         self._expert = expert
         if hasattr(expert, "remembered"):
             self.remembered = (*self.remembered, "_expert")
-        self.trigger = OnNew(("arm/left", "intent"), to_ns(policy.expert_min_period_s), at_once=("intent",))
+        period_ns = to_ns(policy.expert_min_period_s)
+        self.trigger = OnNew(("arm/left", "intent"), period_ns, at_once=("intent",), rest_ns=ANSWER_NS)
         ages_s = {
             "use": float("inf"),
             "slow_down": intent.time_to_live_s * intent.slow_down_hold_after_s,

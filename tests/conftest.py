@@ -4,11 +4,7 @@ import os
 import signal
 import sys
 
-import hypothesis
 import pytest
-
-hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine takes what it takes
-hypothesis.settings.load_profile("untimed")
 
 # A shell that runs the tests in the background has them ignore SIGINT, and every process that they start inherits that.
 signal.signal(signal.SIGINT, signal.default_int_handler)

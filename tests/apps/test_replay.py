@@ -33,19 +33,19 @@ def silent(_: str) -> None:
     """Progress is not of interest."""
 
 
-def recorded(folder: Path, policy: str, limit_s: float = LIMIT_S, preempt_after_s: float = 0.0) -> Path:
+def recorded(folder: Path, policy: str, limit_s: float = LIMIT_S, preempt_after_s: float = 0.0, seed: int = 0) -> Path:
     """An episode that ends before the task is done, with the images as they were."""
     run = lockstep_run("twin", 0.3, 0.03, policy, preempt_after_s=preempt_after_s)
     raw = msgspec.structs.replace(run.rig.recorder, image_format="raw")
     run = msgspec.structs.replace(run, rig=msgspec.structs.replace(run.rig, recorder=raw))
-    run_lockstep(run, Episode("snack_loading", "id", 0, "episode", limit_s), [RecorderStage(folder, run)])
+    run_lockstep(run, Episode("snack_loading", "id", seed, "episode", limit_s), [RecorderStage(folder, run)])
     return folder / "episode.mcap"
 
 
 @pytest.fixture(scope="module")
 def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Some seconds of the policy that ships."""
-    return recorded(tmp_path_factory.mktemp("learned"), "learned")
+    """Some seconds of the policy that ships, in which nothing surprises it: its own seams are soft."""
+    return recorded(tmp_path_factory.mktemp("learned"), "learned", seed=1)
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +202,7 @@ def test_a_slow_planner_would_have_held_the_arms(learned: Path) -> None:
 def test_hard_seams_are_seen(learned: Path) -> None:
     found = what_if(Recording(learned), Change(continuity="replace"), 1.6, silent)
     sides = found.figures["recorded"], found.figures["otherwise"]
-    jumps = [side["chunk"]["jump_rad"]["p50"] for side in sides]
+    jumps = [side["chunk"]["jump_rad"]["p99"] for side in sides]
     assert jumps[1] > 2 * jumps[0]
     assert found.figures["chunks_compared"] > 50
     assert found.chunk_error.shape == (50, 14)

@@ -325,13 +325,11 @@ def test_a_step_is_outdated_after_its_time_and_the_next_one_goes_to_its_end() ->
     assert all(2 <= words < 15 for words in stage.said[0::2])
 
 
-class _Twice:
+class _Twice(_Long):
     """A step at every task, at most one in ten seconds, and at once when an operator says something; then it ends."""
 
-    name = "planner"
     reads = writes = ("task", "operator")
     trigger = OnNew(("task", "operator"), 10_000_000_000, at_once=("operator",))
-    lossless = stopped = False
 
     def __init__(self) -> None:
         self.began_ns: list[int] = []
@@ -342,12 +340,6 @@ class _Twice:
             if inbox.get("operator") is not None:
                 os.kill(os.getpid(), signal.SIGTERM)
         return ()
-
-    def request_stop(self) -> None:
-        self.stopped = True
-
-    def close(self) -> None:
-        return
 
 
 class _Later(_Busy):

@@ -89,6 +89,12 @@ def arm_state(**changes: Any) -> ArmState:
     return ArmState(**{**fields, **changes})
 
 
+@pytest.fixture(scope="module", autouse=True)
+def loaded() -> None:
+    """ROS loads how a type travels with its first message, which takes longer than an example may."""
+    over_the_wire(c.joint_state_of(arm_state(), profile(NAMES[0]), CLOCK))
+
+
 @pytest.mark.parametrize("name", NAMES)
 @given(
     position=hnp.arrays("f8", 6, elements=st.floats(-10, 10)),

@@ -275,6 +275,7 @@ class LockstepHost:
         pending = list(emits)
         self._tell_steps(seat)
         if not pending:  # it found nothing to do, which costs nothing
+            seat.pace.end(now_ns)
             return
         seat.busy = True
         for i, emit in enumerate(pending, 1):
@@ -323,4 +324,5 @@ class LockstepHost:
         self._heap[:] = [event for event in self._heap if event.rank != seat.rank]
         heapq.heapify(self._heap)
         seat.busy = False
+        seat.pace.end(self.now_ns)
         seat.rewind()

@@ -75,6 +75,8 @@ class Replace:
 class Ensemble:
     """The average of this chunk and of those before it, at each instant."""
 
+    remembered = ("_task_id", "_before")
+
     def __init__(self, backend: ExpertBackend, space: ActionSpace, max_prefix: int) -> None:
         self._own = Replace(backend, space, max_prefix)
         self._task_id = -1

@@ -4,11 +4,14 @@ A backend is accepted if its chunks are those of the expert in torch, on observa
 many episodes are done with it as far as one can tell. Others refuse to start.
 """
 
+import importlib
+import shutil
 import statistics
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
-from importlib.metadata import version
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -48,6 +51,7 @@ from syvla_models.backends.protocol import ChunkInputs, Conditioned, ExpertBacke
 from syvla_models.checkpoint import load_expert
 from syvla_models.learned_expert import LearnedExpert
 from syvla_models.spec import EXPERT_FILE, PolicySpec, load_spec, save_json
+from syvla_models.train.state import replace_folder
 
 __all__ = ["main"]
 FIRST_SEED, MOST_EPISODES = 9_000, 500  # neither evaluated nor trained on
@@ -95,7 +99,8 @@ def export(
     Args:
         checkpoint: its folder, or "learned".
         backends: those to try; all that are installed, if none is named.
-        episodes: how many of each task are run with every backend and in torch; 0: only chunks are compared.
+        episodes: how many of each task are run with every backend and in torch; 0: only chunks are compared, and
+            nothing is accepted.
         jobs: how many episodes run at a time.
         threads: of each backend.
         rig: whose limits the set-points keep to; a twin.
@@ -118,25 +123,39 @@ def export(
     for target in engines:
         if target not in targets(trt):
             raise ConfigError(f"{RTX} builds for {', '.join(targets(trt))}, not {target!r}")
-    path = folder / FOLDER
-    path.mkdir(exist_ok=True)
-    (path / EXPORT_FILE).unlink(missing_ok=True)
-    probes = _write(folder, spec, rig)
-    for target in engines:
-        _build(path, trt, target)
-    tried: dict[str, Tried] = {}
-    for name in names:
-        found = _try(name, folder, spec, probes, threads)
-        if found is not None:
-            tried[name] = found
-            _say(name, found)
-    _save(folder, spec, tried, complete=not episodes)  # the episodes are run with what is accepted so far
-    if episodes:
-        tried = _act(folder, tried, episodes, jobs, rig)
-        _save(folder, spec, tried, complete=True)
+    with _beside(folder) as made:
+        probes = _write(made, spec, rig)
+        for target in engines:
+            _build(made / FOLDER, trt, target)
+        tried: dict[str, Tried] = {}
+        for name in names:
+            found = _try(name, made, spec, probes, threads)
+            if found is not None:
+                tried[name] = found
+                _say(name, found)
+        _save(made, spec, tried, complete=False)
+        if episodes:
+            tried = _act(made, tried, episodes, jobs, rig)
+        _save(made, spec, tried, complete=True)
+        replace_folder(folder / FOLDER, lambda into: shutil.copytree(made / FOLDER, into, dirs_exist_ok=True))
     accepted = [name for name, found in tried.items() if found.accepted]
     print(f"accepted: {', '.join(accepted) or 'none'}; the fastest here: {choice.choose(folder, choice.AUTO)}")
+    if not episodes:
+        print("without episodes nothing is accepted: nobody knows how well they would go")
+        return 0 if any(found.parity.accepted for found in tried.values()) else 1
     return 0 if accepted else 1
+
+
+@contextmanager
+def _beside(folder: Path) -> Iterator[Path]:
+    """A checkpoint that is ``folder`` but for an export of its own: the one that is there stands until this is done."""
+    with tempfile.TemporaryDirectory(prefix="syvla-export-") as parent:
+        made = Path(parent) / folder.name
+        (made / FOLDER).mkdir(parents=True)
+        for file in folder.iterdir():
+            if file.is_file():
+                (made / file.name).symlink_to(file.resolve())
+        yield made
 
 
 def _write(folder: Path, spec: PolicySpec, rig: str) -> list[Probe]:
@@ -186,16 +205,16 @@ def _try(name: str, folder: Path, spec: PolicySpec, probes: list[Probe], threads
     """How near the backend is and how fast; None if it does not run here."""
     try:
         backend = choice.start(name, folder, threads)
-    except (SyvlaError, RuntimeError) as error:
-        print(f"{name}: does not start here: {error}", flush=True)
+        found: Parity = parity(backend, probes, spec.action)
+        conditioned = backend.condition(probes[0].query_states)
+        times_s = []
+        for k in range(TIMED):
+            begun_s = time.perf_counter()
+            backend.chunk(conditioned, probes[k % len(probes)].inputs)
+            times_s.append(time.perf_counter() - begun_s)
+    except Exception as error:  # noqa: BLE001 - whatever its library raises: the others are tried nevertheless
+        print(f"{name}: does not run here: {error}", flush=True)
         return None
-    found: Parity = parity(backend, probes, spec.action)
-    conditioned = backend.condition(probes[0].query_states)
-    times_s = []
-    for k in range(TIMED):
-        begun_s = time.perf_counter()
-        backend.chunk(conditioned, probes[k % len(probes)].inputs)
-        times_s.append(time.perf_counter() - begun_s)
     return Tried(
         parity=found,
         observations=len(probes),
@@ -203,9 +222,14 @@ def _try(name: str, folder: Path, spec: PolicySpec, probes: list[Probe], threads
         done=0,
         done_eager=0,
         episodes=0,
-        same_success=True,
-        version=version(choice.BACKENDS[name].package),
+        same_success=False,
+        version=version(name),
     )
+
+
+def version(name: str) -> str:
+    """Of the package of a backend that is installed; its distribution may have another name."""
+    return str(importlib.import_module(choice.BACKENDS[name].package).__version__)
 
 
 def _act(folder: Path, tried: dict[str, Tried], episodes: int, jobs: int, rig: str) -> dict[str, Tried]:
@@ -249,7 +273,8 @@ def _done(name: str, run: RunConfig, plan: Sequence[Episode], jobs: int) -> int:
 
 
 def _say(name: str, found: Tried) -> None:
-    state = "accepted" if found.accepted else "NOT ACCEPTED"
+    untried = found.parity.accepted and not found.episodes
+    state = "accepted" if found.accepted else "near enough" if untried else "NOT ACCEPTED"
     print(f"{name}: {state}, {found.words}; {found.median_ms:g} ms a chunk", flush=True)
 
 

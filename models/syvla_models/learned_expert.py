@@ -17,10 +17,6 @@ from syvla_models.prefix import GRIPPERS, JOINTS, prefix_rows
 from syvla_models.spec import ActionSpec, load_spec
 from syvla_models.threads import model_threads
 
-# Of the states' norm. In an episode intents 70 ms apart differed by less than 0.032 nine times of ten; a thing moved by
-# 6 cm made 0.075, and another thought 0.2 and more.
-SURPRISE = 0.05
-
 
 class LearnedExpert:
     """The fast system: chunks by flow matching, conditioned on the intent, on proprioception and on its own prefix.
@@ -38,7 +34,7 @@ class LearnedExpert:
         continuity: how a chunk goes on from the one being executed, see :mod:`syvla_models.continuity`.
     """
 
-    remembered = ("_intent", "_surprised_ns")  # the rest follows from them
+    remembered: tuple[str, ...] = ("_intent", "_surprised_ns")  # the rest follows from them
 
     def __init__(
         self,
@@ -60,6 +56,8 @@ class LearnedExpert:
         self._period_ns = to_ns(spec.action.period_s)
         self._space = action_space(spec.action, rig.safety)
         self._joining = joining(continuity, backend, self._space, spec.action.max_prefix)
+        if hasattr(self._joining, "remembered"):
+            self.remembered = (*self.remembered, "_joining")
         self._intent: Intent | None = None
         self._conditioned: tuple[Intent, Conditioned] | None = None
         self._noise: tuple[int, Float32] | None = None
@@ -135,7 +133,7 @@ class LearnedExpert:
         if states.shape[1] != self._width:
             raise MessageError(f"feature_query_states must be {self._width} wide, not {states.shape[1]}")
         self._conditioned = intent, self.backend.condition(states.astype(np.float32))
-        if self._intent is not None and self._intent is not intent and is_surprising(self._intent, intent):
+        if self._intent is not None and difference(self._intent, intent) > self._action.surprise:
             self._surprised_ns = intent.observation_ns
         self._intent = intent
         return self._conditioned[1]
@@ -148,12 +146,12 @@ class LearnedExpert:
         return self._noise[1]
 
 
-def is_surprising(before: Intent, intent: Intent) -> bool:
-    """Whether the query states differ by more than they do while everything moves as it was meant to."""
+def difference(before: Intent, intent: Intent) -> float:
+    """Of the query states, as a share of the norm of the earlier ones; 0 between tasks, which nothing is kept over."""
     if before.task_id != intent.task_id:
-        return False
+        return 0.0
     old, new = (each.feature_query_states.astype(np.float32) for each in (before, intent))
-    return bool(np.linalg.norm(new - old) > SURPRISE * np.linalg.norm(old))
+    return float(np.linalg.norm(new - old) / max(np.linalg.norm(old), np.finfo(np.float32).tiny))
 
 
 def task_noise(task_id: int, rows: int, slots: int) -> Float32:

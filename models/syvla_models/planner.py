@@ -9,7 +9,6 @@ decoding goes on from the first token that differs. The outcome is that of plain
 than rounding).
 """
 
-import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -19,11 +18,12 @@ from torch import nn
 from torch.nn import functional
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from syvla.errors import ConfigError, MessageError
+from syvla.errors import MessageError
 from syvla.message import UInt8
 from syvla_models import images as pixels
+from syvla_models.decoder import Lender
 from syvla_models.draft import Draft
-from syvla_models.language import Cache, Decoder, extend, rotary
+from syvla_models.language import Cache, extend, rotary
 from syvla_models.prompt import (
     IGNORE,
     QUERY_ID,
@@ -33,7 +33,7 @@ from syvla_models.prompt import (
     prompt_ids,
     special_id,
 )
-from syvla_models.qwen import files_read, load_qwen
+from syvla_models.qwen import check_fit, files_read, load_qwen
 from syvla_models.spec import PlannerSpec, load_spec, verify
 from syvla_models.weights import load_tensors
 
@@ -70,7 +70,7 @@ class SyvlaPlanner(nn.Module):
 
     def __init__(self, vlm: Qwen2_5_VLForConditionalGeneration, tokenizer: Tokenizer, spec: PlannerSpec) -> None:
         super().__init__()
-        _check(vlm, tokenizer, spec)
+        check_fit(vlm, tokenizer, spec)
         self.vlm = vlm
         self.tokenizer = tokenizer
         self.spec = spec
@@ -86,8 +86,7 @@ class SyvlaPlanner(nn.Module):
         self._prompts: dict[tuple[str, PlannerSpec, torch.device], _Prompt] = {}
         self.last: tuple[str, list[int]] = ("", [])  # instruction and ids of the last whole thought
         self.steps_statically = self.queries.is_cuda  # elsewhere launching a kernel costs nothing to speak of
-        self._decoder: Decoder | None = None
-        self._decodes: weakref.ref[_Run] | None = None  # whose sequence is in it
+        self._decoders = Lender(vlm.model.language_model, lambda hidden: self._choices(hidden)[0])
 
     @classmethod
     def from_pretrained(
@@ -301,16 +300,6 @@ class SyvlaPlanner(nn.Module):
         logits: torch.Tensor = self.vlm.lm_head(hidden)
         return logits.masked_fill(self.forbidden, -torch.inf).argmax(-1)
 
-    def _lend_decoder(self, run: "_Run", capacity: int) -> Decoder | None:
-        """For ``run`` alone, as long as it lives; None where it has no use or another run, under way, has it."""
-        if not self.steps_statically or (self._decodes is not None and self._decodes() is not None):
-            return None
-        if self._decoder is None or self._decoder.capacity < capacity:
-            text = self.vlm.model.language_model
-            self._decoder = Decoder(text, lambda hidden: self._choices(hidden)[0], capacity)
-        self._decodes = weakref.ref(run)
-        return self._decoder
-
     def _weights(self) -> int:
         """Another number as soon as a weight of the language model was written to."""
         return sum(parameter._version for parameter in self.vlm.model.language_model.parameters())  # noqa: SLF001
@@ -324,7 +313,8 @@ class _Run:
         self.planner = planner
         self.text = planner.vlm.model.language_model
         self.rotations = prompt.rotations
-        self.decoder = planner._lend_decoder(self, prompt.capacity)  # noqa: SLF001 - its own module
+        decoders = planner._decoders  # noqa: SLF001 - its own module
+        self.decoder = decoders.lend(self, prompt.capacity) if planner.steps_statically else None
         if self.decoder is None:
             self.cache = prompt.read.copy(prompt.capacity)
         else:
@@ -393,29 +383,3 @@ class _Run:
 
 def _sizes(spec: PlannerSpec) -> str:
     return ", ".join(f"{view.camera} {view.height}x{view.width}" for view in spec.views)
-
-
-def _check(vlm: Qwen2_5_VLForConditionalGeneration, tokenizer: Tokenizer, spec: PlannerSpec) -> None:
-    """ConfigError, naming the field, where model, tokenizer and spec do not fit together."""
-    text, vision = vlm.config.text_config, vlm.config.vision_config
-    if spec.hidden_size != text.hidden_size:
-        raise ConfigError(f"planner.hidden_size is {spec.hidden_size}, the language model's is {text.hidden_size}")
-    if set(text.layer_types) != {"full_attention"}:
-        raise ConfigError(f"text_config.layer_types must all be full_attention, not {sorted(set(text.layer_types))}")
-    if not spec.views:
-        raise ConfigError("planner.views must have at least one view")
-    block = vision.patch_size * vision.spatial_merge_size
-    for view in spec.views:
-        for field, value in (("height", view.height), ("width", view.width)):
-            if value % block:
-                raise ConfigError(f"planner.views {view.camera}.{field} must be a multiple of {block}, not {value}")
-    for token in SPECIAL_TOKENS:
-        special_id(tokenizer, token)
-    for field, token in (("image_token_id", "<|image_pad|>"), ("vision_start_token_id", "<|vision_start|>")):
-        if getattr(vlm.config, field) != special_id(tokenizer, token):
-            raise ConfigError(
-                f"config.{field} is {getattr(vlm.config, field)}, but {token} is token {special_id(tokenizer, token)}"
-            )
-    highest = max(tokenizer.get_vocab().values())
-    if highest >= text.vocab_size:
-        raise ConfigError(f"the tokenizer has ids up to {highest}, text_config.vocab_size is only {text.vocab_size}")

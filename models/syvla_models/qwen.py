@@ -8,8 +8,9 @@ import torch
 from transformers import PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGeneration
 
 from syvla.errors import ConfigError
-from syvla_models.prompt import Tokenizer
+from syvla_models.prompt import SPECIAL_TOKENS, Tokenizer, special_id
 from syvla_models.qwen_config import CONFIG_FILE, least_parameters, load_config
+from syvla_models.spec import PlannerSpec
 from syvla_models.weights import check_tensors, refuse
 
 INDEX_FILE = "model.safetensors.index.json"
@@ -101,6 +102,32 @@ def save_qwen(folder: Path, model: Qwen2_5_VLForConditionalGeneration, tokenizer
         old.unlink(missing_ok=True)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def check_fit(vlm: Qwen2_5_VLForConditionalGeneration, tokenizer: Tokenizer, spec: PlannerSpec) -> None:
+    """ConfigError, naming the field, where model, tokenizer and spec do not fit together."""
+    text, vision = vlm.config.text_config, vlm.config.vision_config
+    if spec.hidden_size != text.hidden_size:
+        raise ConfigError(f"planner.hidden_size is {spec.hidden_size}, the language model's is {text.hidden_size}")
+    if set(text.layer_types) != {"full_attention"}:
+        raise ConfigError(f"text_config.layer_types must all be full_attention, not {sorted(set(text.layer_types))}")
+    if not spec.views:
+        raise ConfigError("planner.views must have at least one view")
+    block = vision.patch_size * vision.spatial_merge_size
+    for view in spec.views:
+        for field, value in (("height", view.height), ("width", view.width)):
+            if value % block:
+                raise ConfigError(f"planner.views {view.camera}.{field} must be a multiple of {block}, not {value}")
+    for token in SPECIAL_TOKENS:
+        special_id(tokenizer, token)
+    for field, token in (("image_token_id", "<|image_pad|>"), ("vision_start_token_id", "<|vision_start|>")):
+        if getattr(vlm.config, field) != special_id(tokenizer, token):
+            raise ConfigError(
+                f"config.{field} is {getattr(vlm.config, field)}, but {token} is token {special_id(tokenizer, token)}"
+            )
+    highest = max(tokenizer.get_vocab().values())
+    if highest >= text.vocab_size:
+        raise ConfigError(f"the tokenizer has ids up to {highest}, text_config.vocab_size is only {text.vocab_size}")
 
 
 def _first_line(error: Exception) -> str:

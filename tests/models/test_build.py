@@ -1,5 +1,6 @@
 """What a training stage begins from."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -113,6 +114,22 @@ def test_when_a_planner_thinks_anew_is_chosen_or_as_it_was(data: Path, pretraine
         assert (policy.spec.planner.think, policy.spec.planner.think_every_s) == expected
         checkpoint.save(tmp_path / "saved", policy.planner, policy.expert, policy.spec)
         assert load_spec(tmp_path / "saved").planner == policy.spec.planner
+
+
+@pytest.mark.parametrize(("own", "expected"), [("bfloat16", "bfloat16"), ("float32", "float32"), (None, "float32")])
+def test_a_qwen_thinks_on_a_gpu_in_the_type_that_it_came_in(
+    data: Path, pretrained: Path, tmp_path: Path, own: str | None, expected: str
+) -> None:
+    """It is trained in float32: one that came in bfloat16 would have thought with twice the bytes ever after."""
+    bare = tmp_path / "bare"
+    shutil.copytree(pretrained / "checkpoint", bare, ignore=shutil.ignore_patterns("syvla.json"))
+    config = json.loads((bare / "config.json").read_bytes())
+    (bare / "config.json").write_text(json.dumps({**config, "dtype": own}))
+    policy = build_stage(config_of(data, init=str(bare)), RIG).policy
+    assert policy.spec.planner.gpu_dtype == expected
+    assert policy.planner.queries.dtype == torch.float32
+    checkpoint.save(tmp_path / "saved", policy.planner, policy.expert, policy.spec)
+    assert build_stage(config_of(data, init=str(tmp_path / "saved")), RIG).policy.spec.planner.gpu_dtype == expected
 
 
 def test_a_fresh_expert_can_be_asked_for(data: Path, pretrained: Path) -> None:

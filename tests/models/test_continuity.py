@@ -11,6 +11,7 @@ from tests.models.test_learned_expert import Noting, act, rows_of
 
 from syvla.config import Continuity, RigConfig
 from syvla.errors import ConfigError
+from syvla.hosts.memory import capture, restore
 from syvla.message import Float64
 from syvla.messages import Intent
 from syvla.runs import load_rig, lockstep_run
@@ -74,6 +75,26 @@ def test_an_ensemble_is_the_weighted_average_of_all_that_was_said_about_an_insta
     assert second[row] == pytest.approx((old + weight * new) / (1.0 + weight), abs=1e-6)
     assert second[47] == pytest.approx(POSE + 0.02 * 47 / 49, abs=1e-6), "the first one ends before that"
     assert say(0.015, 10, task_id=2) == pytest.approx(POSE + 0.015 * np.linspace(0.0, 1.0, 50)[:, None], abs=1e-6)
+
+
+def test_what_an_ensemble_has_heard_is_remembered(folder: Path, rig: RigConfig, intent: Intent) -> None:
+    """A recording of it could not be repeated from its middle: the chunks of before were in nobody's memory."""
+
+    def made() -> tuple[LearnedExpert, Noting]:
+        backend = Noting(np.zeros((50, SLOTS), np.float32))
+        return LearnedExpert(folder, rig, 1, backend, "ensemble"), backend
+
+    def go_on(expert: LearnedExpert, backend: Noting) -> Float64:
+        backend.rows = np.full((50, SLOTS), 0.1, np.float32)
+        committed = chunk_of(MOVING, START_NS)
+        return rows_of(act(expert, intent, 400 * MS + 2 * PERIOD_NS, POSE, committed))
+
+    heard, restored = made(), made()
+    act(heard[0], intent, 400 * MS, POSE, chunk_of(MOVING, START_NS))
+    restore(restored[0], capture(heard[0]))
+    found = go_on(*restored)
+    assert np.array_equal(found, go_on(*heard))
+    assert not np.allclose(found, go_on(*made())), "it is not the same without"
 
 
 def test_guidance_needs_a_gradient(folder: Path, rig: RigConfig) -> None:

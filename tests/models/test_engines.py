@@ -15,6 +15,8 @@ from syvla_models.backends.engines import EngineStore, build, library, shape_sha
 from syvla_models.backends.exported import CONDITION_FILE, DENOISE_HALF_FILE, ENGINE_GRAPHS
 from syvla_models.backends.graphs import write_graphs
 from syvla_models.checkpoint import load_expert
+from syvla_models.expert import TINY, Expert
+from syvla_models.spec import SLOTS, ActionSpec
 
 pytest.importorskip("onnx")
 trt = pytest.importorskip(engines.RTX)
@@ -32,6 +34,16 @@ def graphs(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def graph(graphs: Path) -> bytes:
     return (graphs / CONDITION_FILE).read_bytes()
+
+
+def test_the_graphs_of_a_robots_expert_are_built_too(tmp_path: Path) -> None:
+    """It is told no way, so nothing of one goes from its first graph into the second."""
+    torch.manual_seed(0)
+    config = msgspec.structs.replace(TINY, intent_width=192, depth=1, aimed=False)
+    action = ActionSpec(space="joint", offset=((0.0,) * SLOTS,), scale=((1.0,) * SLOTS,), euler_steps=1)
+    write_graphs(tmp_path, Expert(config), action)
+    for file in ENGINE_GRAPHS:
+        assert build(trt, (tmp_path / file).read_bytes(), "SM89")[1:4] == b"trt"
 
 
 @pytest.mark.parametrize("file", ENGINE_GRAPHS)
@@ -70,6 +82,10 @@ def test_a_kept_engine_is_found_for_its_graph_and_card_alone(tmp_path: Path, gra
     assert store.find((other / CONDITION_FILE).read_bytes(), trt, "SM89") is None, "its weights cannot be changed"
     assert store.find(graph, trt, "SM120") is None
     assert path.stat().st_mode & 0o077 == 0
+    part = path.with_suffix(f".{os.getpid()}.part")
+    part.touch()  # of a process that was killed and had the same number, as in a container
+    assert store.keep(graph, trt, "SM89", b"engine") == path
+    part.unlink()
     assert not list(store.folder.glob("*.part"))
 
 

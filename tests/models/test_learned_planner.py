@@ -1,6 +1,5 @@
 """The learned planner behind the runtime's protocol, with random weights."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -80,18 +79,16 @@ def test_what_it_wants_depends_on_the_image_and_the_words(folder: Path) -> None:
     assert not same_states(base, blank)
 
 
-def test_it_thinks_on_a_gpu_where_there_is_one_in_the_type_of_its_weights(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_it_thinks_on_a_gpu_where_there_is_one_in_the_type_that_its_checkpoint_says(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = json.loads((folder / "config.json").read_bytes())
-    half = tmp_path / "half"
-    half.mkdir()
-    (half / "config.json").write_text(json.dumps({**config, "dtype": "bfloat16"}))
+    spec = load_spec(folder).planner
+    half = msgspec.structs.replace(spec, gpu_dtype="bfloat16")
     for there, expected in ((True, (torch.bfloat16, "cuda")), (False, (torch.float32, "cpu"))):
         monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
         assert where(half) == expected
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert where(folder) == (torch.float32, "cuda")
+    assert where(spec) == (torch.float32, "cuda")
 
 
 def test_a_camera_that_is_not_there_is_named(folder: Path) -> None:

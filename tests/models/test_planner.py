@@ -13,7 +13,7 @@ import torch
 
 from syvla.errors import ConfigError, MessageError
 from syvla.message import UInt8
-from syvla_models import language
+from syvla_models import decoder, language
 from syvla_models import planner as planner_module
 from syvla_models.images import patches
 from syvla_models.planner import SyvlaPlanner
@@ -263,14 +263,14 @@ def test_steps_at_fixed_addresses_say_the_same_for_one_sequence_after_another(
     asked = [(pictures(planner, seed), INSTRUCTION * times) for seed, times in ((0, 1), (1, 9), (2, 1), (3, 4))]
     plain = [last(planner.think(*each, reuse=False)) for each in asked]
     addresses: set[tuple[int, ...]] = set()
-    step = language.Decoder.step
+    step = decoder.Decoder.step
 
-    def stepping(decoder: language.Decoder, embedding: torch.Tensor) -> int:
-        given = (decoder._given, decoder._place, decoder.cache.keys, decoder.cache.values, decoder._cos)
+    def stepping(own: decoder.Decoder, embedding: torch.Tensor) -> int:
+        given = (own._given, own._place, own.cache.keys, own.cache.values, own._cos)
         addresses.add(tuple(each.data_ptr() for each in given))
-        return step(decoder, embedding)
+        return step(own, embedding)
 
-    monkeypatch.setattr(language.Decoder, "step", stepping)
+    monkeypatch.setattr(decoder.Decoder, "step", stepping)
     planner.steps_statically = True
     passes.clear()
     for expected, each in zip(plain, asked, strict=True):

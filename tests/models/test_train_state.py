@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from syvla.errors import ConfigError
+from syvla_models.spec import SLOTS, ActionSpec
 from syvla_models.train import optimiser as optim
 from syvla_models.train.config import BudgetConfig, OptimiserConfig, SourceConfig, TrainConfig
 from syvla_models.train.log import TrainingLog
@@ -20,6 +21,7 @@ CONFIG = TrainConfig(
     sources=(SourceConfig(name="s", kind="scenes", paths=("x",), weight=1.0),),
     budget=BudgetConfig(max_steps=1),
 )
+ACTION = ActionSpec(space="joint", offset=((0.0,) * SLOTS,), scale=((0.1,) * SLOTS,))
 
 
 # ---------------------------------------------------------------- state
@@ -27,10 +29,10 @@ CONFIG = TrainConfig(
 
 def test_a_state_comes_back_as_it_was(tmp_path: Path) -> None:
     tensors = {"model.a": torch.randn(3, 4), "decoupling.recent": torch.tensor([1.0, torch.nan])}
-    save_state(tmp_path, Progress(step=7, seconds=1.5, config=CONFIG), tensors)
-    save_state(tmp_path, Progress(step=8, seconds=2.5, config=CONFIG), tensors)
+    save_state(tmp_path, Progress(step=7, seconds=1.5, config=CONFIG, action=ACTION), tensors)
+    save_state(tmp_path, Progress(step=8, seconds=2.5, config=CONFIG, action=ACTION), tensors)
     progress, found = load_state(tmp_path, CONFIG)
-    assert (progress.step, progress.seconds) == (8, 2.5)
+    assert (progress.step, progress.seconds, progress.action) == (8, 2.5, ACTION)
     for name, tensor in tensors.items():
         torch.testing.assert_close(found[name], tensor, rtol=0, atol=0, equal_nan=True)
     assert [path.name for path in tmp_path.iterdir()] == ["state"]
@@ -38,7 +40,7 @@ def test_a_state_comes_back_as_it_was(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("moment", ["while writing", "between the renames"])
 def test_a_crash_leaves_one_whole_state(tmp_path: Path, moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    save_state(tmp_path, Progress(step=1, seconds=0.0, config=CONFIG), {"a": torch.ones(1)})
+    save_state(tmp_path, Progress(step=1, seconds=0.0, config=CONFIG, action=ACTION), {"a": torch.ones(1)})
     rename = Path.rename
 
     def dies(path: Path, target: Path) -> Path:
@@ -56,12 +58,12 @@ def test_a_crash_leaves_one_whole_state(tmp_path: Path, moment: str, monkeypatch
         replace_folder(tmp_path / "state", half)
     monkeypatch.undo()
     assert load_state(tmp_path, CONFIG)[0].step == 1
-    save_state(tmp_path, Progress(step=2, seconds=0.0, config=CONFIG), {"a": torch.ones(1)})
+    save_state(tmp_path, Progress(step=2, seconds=0.0, config=CONFIG, action=ACTION), {"a": torch.ones(1)})
     assert load_state(tmp_path, CONFIG)[0].step == 2
 
 
 def test_a_damaged_state_is_refused_by_its_folder(tmp_path: Path) -> None:
-    save_state(tmp_path, Progress(step=1, seconds=0.0, config=CONFIG), {"a": torch.ones(100)})
+    save_state(tmp_path, Progress(step=1, seconds=0.0, config=CONFIG, action=ACTION), {"a": torch.ones(100)})
     tensors = whole_folder(tmp_path / "state") / "state.safetensors"
     tensors.write_bytes(tensors.read_bytes()[:-40])
     with pytest.raises(ConfigError, match="state"):

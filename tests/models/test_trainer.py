@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Generator
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.models.runs import RIG, config_of, numbers, run, silent
+from tests.models.runs import RIG, config_of, numbers, record, run, silent
 
 from syvla.errors import ConfigError, SyvlaError
 from syvla_models.checkpoint import load_expert
@@ -172,13 +173,14 @@ def test_how_often_it_does_what_it_is_told_is_logged_and_changes_nothing_of_what
     assert (out / "losses.png").stat().st_size > 0
 
 
-def test_episodes_that_cannot_be_acted_do_not_end_a_training(data: Path, tmp_path: Path) -> None:
-    """Two more policies beside the training were too much for the machine's memory."""
+@pytest.mark.parametrize("kind", [SyvlaError, RuntimeError])
+def test_episodes_that_cannot_be_acted_do_not_end_a_training(data: Path, tmp_path: Path, kind: type[Exception]) -> None:
+    """Two more policies beside the training were too much for the machine's memory; or nothing draws pictures there."""
     lines: list[str] = []
 
     def act(folder: Path) -> Generator[tuple[str, bool]]:
         yield "fold", True
-        raise SyvlaError("one of the processes died")
+        raise kind("one of the processes died")
 
     out = tmp_path / "run"
     assert run(config_of(data, "pretrain", output=OutputConfig(episodes=1)), out, say=lines.append, act=act)
@@ -265,3 +267,27 @@ def test_a_loss_that_is_not_finite_ends_the_run(data: Path, tmp_path: Path) -> N
     with pytest.raises(ConfigError, match="the loss is nan at step 1"):
         trainer.run()
     assert not (tmp_path / "run" / "checkpoint").exists(), "nothing to go on from was overwritten"
+
+
+def test_weights_that_are_not_finite_do_not_replace_those_that_were_saved(data: Path, tmp_path: Path) -> None:
+    """Between two reports of the loss nobody had looked, and a state that nothing could go on from was saved."""
+    config = config_of(data, output=OutputConfig(log_every_steps=1000, validation_rows=6))
+    trainer = Trainer(config, build_stage(config, RIG), tmp_path / "run", silent)
+    trainer._save()
+    saved = (tmp_path / "run" / "state" / "state.safetensors").read_bytes()
+    with torch.no_grad():
+        trainer.learner.planner.queries.fill_(torch.nan)
+    with pytest.raises(ConfigError, match="the weights are not finite at step 6"):
+        trainer.run()
+    assert (tmp_path / "run" / "state" / "state.safetensors").read_bytes() == saved
+
+
+def test_a_run_does_not_go_on_with_actions_that_are_normalised_otherwise(data: Path, tmp_path: Path) -> None:
+    """One more recording in a source's folder, and all weights would have met another scale."""
+    own, out = shutil.copytree(data, tmp_path / "data"), tmp_path / "run"
+    assert not run(config_of(own), out, say=stop_at(3))
+    record(own / "another.mcap", 0.1)
+    with pytest.raises(ConfigError, match="the sources are not those that this run began with"):
+        run(config_of(own), out, resume=True)
+    (own / "another.mcap").unlink()
+    assert run(config_of(own), out, resume=True)

@@ -10,6 +10,7 @@ import hashlib
 import importlib
 import os
 import stat
+import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -75,12 +76,11 @@ class EngineStore:
             version=trt.__version__,
             target=target,
         )
-        part = path.with_suffix(f".{os.getpid()}.part")
-        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        descriptor, part = tempfile.mkstemp(dir=self.folder, prefix=path.stem, suffix=".part")  # for this user alone
         with os.fdopen(descriptor, "wb") as file:
             file.write(plan)
         save_json(path.with_suffix(".json"), kept)
-        part.replace(path)
+        Path(part).replace(path)
         return path
 
     def _path(self, graph: bytes, trt: Any, target: str, *, refittable: bool) -> Path:

@@ -6,7 +6,7 @@ sampling loop, and ``denoise_fp16.onnx`` the same with its layers in float16, fo
 written last.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save_file
 
 from syvla.errors import ConfigError
-from syvla.message import Float32, Float64
+from syvla.message import Array, Float32, Float64
 from syvla_models.actions import action_space
 from syvla_models.backends.protocol import ChunkInputs, Conditioned, ExpertBackend
 from syvla_models.prefix import GRIPPERS, JOINTS
@@ -29,6 +29,7 @@ DENOISE_HALF_FILE = "denoise_fp16.onnx"
 GRAPHS = (CONDITION_FILE, CONTEXT_FILE, DENOISE_FILE)
 ENGINE_GRAPHS = (CONDITION_FILE, CONTEXT_FILE, DENOISE_HALF_FILE)
 FILES = (*GRAPHS, DENOISE_HALF_FILE, PROBE_FILE)
+CONDITIONED, CONTEXT = ("key", "value", "aim"), ("key", "value")  # what the first two graphs hand on
 # 2 mrad move a hand by 1.2 mm at arm's length, a tenth of what a grasp forgives.
 MOST_RAD, MOST_GRIPPER_M = 2e-3, 1e-3
 
@@ -67,13 +68,14 @@ class Tried(Section, frozen=True):
 
     @property
     def accepted(self) -> bool:
-        """Whether it may act."""
-        return self.parity.accepted and self.same_success
+        """Whether it may act. Without episodes nobody knows."""
+        return self.parity.accepted and self.same_success and self.episodes > 0
 
     @property
     def words(self) -> str:
         """Why not, or how well."""
-        return f"{self.parity.words}; done {self.done} of {self.episodes} episodes, in torch {self.done_eager}"
+        done = f"done {self.done} of {self.episodes} episodes, in torch {self.done_eager}"
+        return f"{self.parity.words}; {done if self.episodes else 'no episodes were run'}"
 
 
 class Export(Section, frozen=True):
@@ -84,7 +86,7 @@ class Export(Section, frozen=True):
     euler_steps: int
     sha256: dict[str, str]
     torch: str
-    complete: bool  # whether all that was to be tried was: an export that was cut short accepts nothing by itself
+    complete: bool  # False while its backends are being tried: those that are near enough may act for that
     tried: dict[str, Tried]
 
 
@@ -173,20 +175,22 @@ def graphs(folder: Path) -> list[bytes]:
 class GraphBackend:
     """A backend that only runs the graphs: ``runs`` has one call for each of :data:`GRAPHS`, inputs to outputs.
 
-    What a call gives must be its own: it is kept while others are made.
+    Inputs are given by name, more of them than a graph may need. What a call gives must be its own: it is kept while
+    others are made.
     """
 
-    def __init__(self, name: str, runs: Sequence[Callable[..., list[Any]]]) -> None:
+    def __init__(self, name: str, runs: Sequence[Callable[[Mapping[str, Array]], list[Any]]]) -> None:
         self.name = name
         self._condition, self._context, self._denoise = runs
 
     def condition(self, query_states: Float32) -> Conditioned:
         """Keys, values and aim."""
-        return self._condition(query_states[None])
+        return self._condition({"query_states": query_states[None]})
 
     def chunk(self, conditioned: Conditioned, inputs: ChunkInputs) -> Float32:
         """Denoise one chunk."""
-        context = self._context(*conditioned, inputs.state[None], np.array([inputs.age_s], np.float32))
-        prefix = np.array([inputs.prefix], np.int64)
-        rows: Float32 = self._denoise(*context, inputs.noise[None], inputs.prefix_rows[None], prefix)[0][0]
+        given = {name: np.asarray(value)[None] for name, value in inputs._asdict().items()}
+        given["age_s"] = given["age_s"].astype(np.float32)
+        context = self._context({**dict(zip(CONDITIONED, conditioned, strict=True)), **given})
+        rows: Float32 = self._denoise({**dict(zip(CONTEXT, context, strict=True)), **given})[0][0]
         return rows

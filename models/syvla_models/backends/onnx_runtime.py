@@ -1,5 +1,6 @@
 """The exported expert in ONNX Runtime, on the CPU."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,6 @@ class _Run:
         self._session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         self._names = [each.name for each in self._session.get_inputs()]
 
-    def __call__(self, *values: Array) -> list[Any]:
-        found: list[Any] = self._session.run(None, dict(zip(self._names, values, strict=True)))
+    def __call__(self, values: Mapping[str, Array]) -> list[Any]:
+        found: list[Any] = self._session.run(None, {name: values[name] for name in self._names})
         return found

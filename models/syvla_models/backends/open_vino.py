@@ -1,5 +1,6 @@
 """The exported expert in OpenVINO, on the CPU."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,11 @@ class _Run:
     """One graph."""
 
     def __init__(self, core: ov.Core, graph: bytes, settings: dict[str, Any]) -> None:
-        self._request = core.compile_model(core.read_model(graph), "CPU", settings).create_infer_request()
+        model = core.compile_model(core.read_model(graph), "CPU", settings)
+        # an input that nothing depends on is none of them, and others may have more names than the graph gave them
+        self._names = [each.node.friendly_name for each in model.inputs]
+        self._request = model.create_infer_request()
 
-    def __call__(self, *values: Array) -> list[Any]:
-        found = self._request.infer(dict(enumerate(values)))
+    def __call__(self, values: Mapping[str, Array]) -> list[Any]:
+        found = self._request.infer({name: values[name] for name in self._names})
         return [found[i].copy() for i in range(len(found))]  # the request's own memory is written over

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import msgspec
 import numpy as np
@@ -17,7 +17,17 @@ from syvla_models.checkpoint import load_expert
 from syvla_models.expert import Expert
 from syvla_models.planner import SyvlaPlanner
 from syvla_models.qwen import load_qwen
-from syvla_models.spec import SLOTS, SPEC_FILE, ActionSpec, CameraView, PlannerSpec, PolicySpec, load_spec
+from syvla_models.qwen_config import load_config
+from syvla_models.spec import (
+    SLOTS,
+    SPEC_FILE,
+    ActionSpec,
+    CameraView,
+    PlannerSpec,
+    PolicySpec,
+    ThinkingType,
+    load_spec,
+)
 from syvla_models.tiny import build_tiny, tiny_spec
 from syvla_models.train.batch import Batches, Collator
 from syvla_models.train.config import PERIOD_S, SourceConfig, TrainConfig
@@ -132,7 +142,11 @@ def _begun(config: TrainConfig, earlier: PolicySpec | None, sources: Sequence[So
         vlm, tokenizer = load_qwen(Path(config.init))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            return SyvlaPlanner(vlm, tokenizer, _planner_spec(config, vlm.config.text_config.hidden_size))
+            spec = _planner_spec(config, vlm.config.text_config.hidden_size)
+            own = str(load_config(Path(config.init)).dtype).removeprefix("torch.")  # trained in float32 nevertheless
+            if own in get_args(ThinkingType):
+                spec = msgspec.structs.replace(spec, gpu_dtype=own)
+            return SyvlaPlanner(vlm, tokenizer, spec)
 
     def texts() -> Iterator[str]:
         for source in sources:

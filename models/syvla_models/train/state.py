@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from syvla.errors import ConfigError
+from syvla_models.spec import ActionSpec
 from syvla_models.train.config import TrainConfig
 
 STATE_FOLDER = "state"
@@ -29,6 +30,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     step: int
     seconds: float  # of training, over all its sittings
     config: TrainConfig
+    action: ActionSpec  # which a fresh expert's sources were measured for
 
 
 def save_state(out: Path, progress: Progress, tensors: Mapping[str, torch.Tensor]) -> None:

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from transformers.utils.logging import disable_progress_bar
 
 from syvla.config import RigConfig
-from syvla.errors import ConfigError, SyvlaError
+from syvla.errors import ConfigError
 from syvla_models import checkpoint
 from syvla_models.spec import HEADS_FILE, load_spec
 from syvla_models.train import optimiser as optim
@@ -250,7 +250,7 @@ class Trainer:
         if self._main and self._act is not None and not stopped.is_set():
             try:
                 done = self._acted(self._act, stopped)
-            except SyvlaError as error:
+            except Exception as error:  # noqa: BLE001 - of the policy, the twin or its pictures
                 done = {}
                 self._say(f"step {self.step}: not tried in the closed loop: {error}")
             if done and not stopped.is_set():
@@ -278,7 +278,12 @@ class Trainer:
     # ------------------------------------------------------------ saving
 
     def restore(self, progress: Progress, tensors: dict[str, torch.Tensor]) -> None:
-        """Go on from what :func:`load_state` gave."""
+        """Go on from what :func:`load_state` gave; ConfigError if the actions would be normalised otherwise now."""
+        if progress.action != self._stage.policy.spec.action:
+            raise ConfigError(
+                f"{self._out}: the sources are not those that this run began with: what an action is normalised by, "
+                f"which is measured of them, has changed"
+            )
         restore(self._parameters, tensors, "model.")
         restore(self._average.tensors, tensors, "average.")
         restore(self._statistics(), tensors, "statistics.")
@@ -294,7 +299,12 @@ class Trainer:
         return {"decoupling.recent": self.learner.estimate.recent, **standard}
 
     def _save(self) -> None:
-        """The state to go on from, and the checkpoint with the averaged weights."""
+        """The state to go on from, and the checkpoint with the averaged weights; ConfigError if they are no numbers."""
+        if not all(bool(torch.isfinite(each).all()) for each in self._parameters.values()):
+            raise ConfigError(
+                f"the weights are not finite at step {self.step}: the learning rates are too high; "
+                f"{self._out} is left as it was saved before"
+            )
         if self._main:
             parts: dict[str, Mapping[str, torch.Tensor]] = {
                 "model.": self._parameters,
@@ -303,9 +313,10 @@ class Trainer:
                 "statistics.": self._statistics(),
             }
             tensors = {prefix + name: tensor for prefix, part in parts.items() for name, tensor in part.items()}
-            save_state(self._out, Progress(step=self.step, seconds=self.seconds, config=self._config), tensors)
+            policy = self._stage.policy
+            progress = Progress(step=self.step, seconds=self.seconds, config=self._config, action=policy.spec.action)
+            save_state(self._out, progress, tensors)
             with self._average.applied():
-                policy = self._stage.policy
                 replace_folder(
                     self._out / CHECKPOINT_FOLDER,
                     lambda folder: checkpoint.save(folder, policy.planner, policy.expert, policy.spec),

@@ -208,11 +208,12 @@ def gpu_findings(machine: Machine) -> Iterator[Finding]:
         yield ok("gpu.torch", f"torch {version} on the CPU")
     else:
         yield _torch_on_gpu(machine, version)
-    tensorrt = machine.package("tensorrt", "tensorrt")
-    if tensorrt is None:
-        yield missing("gpu.tensorrt", "TensorRT is not installed", "nothing to do: torch runs without", needed=False)
+    packages = (("tensorrt", "tensorrt"), ("tensorrt_rtx_bindings", "tensorrt-rtx-cu13-bindings"))
+    found = [(module, machine.package(module, name)) for module, name in packages]
+    if here := [f"{module} {version}" for module, version in found if version is not None]:
+        yield ok("gpu.tensorrt", ", ".join(here))
     else:
-        yield ok("gpu.tensorrt", f"TensorRT {tensorrt}")
+        yield missing("gpu.tensorrt", "TensorRT is not installed", "nothing to do: torch runs without", needed=False)
 
 
 def _torch_on_gpu(machine: Machine, version: str) -> Finding:

@@ -1,11 +1,14 @@
 """The benchmark of seams: what it takes from the commands, and what it says of them."""
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
+from PIL import Image
 
+from syvla.bench import seams
 from syvla.bench.seams import Cell, Found, Jumps, _row, _verdict, _Watch
 from syvla.errors import SyvlaError
 from syvla.messages import ActionChunk, JointCommand, Mode, Provenance, SafetyState, Source, Splice
@@ -74,12 +77,15 @@ def test_what_was_asked_is_seen_beside_what_was_sent() -> None:
     messages += [command(k * TICK_NS, 3, Source.POLICY, 0.0) for k in range(1, 5)]
     messages += [second, spliced(second, 5 * TICK_NS, 1, 0.25)]
     messages += [command(k * TICK_NS, 49, Source.POLICY, 0.001 * (k - 4)) for k in range(5, 9)]
+    messages += [command(9 * TICK_NS, -1, Source.HOLD, 0.004)]
     messages += [safety(Mode.HOLD), safety(Mode.HOLD), safety(Mode.ENABLED), safety(Mode.HOLD)]
     watch = watched(messages)
-    assert (watch.policy, watch.past_end, watch.holds) == (8, 4, 2)
+    assert (watch.policy, watch.past_end, watch.held, watch.holds) == (8, 4, 1, 2), (
+        "nothing was due before the first row"
+    )
     assert watch.spliced_ns == [5 * TICK_NS], "one that replaced nothing has no seam"
     assert np.isnan(watch.asked_rad[0]).all()
-    assert np.array(watch.asked_rad)[1:, 0] == pytest.approx([0.0] * 5 + [0.25] * 3)
+    assert np.array(watch.asked_rad)[1:, 0] == pytest.approx([0.0] * 5 + [0.25] * 3 + [np.nan], nan_ok=True)
     assert np.array(watch.sent_rad)[-1, 0] == pytest.approx(0.004)
 
 
@@ -88,9 +94,35 @@ def test_a_seam_that_is_not_the_recorded_one_is_no_measurement() -> None:
     messages = [command(0, 3, Source.POLICY, 0.0), first, spliced(first, 1, -1, 0.0), second]
     with pytest.raises(SyvlaError, match=r"took over by 0\.2 rad"):
         watched([*messages, spliced(second, 2, 1, 0.2)])
+    with pytest.raises(SyvlaError, match="chunk 2 took over, and is wholly in the past here"):
+        watched([*messages, spliced(second, 3_000_000_000, 1, 0.2)])
 
 
-def rows_of(prefix_done: int, jump: float) -> list[dict[str, Any]]:
+def test_an_episode_that_cannot_be_measured_loses_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(policy: str, cell: Cell) -> Found:
+        raise SyvlaError("chunk 7 took over by 0.2 rad, and here by 0.3 rad")
+
+    monkeypatch.setattr(seams, "_measured", broken)
+    found = seams.measure("learned", Cell("prefix", 8, "snack_loading", 3))
+    assert (found.success, found.error) == (False, "chunk 7 took over by 0.2 rad, and here by 0.3 rad")
+
+
+def test_the_picture_shows_every_task(tmp_path: Path) -> None:
+    rows = [
+        {**row, "task": task, "continuity": continuity}
+        for task in ("snack_loading", "math_packaging")
+        for continuity in seams.COLOURS
+        for row in rows_of(40, 0.1, 0, failed=False)[:2]
+    ]
+    seams._draw(rows, tmp_path / "seams.png")
+    with Image.open(tmp_path / "seams.png") as picture:
+        both = picture.height
+    seams._draw(rows[: len(rows) // 2], tmp_path / "seams.png")
+    with Image.open(tmp_path / "seams.png") as picture:
+        assert picture.height < both
+
+
+def rows_of(prefix_done: int, jump: float, replace_done: int, failed: bool) -> list[dict[str, Any]]:
     def found(continuity: Any, delay: int, seed: int, success: bool, velocity: float) -> Found:
         cell = Cell(continuity, delay, "snack_loading", seed)
         asked = Jumps([velocity] * 3, [10.0 * velocity])
@@ -98,17 +130,34 @@ def rows_of(prefix_done: int, jump: float) -> list[dict[str, Any]]:
 
     each = [found("prefix", 0, seed, True, 0.01) for seed in range(40)]
     each += [found("prefix", 8, seed, seed < prefix_done, jump) for seed in range(40)]
-    each += [found("replace", 8, seed, False, 0.5) for seed in range(40)]
-    return [_row(continuity, delay, each) for continuity, delay in (("prefix", 0), ("prefix", 8), ("replace", 8))]
+    each += [found("replace", 8, seed, seed < replace_done, 0.5) for seed in range(40)]
+    each += [found("replace", 0, seed, True, 0.5) for seed in range(40)]
+    if failed:
+        each.append(each[0]._replace(success=False, error="chunk 7 took over by 0.2 rad, and here by 0.3 rad"))
+    kinds: tuple[tuple[str, int], ...] = (("prefix", 0), ("prefix", 8), ("replace", 8), ("replace", 0))
+    return [_row(continuity, delay, each) for continuity, delay in kinds]
 
 
 @pytest.mark.parametrize(
-    ("done", "jump", "reached"), [(40, 0.1, True), (39, 0.1, True), (38, 0.1, False), (40, 0.11, False)]
+    ("done", "jump", "replace_done", "failed", "reached"),
+    [
+        (40, 0.1, 0, False, True),
+        (39, 0.1, 0, False, True),
+        (38, 0.1, 0, False, False),
+        (40, 0.11, 0, False, False),
+        (40, 0.1, 38, False, True),
+        (40, 0.1, 39, False, False),  # what does not fall for anybody shows nothing
+        (40, 0.1, 0, True, False),
+    ],
 )
-def test_the_default_is_to_keep_success_with_soft_seams(done: int, jump: float, reached: bool) -> None:
-    rows = rows_of(done, jump)
+def test_the_default_is_to_keep_success_with_soft_seams(
+    done: int, jump: float, replace_done: int, failed: bool, reached: bool
+) -> None:
+    rows = rows_of(done, jump, replace_done, failed)
+    assert rows[0]["failed"] == failed
+    assert rows[0]["episodes"] == 40, "what could not be measured is no episode"
     assert rows[1]["done"] == done
-    assert rows[2]["mean_duration_s"] is None
+    assert (rows[2]["mean_duration_s"] is None) is (replace_done == 0)
     assert rows[0]["mean_duration_s"] == pytest.approx(29.5)
     assert rows[0]["holds"] == 40
     verdict = _verdict(rows)

@@ -14,7 +14,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; 
 help:
 	@echo "make demo    set up, then run the dual system on the twin: one episode of each task"
 	@echo "make test    set up, then run every check: ruff, mypy, import-linter, pytest"
-	@echo "make bench   set up, then run the benchmarks"
+	@echo "make bench   set up, then run the benchmarks (all but seams, which takes hours)"
 	@echo "make clean   remove .venv and caches (recordings in runs/ stay)"
 
 setup: system $(VENV)/.installed
@@ -62,7 +62,8 @@ lint: setup
 
 bench: setup
 	@mkdir -p runs
-	@status=0; for name in transport link lockstep loop takeover demonstrator closed-loop cameras expert planner; do \
+	@status=0; for name in transport link lockstep loop takeover demonstrator closed-loop cameras recorder disk expert planner \
+		policy reaction; do \
 		$(BIN)/syvla bench $$name --json runs/bench-$$name.json || status=1; done; exit $$status
 
 clean:

@@ -30,7 +30,7 @@ from syvla.errors import ConfigError
 from syvla_models.spec import SLOTS, ExpertConfig
 
 TINY = ExpertConfig(width=128, depth=4, heads=4, mlp_ratio=3.0, rows_per_token=10, aimed=True)
-BASE = ExpertConfig(width=1024, depth=17, heads=16, aimed=True)  # about 300 M parameters behind Qwen2.5-VL-3B
+BASE = ExpertConfig(width=1024, depth=17, heads=16)  # the robot's: about 300 M parameters behind Qwen2.5-VL-3B
 _PER_LAYER = 9  # shift, scale and gate of the self-attention, the cross-attention and the MLP
 _TIME_FEATURES = 128
 _LEAST_SHARE, _LEAST_DEVIATION = 0.01, 1e-3  # of the query states' running statistics

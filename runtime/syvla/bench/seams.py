@@ -266,7 +266,7 @@ def _verdict(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def _points(row: dict[str, Any]) -> float:
     """Success in percent."""
-    return 100.0 * float(row["done"]) / max(row["episodes"], 1)
+    return 100.0 * float(row["done"]) / float(max(row["episodes"], 1))
 
 
 def _words(row: dict[str, Any]) -> str:

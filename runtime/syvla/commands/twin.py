@@ -62,7 +62,7 @@ def demo(
         jpeg: quality of the images that it is sent, 1 to 95; 0 sends them raw.
         joystick: let a person take over with a game controller while the policy runs.
         backend: what computes a learned policy's chunks: auto (the fastest that syvla-export accepted), eager (torch),
-            onnxruntime, openvino.
+            compiled (by torch), cuda_graph, onnxruntime, openvino, openvino_bf16, tensorrt, tensorrt_rtx.
         runs: the folder in which the run's folder is made.
     """
     with ended_by_ctrl_c():
@@ -133,7 +133,7 @@ def evaluate(
             to its end.
         blank: keep the instruction or the images from the planner, to see whether they are used.
         backend: what computes a learned policy's chunks: auto (the fastest that syvla-export accepted), eager (torch),
-            onnxruntime, openvino.
+            compiled (by torch), cuda_graph, onnxruntime, openvino, openvino_bf16, tensorrt, tensorrt_rtx.
         continuity: how a learned policy's chunk goes on from the one that is being executed.
         jobs: how many episodes run at a time, each in a process of its own.
         json: also write the result to this file.

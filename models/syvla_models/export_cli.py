@@ -5,6 +5,7 @@ many episodes are done with it as far as one can tell. Others refuse to start.
 """
 
 import importlib
+import os
 import shutil
 import statistics
 import sys
@@ -119,6 +120,8 @@ def export(
         extras = sorted({entry.extra for entry in choice.BACKENDS.values() if entry.package != "torch"})
         raise ConfigError(f"no backend is installed: pip install 'syvla[{','.join(extras)}]'")
     load_rig(rig)
+    if not os.access(folder, os.W_OK):  # told before hours of episodes
+        raise ConfigError(f"{folder} cannot be written to; export a copy of it")
     trt = library(RTX) if engines else None
     for target in engines:
         if target not in targets(trt):

@@ -73,7 +73,8 @@ def thought_of(planner: SyvlaPlanner, **options: Any) -> list[int]:
 
 
 def close(found: torch.Tensor, expected: torch.Tensor) -> bool:
-    return torch.allclose(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+    """Each number to a ten-thousandth; of the smallest, float32's sums leave only so much."""
+    return torch.allclose(found, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
 
 
 # ---------------------------------------------------------------- the cache

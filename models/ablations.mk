@@ -1,12 +1,14 @@
 # What parts of the training are worth. A fresh expert learns from the shipped planner, which stays as it is, with one part
-# left out or in the other action space; everything else is the same, with fewer steps than in the recipe. Without chain of
-# thought the planner is trained on without it before that. After `make -j2 -f models/tiny.mk data/corrections/.recorded`:
+# left out or in the other action space; everything else is the same, with fewer steps than in the recipe. Where the part
+# also teaches the planner, that is trained on without it before; `continued` is trained on with everything, and is what these
+# are held against. After `make -j2 -f models/tiny.mk data/corrections/.recorded`:
 #   make -f models/ablations.mk
 # Every variant acts 100 times: runs/ablations/NAME.json.
 BIN ?= .venv/bin
 TOGETHER := $(BIN)/torchrun --nproc-per-node 2 -m syvla_models.cli
 SHIPPED := models/checkpoints/syvla-tiny
-VARIANTS := whole end_effector undecoupled synchronous thoughtless
+RETRAINED := continued undecoupled thoughtless
+VARIANTS := whole end_effector synchronous $(RETRAINED)
 
 SET_end_effector := --set 'action.space = "end_effector"' --set 'model.expert.aimed_in_hand = true'
 SET_undecoupled := --set 'loss.decoupling = false'
@@ -15,8 +17,11 @@ SET_thoughtless := --set 'data.thought_probability = 0.0'
 all: $(VARIANTS:%=runs/ablations/%.json)
 
 PLANNER := $(SHIPPED)
-runs/ablations/expert/thoughtless/.done: PLANNER := runs/ablations/correct/thoughtless/checkpoint
-runs/ablations/expert/thoughtless/.done: runs/ablations/correct/thoughtless/.done
+define retrained
+runs/ablations/expert/$(1)/.done: PLANNER := runs/ablations/correct/$(1)/checkpoint
+runs/ablations/expert/$(1)/.done: runs/ablations/correct/$(1)/.done
+endef
+$(foreach variant,$(RETRAINED),$(eval $(call retrained,$(variant))))
 
 # $(call train,VARIANT,STAGE,FROM,STEPS): models/configs/tiny-STAGE.toml without the variant's part, from FROM
 define train

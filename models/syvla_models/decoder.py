@@ -97,21 +97,18 @@ class Decoder:
 class Lender:
     """Lends one decoder, made anew where a longer one is needed, to one borrower at a time, as long as that one lives.
 
-    Args:
-        model: the language model.
-        choose: what comes after a hidden state: (1, 1, D) to (1,).
+    It has no model of its own, so that a planner and its copies stay apart.
     """
 
-    def __init__(self, model: Qwen2_5_VLTextModel, choose: Choose) -> None:
-        self._model, self._choose = model, choose
+    def __init__(self) -> None:
         self._decoder: Decoder | None = None
         self._borrower: weakref.ref[object] | None = None  # whose sequence is in it
 
-    def lend(self, borrower: object, capacity: int) -> Decoder | None:
-        """One of ``capacity`` tokens or more; None while another borrower has it."""
+    def lend(self, borrower: object, model: Qwen2_5_VLTextModel, choose: Choose, capacity: int) -> Decoder | None:
+        """One of ``capacity`` tokens or more, see :class:`Decoder`; None while another borrower has it."""
         if self._borrower is not None and self._borrower() is not None:
             return None
         if self._decoder is None or self._decoder.capacity < capacity:
-            self._decoder = Decoder(self._model, self._choose, capacity)
+            self._decoder = Decoder(model, choose, capacity)
         self._borrower = weakref.ref(borrower)
         return self._decoder

@@ -44,6 +44,7 @@ from syvla_models.backends.exported import (
     Parity,
     Probe,
     Tried,
+    load_export,
     parity,
     save_probes,
 )
@@ -95,7 +96,8 @@ def export(
 ) -> int:
     """Export a checkpoint's expert and try the backends that are installed here (exit status 1 if none is accepted).
 
-    The graphs and what was found out are written into the folder ``export`` of the checkpoint.
+    The graphs and what was found out are written into the folder ``export`` of the checkpoint, in the place of what is
+    there, unless that accepts a backend for this very expert and the new one accepts none.
 
     Args:
         checkpoint: its folder, or "learned".
@@ -140,19 +142,31 @@ def export(
         if episodes:
             tried = _act(made, tried, episodes, jobs, rig)
         _save(made, spec, tried, complete=True)
-        replace_folder(folder / FOLDER, lambda into: shutil.copytree(made / FOLDER, into, dirs_exist_ok=True))
-    accepted = [name for name, found in tried.items() if found.accepted]
-    print(f"accepted: {', '.join(accepted) or 'none'}; the fastest here: {choice.choose(folder, choice.AUTO)}")
-    if not episodes:
-        print("without episodes nothing is accepted: nobody knows how well they would go")
-        return 0 if any(found.parity.accepted for found in tried.values()) else 1
+        accepted = [name for name, found in tried.items() if found.accepted]
+        kept = [] if accepted else _accepted_before(folder, spec)
+        if not kept:
+            replace_folder(
+                (folder / FOLDER).resolve(), lambda into: shutil.copytree(made / FOLDER, into, dirs_exist_ok=True)
+            )
+    why = "" if episodes else " (nobody knows how well episodes would go)"
+    stands = f"; the export of before stays, it accepts {', '.join(kept)}" if kept else ""
+    fastest = choice.choose(folder, choice.AUTO)
+    print(f"accepted: {', '.join(accepted) or 'none'}{why}{stands}; the fastest here: {fastest}")
     return 0 if accepted else 1
+
+
+def _accepted_before(folder: Path, spec: PolicySpec) -> list[str]:
+    """The backends that the export which is there accepts for this expert."""
+    try:
+        return [name for name, found in load_export(folder, spec).tried.items() if found.accepted]
+    except ConfigError:
+        return []
 
 
 @contextmanager
 def _beside(folder: Path) -> Iterator[Path]:
     """A checkpoint that is ``folder`` but for an export of its own: the one that is there stands until this is done."""
-    with tempfile.TemporaryDirectory(prefix="syvla-export-") as parent:
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=folder) as parent:
         made = Path(parent) / folder.name
         (made / FOLDER).mkdir(parents=True)
         for file in folder.iterdir():
@@ -244,9 +258,14 @@ def _act(folder: Path, tried: dict[str, Tried], episodes: int, jobs: int, rig: s
     done: dict[str, int] = {}
     for name in (choice.EAGER, *near) if near else ():
         run = lockstep_run(rig, PLANNER_LATENCY_S, EXPERT_LATENCY_S, str(folder), backend=name)
-        done[name] = _done(name, run, plan, jobs)
+        try:
+            done[name] = _done(name, run, plan, jobs)
+        except Exception as error:
+            if name == choice.EAGER:
+                raise
+            print(f"\n{name}: its episodes do not run here: {error}", flush=True)
     acted = dict(tried)
-    for name in near:
+    for name in (name for name in near if name in done):
         low, high = difference((done[name], len(plan)), (done[choice.EAGER], len(plan)))
         acted[name] = Tried(
             parity=tried[name].parity,
@@ -300,7 +319,7 @@ def main() -> None:
     """Entry point: 0 done, 1 nothing was accepted, 2 bad input, 130 interrupted."""
     try:
         status = tyro.cli(export, prog="syvla-export", description=__doc__)
-    except SyvlaError as error:
+    except (SyvlaError, OSError) as error:
         print(f"syvla-export: {error}", file=sys.stderr)
         status = 2
     except KeyboardInterrupt:

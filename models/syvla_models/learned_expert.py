@@ -133,7 +133,7 @@ class LearnedExpert:
         if states.shape[1] != self._width:
             raise MessageError(f"feature_query_states must be {self._width} wide, not {states.shape[1]}")
         self._conditioned = intent, self.backend.condition(states.astype(np.float32))
-        if self._intent is not None and difference(self._intent, intent) > self._action.surprise:
+        if self._intent is not None and relative_change(self._intent, intent) > self._action.surprise_threshold:
             self._surprised_ns = intent.observation_ns
         self._intent = intent
         return self._conditioned[1]
@@ -146,7 +146,7 @@ class LearnedExpert:
         return self._noise[1]
 
 
-def difference(before: Intent, intent: Intent) -> float:
+def relative_change(before: Intent, intent: Intent) -> float:
     """Of the query states, as a share of the norm of the earlier ones; 0 between tasks, which nothing is kept over."""
     if before.task_id != intent.task_id:
         return 0.0

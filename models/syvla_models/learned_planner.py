@@ -18,6 +18,7 @@ from syvla_models.images import view_of
 from syvla_models.planner import SyvlaPlanner
 from syvla_models.prefix import GRIPPERS
 from syvla_models.prompt import told
+from syvla_models.qwen_config import load_config
 from syvla_models.spec import PlannerSpec, load_spec
 from syvla_models.threads import model_threads
 
@@ -147,17 +148,19 @@ def changed(before: UInt8, after: UInt8) -> bool:
     return bool((blocks.mean(axis=(1, 3, 4)) > CHANGE_LEVELS).any())
 
 
-def where(spec: PlannerSpec) -> tuple[torch.dtype, str]:
-    """In which type and on which device a planner thinks: on a GPU where there is one."""
+def where(folder: Path) -> tuple[torch.dtype, str]:
+    """In which type and on which device the planner in ``folder`` thinks: on a GPU where there is one."""
     if not torch.cuda.is_available():
         return torch.float32, "cpu"  # few CPUs compute in another
-    return getattr(torch, spec.gpu_dtype), "cuda"
+    own = load_spec(folder).planner.gpu_dtype or load_config(folder).dtype
+    own = getattr(torch, own) if isinstance(own, str) else own
+    return own if isinstance(own, torch.dtype) else torch.float32, "cuda"
 
 
 @functools.lru_cache(maxsize=1)
 def _load_planner(folder: Path, model_id: str) -> SyvlaPlanner:
     """Weights are read once for each process and checkpoint; the first pass, which is slow, is run here."""
-    planner = SyvlaPlanner.from_pretrained(folder, *where(load_spec(folder).planner))
+    planner = SyvlaPlanner.from_pretrained(folder, *where(folder))
     unknown = [view.camera for view in planner.spec.views if view.camera not in CAMERAS]
     if unknown:
         raise ConfigError(f"{folder} looks at camera {unknown[0]!r}; there are {', '.join(CAMERAS)}")

@@ -21,7 +21,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 from syvla.errors import MessageError
 from syvla.message import UInt8
 from syvla_models import images as pixels
-from syvla_models.decoder import Lender
+from syvla_models.decoder import Decoder, Lender
 from syvla_models.draft import Draft
 from syvla_models.language import Cache, extend, rotary
 from syvla_models.prompt import (
@@ -86,7 +86,7 @@ class SyvlaPlanner(nn.Module):
         self._prompts: dict[tuple[str, PlannerSpec, torch.device], _Prompt] = {}
         self.last: tuple[str, list[int]] = ("", [])  # instruction and ids of the last whole thought
         self.steps_statically = self.queries.is_cuda  # elsewhere launching a kernel costs nothing to speak of
-        self._decoders = Lender(vlm.model.language_model, lambda hidden: self._choices(hidden)[0])
+        self._decoders = Lender()
 
     @classmethod
     def from_pretrained(
@@ -300,6 +300,13 @@ class SyvlaPlanner(nn.Module):
         logits: torch.Tensor = self.vlm.lm_head(hidden)
         return logits.masked_fill(self.forbidden, -torch.inf).argmax(-1)
 
+    def _lend(self, run: "_Run", capacity: int) -> Decoder | None:
+        if not self.steps_statically:
+            return None
+        return self._decoders.lend(
+            run, self.vlm.model.language_model, lambda hidden: self._choices(hidden)[0], capacity
+        )
+
     def _weights(self) -> int:
         """Another number as soon as a weight of the language model was written to."""
         return sum(parameter._version for parameter in self.vlm.model.language_model.parameters())  # noqa: SLF001
@@ -313,8 +320,7 @@ class _Run:
         self.planner = planner
         self.text = planner.vlm.model.language_model
         self.rotations = prompt.rotations
-        decoders = planner._decoders  # noqa: SLF001 - its own module
-        self.decoder = decoders.lend(self, prompt.capacity) if planner.steps_statically else None
+        self.decoder = planner._lend(self, prompt.capacity)  # noqa: SLF001 - its own module
         if self.decoder is None:
             self.cache = prompt.read.copy(prompt.capacity)
         else:

@@ -35,7 +35,7 @@ _CHANGEABLE = {
     "action.euler_steps",
     "action.noise_scale",
     "action.execution_horizon_s",
-    "action.surprise",
+    "action.surprise_threshold",
 }
 
 
@@ -78,7 +78,7 @@ class PlannerSpec(Section, frozen=True):
     max_thought_tokens: int = 96
     think: Think = "always"
     think_every_s: float = 1.0
-    gpu_dtype: ThinkingType = "float32"  # what it thinks in on a GPU; float32 on a CPU
+    gpu_dtype: ThinkingType | None = None  # what it thinks in on a GPU; None: the type of its weights
 
     def __post_init__(self) -> None:
         if not 1 <= self.feature_queries <= 1024:
@@ -127,7 +127,7 @@ class ActionSpec(Section, frozen=True):
     # By which share of their norm two successive intents' query states differ where something moved all of a sudden,
     # which ends the execution horizon. Of ``syvla-tiny`` 70 ms apart they differed by less than 0.032 nine times of
     # ten; a thing moved by 6 cm made 0.075, and another thought 0.2 and more.
-    surprise: float = 0.05
+    surprise_threshold: float = 0.05
 
     def __post_init__(self) -> None:
         if not 0.001 <= self.period_s <= 1.0:
@@ -141,8 +141,8 @@ class ActionSpec(Section, frozen=True):
             raise ValueError(f"execution_horizon_s must be 0..{longest_s:.3f} (max_prefix rows)")
         if not 0.0 <= self.noise_scale <= 1.0:
             raise ValueError(f"noise_scale must be 0..1, not {self.noise_scale}")
-        if not 0.0 < self.surprise < math.inf:
-            raise ValueError(f"surprise must be above 0, not {self.surprise}")
+        if not 0.0 < self.surprise_threshold < math.inf:
+            raise ValueError(f"surprise_threshold must be above 0, not {self.surprise_threshold}")
         for name, rows in (
             ("offset", self.offset),
             ("scale", self.scale),

@@ -17,7 +17,7 @@ from syvla.message import Float32
 from syvla.runs import lockstep_run
 from syvla_models import export_cli
 from syvla_models.actions import action_space
-from syvla_models.backends import choice
+from syvla_models.backends import choice, tensor_rt
 from syvla_models.backends.choice import choose, open_backend
 from syvla_models.backends.cuda_graph import CudaGraphBackend
 from syvla_models.backends.eager import open_eager
@@ -37,7 +37,7 @@ from syvla_models.backends.exported import (
     save_probes,
 )
 from syvla_models.backends.graphs import write_graphs
-from syvla_models.backends.protocol import ChunkInputs, Conditioned, ExpertBackend
+from syvla_models.backends.protocol import ChunkInputs, Conditioned
 from syvla_models.backends.rounded import Rounded
 from syvla_models.checkpoint import load_expert
 from syvla_models.expert import TINY, Expert
@@ -66,7 +66,7 @@ def exported(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     copy = shutil.copytree(folder, tmp_path_factory.mktemp("exported") / "policy")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(export_cli, "OBSERVED_S", 2.0)
-        assert export_cli.export(str(copy), CPU, episodes=0) == 0
+        assert export_cli.export(str(copy), CPU, episodes=0) == 1
     with pytest.raises(ConfigError, match=r"'openvino' was not accepted .*; no episodes were run"):
         open_backend(copy, "openvino", 1)
     assert choose(copy, "auto") == "eager"
@@ -80,10 +80,13 @@ def policy(exported: Path, tmp_path: Path) -> Path:
     return shutil.copytree(exported, tmp_path / "policy")
 
 
-def acted(export: Export) -> Export:
+def acted_by(tried: dict[str, Tried]) -> dict[str, Tried]:
     """As if episodes had been run."""
-    tried = {name: msgspec.structs.replace(each, episodes=1, same_success=True) for name, each in export.tried.items()}
-    return msgspec.structs.replace(export, tried=tried)
+    return {name: msgspec.structs.replace(each, episodes=1, same_success=True) for name, each in tried.items()}
+
+
+def acted(export: Export) -> Export:
+    return msgspec.structs.replace(export, tried=acted_by(export.tried))
 
 
 def change(policy: Path, edit: Callable[[Export], Export]) -> None:
@@ -234,30 +237,32 @@ def test_auto_is_the_fastest_that_was_accepted_and_torch_without_an_export(polic
     assert lockstep_run("twin", 0.3, 0.03, "reference").backend == "eager"
 
 
-def test_where_the_fastest_does_not_start_the_next_takes_its_place(
-    policy: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """An export that was made beside a GPU, copied to a computer that has the package and no GPU."""
+def test_auto_passes_over_what_lacks_something_here(policy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An export that was made beside a GPU, copied to a computer that has the packages and no GPU."""
 
     def edit(export: Export) -> Export:
-        fastest = msgspec.structs.replace(export.tried["onnxruntime"], median_ms=0.1)
-        return msgspec.structs.replace(export, tried={**export.tried, "tensorrt_rtx": fastest})
+        one = export.tried["onnxruntime"]
+        fast = {
+            name: msgspec.structs.replace(one, median_ms=0.1) for name in ("cuda_graph", "tensorrt_rtx", "compiled")
+        }
+        return msgspec.structs.replace(export, tried={**fast, **export.tried})
 
     change(policy, edit)
     monkeypatch.setattr(choice, "installed", lambda name: True)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
-    def without_a_gpu(name: str, folder: Path, threads: int) -> ExpertBackend:
-        if name == "tensorrt_rtx":
-            raise ConfigError("backend 'tensorrt_rtx' needs an NVIDIA GPU")
-        return started(name, folder, threads)
+    def without_a_gpu(name: str) -> None:
+        raise ConfigError(f"backend {name!r} needs an NVIDIA GPU and its driver")
 
-    started = choice.start
-    monkeypatch.setattr(choice, "start", without_a_gpu)
-    assert choose(policy, "auto") == "tensorrt_rtx"
-    assert open_backend(policy, "auto", 1).name in CPU
-    assert "tensorrt_rtx is passed over: backend 'tensorrt_rtx' needs an NVIDIA GPU" in caplog.text
-    with pytest.raises(ConfigError, match="needs an NVIDIA GPU"):
-        open_backend(policy, "tensorrt_rtx", 1)
+    monkeypatch.setattr(tensor_rt, "gpu", without_a_gpu)
+    assert choose(policy, "auto") in CPU
+    assert lockstep_run("twin", 0.3, 0.03, str(policy)).backend in CPU
+    assert choice.lacking("compiled") == "backend 'compiled' needs a C++ compiler, and there is no no-such-compiler"
+    with pytest.raises(ConfigError, match="'cuda_graph' needs an NVIDIA GPU"):
+        open_backend(policy, "cuda_graph", 1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert choose(policy, "auto") == "cuda_graph"
 
 
 def test_an_export_that_is_cut_short_leaves_the_one_of_before(policy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -288,9 +293,45 @@ def test_a_backend_that_fails_on_its_first_chunk_does_not_end_an_export(
     started = choice.start
     monkeypatch.setattr(choice, "start", lambda name, *rest: Failing() if name == CPU[0] else started(name, *rest))
     quickly(policy, monkeypatch)
-    assert export_cli.export(str(policy), CPU, episodes=0) == 0
+    monkeypatch.setattr(export_cli, "_act", lambda made, tried, *_: acted_by(tried))
+    assert export_cli.export(str(policy), CPU, episodes=1) == 0
     assert "onnxruntime: does not run here: 4 inputs are wanted" in capsys.readouterr().out
     assert set(load_export(policy, load_spec(policy)).tried) == {"openvino"}
+
+
+def test_an_export_that_accepts_nothing_leaves_one_that_does(
+    policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Only chunks were to be compared, and the robot's fastest backend was no longer accepted."""
+    quickly(policy, monkeypatch)
+    before = (policy / FOLDER / EXPORT_FILE).read_bytes()
+    assert export_cli.export(str(policy), ("onnxruntime",), episodes=0) == 1
+    assert (policy / FOLDER / EXPORT_FILE).read_bytes() == before
+    assert "the export of before stays, it accepts onnxruntime, openvino" in capsys.readouterr().out
+    assert {path.name for path in policy.iterdir() if path.is_dir()} == {FOLDER}
+    elsewhere = (policy / FOLDER).rename(tmp_path / "elsewhere")
+    (policy / FOLDER).symlink_to(elsewhere)
+    monkeypatch.setattr(export_cli, "_act", lambda made, tried, *_: acted_by(tried))
+    for _ in range(2):
+        assert export_cli.export(str(policy), ("onnxruntime",), episodes=1) == 0
+    assert (policy / FOLDER).is_symlink()
+    assert set(load_export(policy, load_spec(policy)).tried) == {"onnxruntime"}
+
+
+def test_a_backend_that_fails_in_an_episode_does_not_end_an_export(
+    policy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def done(name: str, *_: object) -> int:
+        if name == "onnxruntime":
+            raise RuntimeError("out of memory")
+        return 1
+
+    quickly(policy, monkeypatch)
+    monkeypatch.setattr(export_cli, "_done", done)
+    assert export_cli.export(str(policy), CPU, episodes=1) == 0
+    assert "onnxruntime: its episodes do not run here: out of memory" in capsys.readouterr().out
+    tried = load_export(policy, load_spec(policy)).tried
+    assert {name: found.accepted for name, found in tried.items()} == {"onnxruntime": False, "openvino": True}
 
 
 @pytest.mark.parametrize("name", CPU)

@@ -116,9 +116,9 @@ def test_when_a_planner_thinks_anew_is_chosen_or_as_it_was(data: Path, pretraine
         assert load_spec(tmp_path / "saved").planner == policy.spec.planner
 
 
-@pytest.mark.parametrize(("own", "expected"), [("bfloat16", "bfloat16"), ("float32", "float32"), (None, "float32")])
+@pytest.mark.parametrize(("own", "expected"), [("bfloat16", "bfloat16"), ("float32", "float32"), (None, None)])
 def test_a_qwen_thinks_on_a_gpu_in_the_type_that_it_came_in(
-    data: Path, pretrained: Path, tmp_path: Path, own: str | None, expected: str
+    data: Path, pretrained: Path, tmp_path: Path, own: str | None, expected: str | None
 ) -> None:
     """It is trained in float32: one that came in bfloat16 would have thought with twice the bytes ever after."""
     bare = tmp_path / "bare"

@@ -11,6 +11,7 @@ import pytest
 from syvla.bench import BENCHMARKS
 from syvla.errors import SyvlaError
 from syvla_models.backends import bench, choice
+from syvla_models.backends.floors import Floors
 from syvla_models.expert import TINY
 
 pytest.importorskip("onnx")
@@ -46,7 +47,7 @@ def row(p50_ms: float, *, accepted: bool = True, beside_ms: float = 1.0) -> dict
 
 
 def test_what_is_reached_is_judged_by_size_and_by_device() -> None:
-    cpu = {"cpu": bench.Floors(1.0, 2.0)}
+    cpu = {"cpu": Floors(1.0, 2.0)}
     rows = {"eager": row(9.0), "fast": row(1.0, accepted=False), "openvino": {"skipped": "does not run here"}}
     assert bench._verdict("tiny", rows, cpu)["reached"] is False, "no backend is accepted"
     rows["fast"] = row(1.0)
@@ -55,12 +56,14 @@ def test_what_is_reached_is_judged_by_size_and_by_device() -> None:
     assert bench._verdict("tiny", rows | {"fast": row(1.0, beside_ms=21.0)}, cpu)["reached"] is False
     assert bench._verdict("tiny", rows | {"fast": row(3.1)}, cpu)["reached"] is False
     assert bench._verdict("base", rows, cpu)["reached"] is True
-    assert bench._verdict("base", rows, {"cpu": bench.Floors(1.0, 0.6)})["reached"] is False
-    both = cpu | {"gpu": bench.Floors(0.5, 0.1)}
+    assert bench._verdict("base", rows, {"cpu": Floors(1.0, 0.6)})["reached"] is False
+    both = cpu | {"gpu": Floors(0.5, 0.1)}
     assert bench._verdict("base", rows, both)["reached"] is False, "no backend of the GPU that is here"
     found = bench._verdict("base", rows | {"cuda_graph": row(2.9), "tensorrt": row(0.1, accepted=False)}, both)
     assert (found["best"], found["best_gpu"], found["gpu_ms"], found["reached"]) == ("fast", "cuda_graph", 2.9, True)
     assert bench._verdict("base", rows | {"cuda_graph": row(3.1)}, both)["reached"] is False
+    assert bench._verdict("base", rows | {"compiled": row(0.1)}, both)["best_gpu"] == "compiled", "it runs on the GPU"
+    assert bench._verdict("base", rows | {"compiled": row(0.1)}, cpu)["best"] == "compiled"
 
 
 def test_a_backend_that_fails_in_the_midst_is_skipped_and_the_others_are_measured(

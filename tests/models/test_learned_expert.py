@@ -211,7 +211,9 @@ def test_what_was_decided_before_a_surprise_stands_no_longer_than_it_must(
         assert kept(change) == 3, "what is due before it arrives, and no more"
     assert kept(0.08, task_id=2) == 12, "another task is no surprise"
     spec = load_spec(patient)
-    save_spec(patient, msgspec.structs.replace(spec, action=msgspec.structs.replace(spec.action, surprise=0.1)))
+    save_spec(
+        patient, msgspec.structs.replace(spec, action=msgspec.structs.replace(spec.action, surprise_threshold=0.1))
+    )
     assert kept(0.08) == 12, "the checkpoint says what is one"
     save_spec(patient, spec)
     known = msgspec.structs.replace(decided, intent_observation_ns=intent.observation_ns + 50 * MS)

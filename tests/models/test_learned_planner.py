@@ -1,5 +1,6 @@
 """The learned planner behind the runtime's protocol, with random weights."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -79,16 +80,26 @@ def test_what_it_wants_depends_on_the_image_and_the_words(folder: Path) -> None:
     assert not same_states(base, blank)
 
 
-def test_it_thinks_on_a_gpu_where_there_is_one_in_the_type_that_its_checkpoint_says(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("own", "asked", "expected"),
+    [
+        ("float32", None, torch.float32),
+        ("bfloat16", None, torch.bfloat16),
+        ("float32", "bfloat16", torch.bfloat16),
+        ("bfloat16", "float16", torch.float16),
+    ],
+)
+def test_it_thinks_on_a_gpu_where_there_is_one_in_the_type_of_its_weights_or_as_told(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: str, asked: Any, expected: torch.dtype
 ) -> None:
-    spec = load_spec(folder).planner
-    half = msgspec.structs.replace(spec, gpu_dtype="bfloat16")
-    for there, expected in ((True, (torch.bfloat16, "cuda")), (False, (torch.float32, "cpu"))):
-        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
-        assert where(half) == expected
+    config = json.loads((folder / "config.json").read_bytes())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "dtype": own}))
+    spec = load_spec(folder)
+    save_spec(tmp_path, msgspec.structs.replace(spec, planner=msgspec.structs.replace(spec.planner, gpu_dtype=asked)))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert where(spec) == (torch.float32, "cuda")
+    assert where(tmp_path) == (expected, "cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert where(tmp_path) == (torch.float32, "cpu")
 
 
 def test_a_camera_that_is_not_there_is_named(folder: Path) -> None:

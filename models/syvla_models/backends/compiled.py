@@ -1,5 +1,7 @@
 """The expert in torch with its sampling loop compiled, on a GPU where there is one."""
 
+import os
+import shutil
 from pathlib import Path
 
 import torch
@@ -65,6 +67,13 @@ class CompiledBackend:
             self._run(IntentCache(*conditioned), *(each.to(self._device) for each in given))[0].cpu().numpy()
         )
         return rows
+
+
+def check_compiler(name: str) -> None:
+    """ConfigError where torch has nothing to compile with: on a CPU it needs a C++ compiler."""
+    compiler = os.environ.get("CXX", "g++")
+    if not torch.cuda.is_available() and shutil.which(compiler) is None:
+        raise ConfigError(f"backend {name!r} needs a C++ compiler, and there is no {compiler}")
 
 
 def open_compiled(folder: Path, threads: int) -> CompiledBackend:

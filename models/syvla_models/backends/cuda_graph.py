@@ -91,10 +91,15 @@ class CudaGraphBackend:
         return rows
 
 
+def check_gpu(name: str) -> None:
+    """ConfigError unless torch sees a CUDA device."""
+    if not torch.cuda.is_available():
+        raise ConfigError(f"backend {name!r} needs an NVIDIA GPU and a torch that knows it; neither was found here")
+
+
 def open_cuda_graph(folder: Path, threads: int) -> CudaGraphBackend:
     """The expert of the checkpoint ``folder``; ConfigError where there is no CUDA device."""
-    if not torch.cuda.is_available():
-        raise ConfigError("backend 'cuda_graph' needs an NVIDIA GPU and a torch that knows it; neither was found here")
+    check_gpu(CudaGraphBackend.name)
     torch.set_num_threads(threads)
     expert, spec = load_expert(folder)
     return CudaGraphBackend(expert, spec.action)

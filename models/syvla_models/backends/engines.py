@@ -77,10 +77,13 @@ class EngineStore:
             target=target,
         )
         descriptor, part = tempfile.mkstemp(dir=self.folder, prefix=path.stem, suffix=".part")  # for this user alone
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(plan)
-        save_json(path.with_suffix(".json"), kept)
-        Path(part).replace(path)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(plan)
+            save_json(path.with_suffix(".json"), kept)
+            Path(part).replace(path)
+        finally:
+            Path(part).unlink(missing_ok=True)
         return path
 
     def _path(self, graph: bytes, trt: Any, target: str, *, refittable: bool) -> Path:

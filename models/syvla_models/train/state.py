@@ -30,7 +30,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     step: int
     seconds: float  # of training, over all its sittings
     config: TrainConfig
-    action: ActionSpec  # which a fresh expert's sources were measured for
+    action: ActionSpec | None = None  # what actions are normalised by; None in a state from before that was kept
 
 
 def save_state(out: Path, progress: Progress, tensors: Mapping[str, torch.Tensor]) -> None:

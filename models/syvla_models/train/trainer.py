@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 
 import msgspec
+import numpy as np
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedDataParallelKwargs
@@ -24,7 +25,7 @@ from transformers.utils.logging import disable_progress_bar
 from syvla.config import RigConfig
 from syvla.errors import ConfigError
 from syvla_models import checkpoint
-from syvla_models.spec import HEADS_FILE, load_spec
+from syvla_models.spec import HEADS_FILE, ActionSpec, load_spec
 from syvla_models.train import optimiser as optim
 from syvla_models.train.batch import Batch
 from syvla_models.train.build import Stage, build_stage
@@ -279,10 +280,11 @@ class Trainer:
 
     def restore(self, progress: Progress, tensors: dict[str, torch.Tensor]) -> None:
         """Go on from what :func:`load_state` gave; ConfigError if the actions would be normalised otherwise now."""
-        if progress.action != self._stage.policy.spec.action:
+        changed = _normalised_otherwise(progress.action, self._stage.policy.spec.action)
+        if changed:
             raise ConfigError(
-                f"{self._out}: the sources are not those that this run began with: what an action is normalised by, "
-                f"which is measured of them, has changed"
+                f"{self._out}: action.{changed}, by which actions are normalised, is not what this run began with: the "
+                f"recordings of its sources or the checkpoint of init are others now"
             )
         restore(self._parameters, tensors, "model.")
         restore(self._average.tensors, tensors, "average.")
@@ -301,10 +303,7 @@ class Trainer:
     def _save(self) -> None:
         """The state to go on from, and the checkpoint with the averaged weights; ConfigError if they are no numbers."""
         if not all(bool(torch.isfinite(each).all()) for each in self._parameters.values()):
-            raise ConfigError(
-                f"the weights are not finite at step {self.step}: the learning rates are too high; "
-                f"{self._out} is left as it was saved before"
-            )
+            raise ConfigError(f"the weights are not finite at step {self.step}, and are not saved to {self._out}")
         if self._main:
             parts: dict[str, Mapping[str, torch.Tensor]] = {
                 "model.": self._parameters,
@@ -324,6 +323,14 @@ class Trainer:
                 heads = {name: tensor.cpu() for name, tensor in self.learner.heads().items()}
                 replace_file(self._out / HEADS_FILE, lambda path: save_file(heads, path))
         self._accelerator.wait_for_everyone()
+
+
+def _normalised_otherwise(began: ActionSpec | None, now: ActionSpec) -> str | None:
+    """The field of what actions are normalised by that has changed; rounding of another machine is no change."""
+    for field in ("offset", "scale", "state_offset", "state_scale"):
+        if began is not None and not np.allclose(getattr(began, field), getattr(now, field), rtol=1e-5, atol=1e-9):
+            return field
+    return None
 
 
 def _validation(config: TrainConfig, stage: Stage) -> Validation:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from transformers import PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGeneration
+from transformers.utils.logging import disable_progress_bar
 
 from syvla.errors import ConfigError
 from syvla_models.prompt import SPECIAL_TOKENS, Tokenizer, special_id
@@ -64,6 +65,7 @@ def load_qwen(
     held, wanted = sum(path.stat().st_size for path in weights), least_parameters(config)
     if wanted > held:  # told before they are drawn at random, which may never end
         raise ConfigError(f"{folder / CONFIG_FILE}: its sizes make {wanted} weights or more, in files of {held} bytes")
+    disable_progress_bar()  # of transformers, in the midst of what is said here
     try:
         model, info = Qwen2_5_VLForConditionalGeneration.from_pretrained(
             folder,

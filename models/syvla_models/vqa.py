@@ -5,8 +5,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from transformers.utils.logging import disable_progress_bar
-
 from syvla.errors import ConfigError
 from syvla.proportion import wilson
 from syvla_models.planner import SyvlaPlanner
@@ -32,7 +30,6 @@ def accuracy(checkpoint: Path, scenes: Path, count: int, say: Callable[[str], No
 
     ConfigError if there is no picture that the planner can see, or a file is malformed.
     """
-    disable_progress_bar()  # of transformers, in the midst of what is said here
     planner = SyvlaPlanner.from_pretrained(checkpoint)
     views = planner.spec.views
     cameras = {view.camera for view in views}

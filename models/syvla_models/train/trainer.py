@@ -20,7 +20,6 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedDataParallelKwargs
 from safetensors.torch import save_file
-from transformers.utils.logging import disable_progress_bar
 
 from syvla.config import RigConfig
 from syvla.errors import ConfigError
@@ -68,7 +67,6 @@ def train(
     """
     if not resume and whole_folder(out / STATE_FOLDER).exists():
         raise ConfigError(f"{out}: there is a run already; go on with --resume, or choose another folder")
-    disable_progress_bar()  # of transformers, in the midst of the lines printed here
     saved = load_state(out, config) if resume else None  # before the sources are read, which takes a while
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -82,7 +80,6 @@ def train(
 
 def validate_checkpoint(config: TrainConfig, rig: RigConfig, folder: Path) -> dict[str, float]:
     """The validation losses and errors of the checkpoint in ``folder`` on the sources of ``config``, by name."""
-    disable_progress_bar()
     if config.threads:
         torch.set_num_threads(config.threads)
     spec = load_spec(folder)

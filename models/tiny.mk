@@ -27,7 +27,7 @@ runs/expert/.done: | runs/correct2/.done
 	$(call stage,$(TOGETHER) finetune,expert,expert)
 
 runs/correct2/.done: | data/corrections2/.recorded
-	$(call stage,$(TOGETHER) finetune,correct,correct2,--set 'init = "runs/correct/checkpoint"' --set 'budget.max_steps = 2400')
+	$(call stage,$(TOGETHER) finetune,correct,correct2,--set 'init = "runs/correct/checkpoint"' --set 'budget.max_steps = 1800')
 
 data/corrections2/.recorded: | runs/correct/.done
 	$(call corrections,corrections2,correct,20200)

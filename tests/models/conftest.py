@@ -1,6 +1,7 @@
 """What all tests of the learned policy share."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,12 +9,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.models.exports import CPU, acted, change
 from tests.models.policies import an_intent, make, planner_spec
 from tests.models.runs import config_of, record, run
 
 from syvla.config import RigConfig
+from syvla.errors import ConfigError
 from syvla.messages import Intent
 from syvla.runs import load_rig
+from syvla_models import export_cli
+from syvla_models.backends.choice import choose, open_backend
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -69,3 +74,24 @@ def pretrained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("pretrained") / "run"
     assert run(config_of(data, "pretrain"), out)
     return out
+
+
+@pytest.fixture(scope="package")
+def exported(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint that was exported, as if an episode had then been done with each backend as in torch."""
+    pytest.importorskip("onnx")
+    copy = shutil.copytree(folder, tmp_path_factory.mktemp("exported") / "policy")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export_cli, "OBSERVED_S", 2.0)
+        assert export_cli.export(str(copy), CPU, episodes=0) == 1
+    with pytest.raises(ConfigError, match=r"'openvino' was not accepted .*; no episodes were run"):
+        open_backend(copy, "openvino", 1)
+    assert choose(copy, "auto") == "eager"
+    change(copy, acted)
+    return copy
+
+
+@pytest.fixture
+def policy(exported: Path, tmp_path: Path) -> Path:
+    """A copy to spoil."""
+    return shutil.copytree(exported, tmp_path / "policy")

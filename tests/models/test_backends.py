@@ -10,8 +10,8 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from tests.models.exports import CPU, change
 
-from syvla.digest import file_sha256
 from syvla.errors import ConfigError
 from syvla.message import Float32
 from syvla.runs import lockstep_run
@@ -22,15 +22,11 @@ from syvla_models.backends.choice import choose, open_backend
 from syvla_models.backends.cuda_graph import CudaGraphBackend
 from syvla_models.backends.eager import open_eager
 from syvla_models.backends.exported import (
-    DENOISE_HALF_FILE,
-    EXPORT_FILE,
     FOLDER,
-    GRAPHS,
     PROBE_FILE,
     Export,
     Parity,
     Probe,
-    Tried,
     load_export,
     load_probes,
     parity,
@@ -49,64 +45,12 @@ from syvla_models.spec import (
     CameraView,
     PlannerSpec,
     PolicySpec,
-    load_json,
     load_spec,
-    save_json,
     save_spec,
 )
 from syvla_models.weights import save_tensors
 
 pytest.importorskip("onnx")
-CPU = ("onnxruntime", "openvino")
-
-
-@pytest.fixture(scope="module")
-def exported(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint that was exported, as if an episode had then been done with each backend as in torch."""
-    copy = shutil.copytree(folder, tmp_path_factory.mktemp("exported") / "policy")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export_cli, "OBSERVED_S", 2.0)
-        assert export_cli.export(str(copy), CPU, episodes=0) == 1
-    with pytest.raises(ConfigError, match=r"'openvino' was not accepted .*; no episodes were run"):
-        open_backend(copy, "openvino", 1)
-    assert choose(copy, "auto") == "eager"
-    change(copy, acted)
-    return copy
-
-
-@pytest.fixture
-def policy(exported: Path, tmp_path: Path) -> Path:
-    """A copy to spoil."""
-    return shutil.copytree(exported, tmp_path / "policy")
-
-
-def acted_by(tried: dict[str, Tried]) -> dict[str, Tried]:
-    """As if episodes had been run."""
-    return {name: msgspec.structs.replace(each, episodes=1, same_success=True) for name, each in tried.items()}
-
-
-def acted(export: Export) -> Export:
-    return msgspec.structs.replace(export, tried=acted_by(export.tried))
-
-
-def change(policy: Path, edit: Callable[[Export], Export]) -> None:
-    """Change ``export.json``, with digests that fit."""
-    path = policy / FOLDER
-    export = edit(load_json(path / EXPORT_FILE, Export))
-    sha256 = {name: file_sha256(path / name) for name in export.sha256}
-    save_json(path / EXPORT_FILE, msgspec.structs.replace(export, sha256=sha256))
-
-
-def quickly(policy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Export again with the graphs that are there, after little was observed."""
-    graphs = {name: (policy / FOLDER / name).read_bytes() for name in (*GRAPHS, DENOISE_HALF_FILE)}
-
-    def write(folder: Path, *_: object) -> None:
-        for name, graph in graphs.items():
-            (folder / name).write_bytes(graph)
-
-    monkeypatch.setattr(export_cli, "write_graphs", write)
-    monkeypatch.setattr(export_cli, "OBSERVED_S", 0.5)
 
 
 def probe(seed: int, prefix: int) -> Probe:
@@ -203,22 +147,6 @@ def test_an_intent_that_is_still_used_is_not_changed_by_the_next(exported: Path,
     assert np.array_equal(before, kept), "nor is a chunk that was given away"
 
 
-def test_it_is_exported_with_what_was_found_out(exported: Path) -> None:
-    export = load_export(exported, load_spec(exported))
-    assert set(export.tried) == set(CPU)
-    for tried in export.tried.values():
-        assert tried.accepted
-        assert 0.0 < tried.parity.worst_rad < 1e-4
-        assert tried.observations == 64
-        assert 0.0 < tried.median_ms < 1e3
-    probes = load_probes(exported / FOLDER / PROBE_FILE)
-    assert len(probes) == export_cli.PROBES
-    eager = open_eager(exported, 1)
-    for each in probes:
-        again = eager.chunk(eager.condition(each.query_states), each.inputs)
-        assert np.allclose(again, each.wanted, atol=1e-6)
-
-
 def test_auto_is_the_fastest_that_was_accepted_and_torch_without_an_export(policy: Path, folder: Path) -> None:
     def speeds(openvino_ms: float) -> Callable[[Export], Export]:
         def edit(export: Export) -> Export:
@@ -265,75 +193,6 @@ def test_auto_passes_over_what_lacks_something_here(policy: Path, monkeypatch: p
     assert choose(policy, "auto") == "cuda_graph"
 
 
-def test_an_export_that_is_cut_short_leaves_the_one_of_before(policy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(made: Path, *_: object) -> dict[str, Tried]:
-        assert open_backend(made, "onnxruntime", 1).name == "onnxruntime", "what is near enough may act to be tried"
-        raise KeyboardInterrupt
-
-    before = {path.name: path.read_bytes() for path in (policy / FOLDER).iterdir()}
-    quickly(policy, monkeypatch)
-    monkeypatch.setattr(export_cli, "_act", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        export_cli.export(str(policy), ("onnxruntime",), episodes=1)
-    assert {path.name: path.read_bytes() for path in (policy / FOLDER).iterdir()} == before
-
-
-def test_a_backend_that_fails_on_its_first_chunk_does_not_end_an_export(
-    policy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    class Failing:
-        name = "onnxruntime"
-
-        def condition(self, query_states: Float32) -> Conditioned:
-            return ()
-
-        def chunk(self, conditioned: Conditioned, inputs: ChunkInputs) -> Float32:
-            raise TypeError("4 inputs are wanted")
-
-    started = choice.start
-    monkeypatch.setattr(choice, "start", lambda name, *rest: Failing() if name == CPU[0] else started(name, *rest))
-    quickly(policy, monkeypatch)
-    monkeypatch.setattr(export_cli, "_act", lambda made, tried, *_: acted_by(tried))
-    assert export_cli.export(str(policy), CPU, episodes=1) == 0
-    assert "onnxruntime: does not run here: 4 inputs are wanted" in capsys.readouterr().out
-    assert set(load_export(policy, load_spec(policy)).tried) == {"openvino"}
-
-
-def test_an_export_that_accepts_nothing_leaves_one_that_does(
-    policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Only chunks were to be compared, and the robot's fastest backend was no longer accepted."""
-    quickly(policy, monkeypatch)
-    before = (policy / FOLDER / EXPORT_FILE).read_bytes()
-    assert export_cli.export(str(policy), ("onnxruntime",), episodes=0) == 1
-    assert (policy / FOLDER / EXPORT_FILE).read_bytes() == before
-    assert "the export of before stays, it accepts onnxruntime, openvino" in capsys.readouterr().out
-    assert {path.name for path in policy.iterdir() if path.is_dir()} == {FOLDER}
-    elsewhere = (policy / FOLDER).rename(tmp_path / "elsewhere")
-    (policy / FOLDER).symlink_to(elsewhere)
-    monkeypatch.setattr(export_cli, "_act", lambda made, tried, *_: acted_by(tried))
-    for _ in range(2):
-        assert export_cli.export(str(policy), ("onnxruntime",), episodes=1) == 0
-    assert (policy / FOLDER).is_symlink()
-    assert set(load_export(policy, load_spec(policy)).tried) == {"onnxruntime"}
-
-
-def test_a_backend_that_fails_in_an_episode_does_not_end_an_export(
-    policy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def done(name: str, *_: object) -> int:
-        if name == "onnxruntime":
-            raise RuntimeError("out of memory")
-        return 1
-
-    quickly(policy, monkeypatch)
-    monkeypatch.setattr(export_cli, "_done", done)
-    assert export_cli.export(str(policy), CPU, episodes=1) == 0
-    assert "onnxruntime: its episodes do not run here: out of memory" in capsys.readouterr().out
-    tried = load_export(policy, load_spec(policy)).tried
-    assert {name: found.accepted for name, found in tried.items()} == {"onnxruntime": False, "openvino": True}
-
-
 @pytest.mark.parametrize("name", CPU)
 def test_a_robots_expert_that_is_told_no_way_is_exported_too(name: str, tmp_path: Path) -> None:
     """What is told of the way depends on nothing in it: OpenVINO drops that input, and all behind it had moved up."""
@@ -354,12 +213,6 @@ def test_a_robots_expert_that_is_told_no_way_is_exported_too(name: str, tmp_path
     wanted = eager.chunk(eager.condition(states), inputs)
     assert np.allclose(compiled.chunk(compiled.condition(states), inputs), wanted, atol=2e-5)
     assert np.abs(wanted).max() > 0.1
-
-
-def test_the_version_of_every_backend_that_is_here_can_be_told() -> None:
-    """A distribution may have another name than its package: TensorRT-RTX had ended an export with a traceback."""
-    for name in filter(choice.installed, choice.BACKENDS):
-        assert export_cli.version(name)[0].isdigit()
 
 
 def test_what_cannot_be_used_is_refused_with_the_choices(

@@ -138,10 +138,10 @@ def export(
             if found is not None:
                 tried[name] = found
                 _say(name, found)
-        _save(made, spec, tried, complete=False)
+        _save(made, spec, tried, trying=True)
         if episodes:
             tried = _act(made, tried, episodes, jobs, rig)
-        _save(made, spec, tried, complete=True)
+        _save(made, spec, tried, trying=False)
         accepted = [name for name, found in tried.items() if found.accepted]
         kept = [] if accepted else _accepted_before(folder, spec)
         if not kept:
@@ -300,7 +300,7 @@ def _say(name: str, found: Tried) -> None:
     print(f"{name}: {state}, {found.words}; {found.median_ms:g} ms a chunk", flush=True)
 
 
-def _save(folder: Path, spec: PolicySpec, tried: dict[str, Tried], *, complete: bool) -> None:
+def _save(folder: Path, spec: PolicySpec, tried: dict[str, Tried], *, trying: bool) -> None:
     path = folder / FOLDER
     sha256 = {name: file_sha256(path / name) for name in FILES}
     made = Export(
@@ -309,8 +309,8 @@ def _save(folder: Path, spec: PolicySpec, tried: dict[str, Tried], *, complete: 
         euler_steps=spec.action.euler_steps,
         sha256=sha256,
         torch=str(torch.__version__),
-        complete=complete,
         tried=tried,
+        trying=trying,
     )
     save_json(path / EXPORT_FILE, made)
 

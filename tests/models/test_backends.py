@@ -177,7 +177,7 @@ def test_auto_passes_over_what_lacks_something_here(policy: Path, monkeypatch: p
 
     change(policy, edit)
     monkeypatch.setattr(choice, "installed", lambda name: True)
-    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("no-such-compiler",))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
     def without_a_gpu(name: str) -> None:
@@ -186,7 +186,7 @@ def test_auto_passes_over_what_lacks_something_here(policy: Path, monkeypatch: p
     monkeypatch.setattr(tensor_rt, "gpu", without_a_gpu)
     assert choose(policy, "auto") in CPU
     assert lockstep_run("twin", 0.3, 0.03, str(policy)).backend in CPU
-    assert choice.lacking("compiled") == "backend 'compiled' needs a C++ compiler, and there is no no-such-compiler"
+    assert "backend 'compiled' needs a C++ compiler: " in str(choice.lacking("compiled"))
     with pytest.raises(ConfigError, match="'cuda_graph' needs an NVIDIA GPU"):
         open_backend(policy, "cuda_graph", 1)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

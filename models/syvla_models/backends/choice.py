@@ -108,7 +108,7 @@ def _check_accepted(folder: Path, spec: PolicySpec, name: str) -> None:
         raise ConfigError(
             f"backend {name!r} was not tried when {folder} was exported; it has {', '.join(tried) or 'none'}"
         )
-    if not (tried[name].accepted if export.complete else tried[name].parity.accepted):
+    if not (tried[name].parity.accepted if export.trying else tried[name].accepted):
         raise ConfigError(f"backend {name!r} was not accepted when {folder} was exported: {tried[name].words}")
 
 

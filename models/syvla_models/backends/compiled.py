@@ -1,7 +1,5 @@
 """The expert in torch with its sampling loop compiled, on a GPU where there is one."""
 
-import os
-import shutil
 from pathlib import Path
 
 import torch
@@ -70,10 +68,16 @@ class CompiledBackend:
 
 
 def check_compiler(name: str) -> None:
-    """ConfigError where torch has nothing to compile with: on a CPU it needs a C++ compiler."""
-    compiler = os.environ.get("CXX", "g++")
-    if not torch.cuda.is_available() and shutil.which(compiler) is None:
-        raise ConfigError(f"backend {name!r} needs a C++ compiler, and there is no {compiler}")
+    """ConfigError where torch finds nothing to compile with: on a CPU it needs a C++ compiler."""
+    if torch.cuda.is_available():
+        return
+    from torch._inductor.cpp_builder import get_cpp_compiler  # late: it takes seconds, and is seldom asked
+
+    try:
+        get_cpp_compiler()
+    except RuntimeError as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise ConfigError(f"backend {name!r} needs a C++ compiler: {first_line}") from error
 
 
 def open_compiled(folder: Path, threads: int) -> CompiledBackend:

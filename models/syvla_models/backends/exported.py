@@ -86,8 +86,8 @@ class Export(Section, frozen=True):
     euler_steps: int
     sha256: dict[str, str]
     torch: str
-    complete: bool  # False while its backends are being tried: those that are near enough may act for that
     tried: dict[str, Tried]
+    trying: bool = False  # True of the copy in which backends are tried: those that are near enough act there
 
 
 class Probe(NamedTuple):

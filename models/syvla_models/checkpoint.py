@@ -3,6 +3,7 @@
 The expert's half needs only ``syvla.json`` and ``expert.safetensors``, so a robot PC need not carry the VLM.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -11,12 +12,18 @@ from syvla.errors import ConfigError
 from syvla_models.expert import Expert
 from syvla_models.planner import PLANNER_FILE, SyvlaPlanner
 from syvla_models.qwen import save_qwen
-from syvla_models.spec import EXPERT_FILE, SPEC_FILE, PolicySpec, load_spec, save_spec, verify
+from syvla_models.spec import EXPERT_FILE, HEADS_FILE, SPEC_FILE, PolicySpec, load_spec, save_spec, verify
 from syvla_models.weights import load_tensors, save_tensors
 
 
-def save(folder: Path, planner: SyvlaPlanner, expert: Expert, spec: PolicySpec) -> PolicySpec:
-    """Write a whole checkpoint; the spec as written, with the digest of every file.
+def save(
+    folder: Path,
+    planner: SyvlaPlanner,
+    expert: Expert,
+    spec: PolicySpec,
+    heads: Mapping[str, torch.Tensor] | None = None,
+) -> PolicySpec:
+    """Write a whole checkpoint, with the ``heads`` that only training needs; the spec as written, with all digests.
 
     ``syvla.json`` is written last: a folder whose writing was interrupted is refused when it is read.
     """
@@ -31,6 +38,8 @@ def save(folder: Path, planner: SyvlaPlanner, expert: Expert, spec: PolicySpec) 
     save_qwen(folder, planner.vlm, planner.tokenizer)
     save_tensors(folder / PLANNER_FILE, {"queries": planner.queries})
     save_tensors(folder / EXPERT_FILE, expert.state_dict())
+    if heads:
+        save_tensors(folder / HEADS_FILE, heads)
     return save_spec(folder, spec)
 
 

@@ -17,7 +17,7 @@ from syvla.errors import ConfigError
 from syvla_models import checkpoint
 from syvla_models.checkpoint import load_expert
 from syvla_models.planner import SyvlaPlanner
-from syvla_models.spec import ExpertConfig, load_spec, save_spec
+from syvla_models.spec import SPEC_FILE, ExpertConfig, load_spec, save_spec
 from syvla_models.train.build import build_stage
 from syvla_models.train.config import ActionConfig
 from syvla_models.train.learner import build_learner
@@ -56,7 +56,7 @@ def test_what_the_grounding_head_says_is_what_an_expert_aims_at(data: Path, pret
     aim = learner.expert.aim
     assert aim is not None
     assert aim.read is learner.grounding
-    head = load_file(pretrained / "heads.safetensors")
+    head = load_file(pretrained / "checkpoint/heads.safetensors")
     assert torch.equal(aim.read.weight, head["grounding.weight"])
     measured = np.array([0.3, 1.2, -1.0, 0.1, 0.9, -0.2, 0.05, -0.4, 1.0, -0.8, 0.0, 1.0, 0.3, 0.05])
     places_m = [
@@ -88,19 +88,24 @@ def test_a_stage_goes_on_with_planner_expert_and_normalisation_of_the_one_before
     before = load_expert(pretrained / "checkpoint")[0]
     assert torch.equal(stage.policy.expert.action_out.weight, before.action_out.weight)
     assert before.action_out.weight.abs().max() > 0.0
-    head = load_file(pretrained / "heads.safetensors")
+    head = load_file(pretrained / "checkpoint/heads.safetensors")
     assert torch.equal(build_learner(config, stage).grounding.weight, head["grounding.weight"])
-    shipped = tmp_path / "shipped"
-    shutil.copytree(pretrained / "checkpoint", shipped)
-    shutil.copy(pretrained / "heads.safetensors", shipped)
-    config = msgspec.structs.replace(config, init=str(shipped))
-    with pytest.raises(ConfigError, match=r"no entry for heads\.safetensors"):
+    copied = shutil.copytree(pretrained / "checkpoint", tmp_path / "copied")
+    config = msgspec.structs.replace(config, init=str(copied))
+    (copied / "heads.safetensors").write_bytes(b"cut")
+    with pytest.raises(ConfigError, match=r"heads\.safetensors"):
         build_learner(config, stage)
-    save_spec(shipped, spec)
-    assert torch.equal(build_learner(config, stage).grounding.weight, head["grounding.weight"])
-    (shipped / "heads.safetensors").write_bytes(b"cut")
-    save_spec(shipped, spec)
+    save_spec(copied, spec)
     with pytest.raises(ConfigError, match=r"heads\.safetensors: "):
+        build_learner(config, stage)
+    (copied / "heads.safetensors").unlink()
+    with pytest.raises(ConfigError, match=r"heads\.safetensors is missing"):
+        build_learner(config, stage)
+    shutil.copy(pretrained / "checkpoint/heads.safetensors", copied)
+    said = json.loads((copied / SPEC_FILE).read_text())
+    del said["sha256"]["heads.safetensors"]
+    (copied / SPEC_FILE).write_text(json.dumps(said))
+    with pytest.raises(ConfigError, match=r"no entry for heads\.safetensors"):
         build_learner(config, stage)
 
 

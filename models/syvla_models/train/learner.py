@@ -17,7 +17,7 @@ from syvla_models.decoupling import PercentileEstimate, decoupled
 from syvla_models.expert import Expert
 from syvla_models.flow import NEAR_M, distance, draw_tau, flow_loss
 from syvla_models.planner import SyvlaPlanner
-from syvla_models.spec import HEADS_FILE, load_spec, verify
+from syvla_models.spec import HEADS_FILE, SPEC_FILE, load_spec, verify
 from syvla_models.train.batch import ActionBatch, Batch, GazeBatch
 from syvla_models.train.build import Stage
 from syvla_models.train.config import LossConfig, TrainConfig
@@ -286,12 +286,12 @@ def build_learner(config: TrainConfig, stage: Stage) -> Learner:
             names=stage.names,
             freeze_vlm=config.optimiser.freeze_vlm,
         )
-    begin = Path(config.init)  # in a run's folder the heads lie beside the checkpoint, in one that ships within it
-    earlier = next((path for path in (begin.parent / HEADS_FILE, begin / HEADS_FILE) if path.exists()), None)
-    if config.init and earlier is not None:
-        if earlier.parent == begin:
-            verify(begin, load_spec(begin).sha256, [HEADS_FILE])
-        learner.load_heads(earlier)
+    begin = Path(config.init)
+    if config.init and (begin / SPEC_FILE).exists():  # a bare Qwen2.5-VL folder has no heads
+        digests = load_spec(begin).sha256
+        if HEADS_FILE in digests or (begin / HEADS_FILE).exists():
+            verify(begin, digests, [HEADS_FILE])
+            learner.load_heads(begin / HEADS_FILE)
     if config.optimiser.gradient_checkpointing:
         policy.planner.vlm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return learner

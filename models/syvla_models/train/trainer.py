@@ -19,12 +19,11 @@ import numpy as np
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedDataParallelKwargs
-from safetensors.torch import save_file
 
 from syvla.config import RigConfig
 from syvla.errors import ConfigError
 from syvla_models import checkpoint
-from syvla_models.spec import HEADS_FILE, ActionSpec, load_spec
+from syvla_models.spec import ActionSpec, load_spec
 from syvla_models.train import optimiser as optim
 from syvla_models.train.batch import Batch
 from syvla_models.train.build import Stage, build_stage
@@ -39,7 +38,6 @@ from syvla_models.train.state import (
     STATE_FOLDER,
     Progress,
     load_state,
-    replace_file,
     replace_folder,
     restore,
     save_state,
@@ -315,10 +313,10 @@ class Trainer:
             with self._average.applied():
                 replace_folder(
                     self._out / CHECKPOINT_FOLDER,
-                    lambda folder: checkpoint.save(folder, policy.planner, policy.expert, policy.spec),
+                    lambda folder: checkpoint.save(
+                        folder, policy.planner, policy.expert, policy.spec, self.learner.heads()
+                    ),
                 )
-                heads = {name: tensor.cpu() for name, tensor in self.learner.heads().items()}
-                replace_file(self._out / HEADS_FILE, lambda path: save_file(heads, path))
         self._accelerator.wait_for_everyone()
 
 

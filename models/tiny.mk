@@ -1,7 +1,6 @@
-# The twin's policy, from nothing: about two hours on two cores that compute in bfloat16 (AVX512_BF16), where they do not more than four. With fewer
-# steps of correct2 and expert it took 2 h 1 min (data 15 minutes, look 4, see 29, finetune 18, corrections 9 each, correct 14 each, expert 8), with
-# tests running beside it; without, see takes 22 minutes, finetune 12, correct 13, by the rates of their first steps. What came
-# of it is in the card of syvla-tiny. In the repository's root, after `make setup`:
+# The twin's policy, from nothing: about two hours on two cores that compute in bfloat16 (AVX512_BF16), where they do not more than four. By the
+# rates of its parts alone: data 15 minutes, beside look; see 22, finetune 12, corrections 9 each, correct 13 and 20, expert 18. What came of it
+# is in the card of syvla-tiny. In the repository's root, after `make setup`:
 #   make -j2 -f models/tiny.mk
 # What is done already is not done again, and a stage that was stopped goes on where it was. The policy is runs/expert/checkpoint.
 # Seeds are from 10000 on: evaluation has those from 0.
